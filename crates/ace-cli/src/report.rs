@@ -1,0 +1,113 @@
+//! How errors reach the user: one line that names the thing, a hint where there is something to do, an exit code.
+
+use anyhow::Error;
+use std::{fmt, io::Write, process::ExitCode};
+
+/// Exit code for a request that cannot be met as it stands.
+const MISUSED: u8 = 2;
+
+/// An error of the program itself.
+#[derive(Debug)]
+pub struct Failure {
+    what: String,
+    hint: String,
+    misused: bool,
+}
+
+impl Failure {
+    /// The request cannot be met as it stands: ask differently.
+    pub fn misuse(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { what: what.into(), hint: hint.into(), misused: true }
+    }
+
+    /// The request is sound, but it cannot be met here and now.
+    pub fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { what: what.into(), hint: hint.into(), misused: false }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// A line of the program's answer. A reader that went away (`ace eval | head`) is no reason to panic.
+pub fn print(line: &str) {
+    // Nobody is left to be told.
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// The error and what caused it, in one line; a cause that its effect already quotes is not said twice.
+pub fn message(error: &Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// What the user can do about it.
+pub fn hint(error: &Error) -> Option<String> {
+    error.chain().find_map(|cause| {
+        if let Some(failure) = cause.downcast_ref::<Failure>() {
+            return Some(failure.hint.clone());
+        }
+        match cause.downcast_ref::<ace_train::Error>() {
+            Some(ace_train::Error::Example(error)) => return Some(error.hint().to_owned()),
+            Some(error) => return error.hint().map(ToOwned::to_owned),
+            None => {}
+        }
+        cause.downcast_ref::<ace_plus::Error>()?.hint().map(ToOwned::to_owned)
+    })
+}
+
+/// 2 if other words or pictures would do, 1 if what was asked for failed.
+pub fn exit_code(error: &Error) -> ExitCode {
+    if is_misuse(error) { ExitCode::from(MISUSED) } else { ExitCode::FAILURE }
+}
+
+fn is_misuse(error: &Error) -> bool {
+    let is_input = |error: &ace_plus::Error| matches!(error, ace_plus::Error::Input { .. });
+    error.chain().any(|cause| {
+        cause.downcast_ref::<Failure>().is_some_and(|failure| failure.misused)
+            || cause.downcast_ref::<ace_plus::Error>().is_some_and(is_input)
+            || matches!(cause.downcast_ref(), Some(ace_train::Error::Plus(error)) if is_input(error))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{io, path::Path};
+
+    #[test]
+    fn a_cause_is_not_said_twice() {
+        let missing = || io::Error::new(io::ErrorKind::NotFound, "no such file");
+        let error = Error::from(ace_plus::Error::io(Path::new("a.png"))(missing())).context("reading");
+        assert_eq!(message(&error), "reading: a.png: no such file");
+        assert_eq!(hint(&error).unwrap(), "check the path; relative paths start at the current folder");
+        assert!(!is_misuse(&error));
+    }
+
+    #[test]
+    fn a_wrong_request_is_a_misuse_wherever_it_is_noticed() {
+        let input = || ace_plus::Error::input("the mask is all black", "paint");
+        assert!(is_misuse(&Error::from(input())));
+        assert!(is_misuse(&Error::from(ace_train::Error::Plus(input()))));
+        assert!(is_misuse(&Error::from(Failure::misuse("no", "yes"))));
+        assert!(!is_misuse(&Error::from(Failure::new("no", "yes"))));
+        assert!(!is_misuse(&Error::from(ace_plus::Error::Cancelled)));
+    }
+
+    #[test]
+    fn a_message_is_one_line() {
+        assert_eq!(message(&anyhow::anyhow!("first\n  second")), "first second");
+    }
+}

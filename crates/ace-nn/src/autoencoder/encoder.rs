@@ -1,0 +1,67 @@
+//! Pictures to posterior: levels of residual blocks, each half as large as the one before.
+
+use super::{AutoEncoderConfig, Downsample, Middle, ResBlock};
+use crate::layers::{Conv2d, GroupNorm, silu};
+use burn::{module::Module, prelude::*};
+
+/// One resolution of the encoder.
+#[derive(Module, Debug)]
+pub struct DownLevel {
+    /// Residual blocks.
+    pub block: Vec<ResBlock>,
+    /// Absent at the last level.
+    pub downsample: Option<Downsample>,
+}
+
+/// Pictures `[B, 3, H, W]` to moments `[B, 2·latent_channels, H/8, W/8]`: means, then log-variances.
+#[derive(Module, Debug)]
+pub struct Encoder {
+    /// 3×3.
+    pub conv_in: Conv2d,
+    /// Full resolution first.
+    pub down: Vec<DownLevel>,
+    /// At the lowest resolution.
+    pub mid: Middle,
+    /// Before the last convolution.
+    pub norm_out: GroupNorm,
+    /// 3×3.
+    pub conv_out: Conv2d,
+}
+
+impl Encoder {
+    pub(super) fn new(config: &AutoEncoderConfig, device: &Device) -> Self {
+        let channels = &config.block_out_channels;
+        let groups = config.norm_num_groups;
+        let (first, last) = (channels[0], channels[channels.len() - 1]);
+        let level = |i: usize| DownLevel {
+            block: (0..config.layers_per_block)
+                .map(|j| {
+                    let input = if j == 0 { channels[i.saturating_sub(1)] } else { channels[i] };
+                    ResBlock::new([input, channels[i]], groups, device)
+                })
+                .collect(),
+            downsample: (i + 1 < channels.len()).then(|| Downsample::new(channels[i], device)),
+        };
+        Self {
+            conv_in: Conv2d::same([3, first], 3, device),
+            down: (0..channels.len()).map(level).collect(),
+            mid: Middle::new(last, groups, device),
+            norm_out: GroupNorm::new(last, groups, device),
+            conv_out: Conv2d::same([last, 2 * config.latent_channels], 3, device),
+        }
+    }
+
+    /// # Shapes
+    /// - image: `[B, 3, H, W]`
+    /// - output: `[B, 2·latent_channels, H/8, W/8]`
+    pub fn forward(&self, image: Tensor<4>) -> Tensor<4> {
+        let mut x = self.conv_in.forward(image);
+        for level in &self.down {
+            x = level.block.iter().fold(x, |x, block| block.forward(x));
+            if let Some(downsample) = &level.downsample {
+                x = downsample.forward(x);
+            }
+        }
+        self.conv_out.forward(silu(self.norm_out.forward(self.mid.forward(x))))
+    }
+}

@@ -1,0 +1,118 @@
+//! FLUX's autoencoder: pictures to latents an eighth as wide and high, and back.
+//!
+//! `encode`: `z = (mean − shift)·scale`, the posterior's mode; [`AutoEncoder::encode_posterior`] gives mean and
+//! log-variance to those who sample. `decode` undoes it. Pictures live in −1..1.
+
+mod block;
+mod decoder;
+mod encoder;
+pub mod keys;
+
+pub use block::{Attention, Downsample, Middle, ResBlock, Upsample};
+pub use decoder::Decoder;
+pub use encoder::Encoder;
+
+use burn::{module::Module, prelude::*};
+use serde::{Deserialize, Serialize};
+
+/// Sizes of an [`AutoEncoder`], with diffusers' names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AutoEncoderConfig {
+    /// Channels of each level, full resolution first; each level but the last halves the picture.
+    pub block_out_channels: Vec<usize>,
+    /// Residual blocks per level of the encoder; the decoder has one more.
+    pub layers_per_block: usize,
+    /// Channels of the latents, 16.
+    pub latent_channels: usize,
+    /// Groups of the group norms.
+    pub norm_num_groups: usize,
+    /// Latents are multiplied by this after encoding.
+    pub scaling_factor: f64,
+    /// Latents are moved by this before scaling.
+    pub shift_factor: f64,
+}
+
+impl AutoEncoderConfig {
+    /// An autoencoder with empty weights.
+    ///
+    /// # Panics
+    /// If a level's channels are not a multiple of the groups; [`AutoEncoderConfig::check`] says so politely.
+    pub fn init(&self, device: &Device) -> AutoEncoder {
+        if let Err(problem) = self.check() {
+            panic!("{problem}");
+        }
+        AutoEncoder {
+            encoder: Encoder::new(self, device),
+            decoder: Decoder::new(self, device),
+            scaling_factor: self.scaling_factor,
+            shift_factor: self.shift_factor,
+        }
+    }
+
+    /// What is contradictory in these sizes, if anything.
+    ///
+    /// # Errors
+    /// A sentence that names the fields.
+    pub fn check(&self) -> Result<(), String> {
+        let groups = self.norm_num_groups;
+        if self.block_out_channels.is_empty() {
+            return Err("block_out_channels is empty".into());
+        }
+        match self.block_out_channels.iter().find(|channels| groups == 0 || !channels.is_multiple_of(groups)) {
+            Some(channels) => {
+                Err(format!("block_out_channels {channels} is not a multiple of norm_num_groups {groups}"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Pixels per latent cell along a side, 8 with four levels.
+    pub fn downscale(&self) -> usize {
+        1 << (self.block_out_channels.len() - 1)
+    }
+}
+
+/// The autoencoder.
+#[derive(Module, Debug)]
+pub struct AutoEncoder {
+    /// Pictures to posterior.
+    pub encoder: Encoder,
+    /// Latents to pictures.
+    pub decoder: Decoder,
+    scaling_factor: f64,
+    shift_factor: f64,
+}
+
+impl AutoEncoder {
+    /// The mode of the posterior, normalized.
+    ///
+    /// # Shapes
+    /// - image: `[B, 3, H, W]` in −1..1, sides multiples of 8
+    /// - output: `[B, latent_channels, H/8, W/8]`
+    pub fn encode(&self, image: Tensor<4>) -> Tensor<4> {
+        let (mean, _) = self.encode_posterior(image);
+        self.normalize(mean)
+    }
+
+    /// Mean and log-variance of the posterior, as the encoder gives them (not normalized, not clamped).
+    pub fn encode_posterior(&self, image: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
+        let moments = self.encoder.forward(image);
+        let channels = moments.dims()[1] / 2;
+        (moments.clone().narrow(1, 0, channels), moments.narrow(1, channels, channels))
+    }
+
+    /// Pictures in −1..1 (not clamped) from normalized latents.
+    ///
+    /// # Shapes
+    /// - latents: `[B, latent_channels, h, w]`
+    /// - output: `[B, 3, 8h, 8w]`
+    pub fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
+        self.decoder.forward(latents / self.scaling_factor + self.shift_factor)
+    }
+
+    /// `(z − shift)·scale`
+    pub fn normalize(&self, raw: Tensor<4>) -> Tensor<4> {
+        (raw - self.shift_factor) * self.scaling_factor
+    }
+}

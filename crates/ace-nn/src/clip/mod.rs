@@ -1,0 +1,153 @@
+//! CLIP's text tower: token ids to one vector for the whole text, `[B, T]` to `[B, hidden_size]`.
+//!
+//! FLUX takes the last hidden state, after the final norm, at the end-of-text token; no projection follows. Attention
+//! is causal, so what stands behind that token does not matter.
+
+pub mod keys;
+
+use crate::{
+    attention,
+    layers::{LayerNorm, empty, quick_gelu},
+    lora::Linear,
+};
+use burn::{
+    module::{Module, Param},
+    prelude::*,
+};
+use serde::{Deserialize, Serialize};
+
+/// Sizes of a [`Clip`], with transformers' names (`num_heads`, `num_layers` as everywhere here).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClipConfig {
+    /// Rows of the embedding.
+    pub vocab_size: usize,
+    /// Width of the stream.
+    pub hidden_size: usize,
+    /// Width of the feed-forward.
+    pub intermediate_size: usize,
+    /// Layers.
+    pub num_layers: usize,
+    /// Heads.
+    pub num_heads: usize,
+    /// Tokens of the longest text, 77 in CLIP-L.
+    pub max_position_embeddings: usize,
+}
+
+/// The attention of one layer.
+#[derive(Module, Debug)]
+pub struct SelfAttention {
+    /// `[D, D]`
+    pub q_proj: Linear,
+    /// `[D, D]`
+    pub k_proj: Linear,
+    /// `[D, D]`
+    pub v_proj: Linear,
+    /// `[D, D]`
+    pub out_proj: Linear,
+}
+
+/// Two linear layers with quick GELU between.
+#[derive(Module, Debug)]
+pub struct Mlp {
+    /// `[intermediate_size, D]`
+    pub fc1: Linear,
+    /// `[D, intermediate_size]`
+    pub fc2: Linear,
+}
+
+/// One layer: norm, attention, norm, feed-forward.
+#[derive(Module, Debug)]
+pub struct Layer {
+    /// Before the attention.
+    pub layer_norm1: LayerNorm,
+    /// Causal.
+    pub self_attn: SelfAttention,
+    /// Before the feed-forward.
+    pub layer_norm2: LayerNorm,
+    /// Feed-forward.
+    pub mlp: Mlp,
+    num_heads: usize,
+}
+
+impl Layer {
+    /// A layer with empty weights.
+    pub fn new(config: &ClipConfig, device: &Device) -> Self {
+        let d = config.hidden_size;
+        let project = || Linear::new(d, d, device);
+        Self {
+            layer_norm1: LayerNorm::new(d, 1e-5, device),
+            self_attn: SelfAttention { q_proj: project(), k_proj: project(), v_proj: project(), out_proj: project() },
+            layer_norm2: LayerNorm::new(d, 1e-5, device),
+            mlp: Mlp {
+                fc1: Linear::new(d, config.intermediate_size, device),
+                fc2: Linear::new(config.intermediate_size, d, device),
+            },
+            num_heads: config.num_heads,
+        }
+    }
+
+    /// # Shapes
+    /// - x, output: `[B, T, D]`
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let u = self.layer_norm1.forward(x.clone());
+        let heads = |linear: &Linear| attention::split_heads(linear.forward(u.clone()), self.num_heads);
+        let attn = &self.self_attn;
+        let attended = attention::causal(heads(&attn.q_proj), heads(&attn.k_proj), heads(&attn.v_proj));
+        let x = x + attn.out_proj.forward(attention::join_heads(attended));
+        let u = self.layer_norm2.forward(x.clone());
+        x + self.mlp.fc2.forward(quick_gelu(self.mlp.fc1.forward(u)))
+    }
+}
+
+/// CLIP's text tower.
+#[derive(Module, Debug)]
+pub struct Clip {
+    /// `[vocab_size, D]`
+    pub token_embedding: Param<Tensor<2>>,
+    /// `[max_position_embeddings, D]`
+    pub position_embedding: Param<Tensor<2>>,
+    /// Layers.
+    pub layers: Vec<Layer>,
+    /// After the last layer.
+    pub final_layer_norm: LayerNorm,
+}
+
+impl ClipConfig {
+    /// A tower with empty weights.
+    pub fn init(&self, device: &Device) -> Clip {
+        Clip {
+            token_embedding: empty([self.vocab_size, self.hidden_size], device),
+            position_embedding: empty([self.max_position_embeddings, self.hidden_size], device),
+            layers: (0..self.num_layers).map(|_| Layer::new(self, device)).collect(),
+            final_layer_norm: LayerNorm::new(self.hidden_size, 1e-5, device),
+        }
+    }
+}
+
+impl Clip {
+    /// The pooled text.
+    ///
+    /// # Shapes
+    /// - ids: `[B, T]`, `T` at most `max_position_embeddings`
+    /// - end: per text, the place of its end-of-text token (the first one)
+    /// - output: `[B, D]`
+    pub fn forward(&self, ids: Tensor<2, Int>, end: &[usize]) -> Tensor<2> {
+        let hidden = self.hidden(ids);
+        let [batch, len, width] = hidden.dims();
+        assert_eq!(end.len(), batch, "one end of text per text");
+        let rows: Vec<i32> = end.iter().enumerate().map(|(i, end)| (i * len + end) as i32).collect();
+        let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [batch]), &hidden.device());
+        hidden.reshape([batch * len, width]).select(0, rows)
+    }
+
+    /// The last hidden state after the final norm, `[B, T, D]`.
+    pub fn hidden(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        let [batch, len] = ids.dims();
+        let [_, width] = self.token_embedding.dims();
+        let rows = self.token_embedding.val().select(0, ids.reshape([batch * len]));
+        let positions = self.position_embedding.val().narrow(0, 0, len).unsqueeze_dim::<3>(0);
+        let x = rows.reshape([batch, len, width]) + positions;
+        self.final_layer_norm.forward(self.layers.iter().fold(x, |x, layer| layer.forward(x)))
+    }
+}

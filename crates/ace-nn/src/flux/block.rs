@@ -1,0 +1,220 @@
+//! The two kinds of transformer block: double (text and image keep weights of their own and meet in the attention)
+//! and single (one stream, attention and feed-forward side by side).
+
+use super::modulation::Modulation;
+use crate::{
+    attention,
+    layers::{RmsNorm, gelu_tanh},
+    lora::Linear,
+    rope::Rope,
+};
+use burn::{module::Module, prelude::*};
+
+/// RMS norms of queries and keys, over each head.
+#[derive(Module, Debug)]
+pub struct QkNorm {
+    /// Over queries, `[head]`.
+    pub query_norm: RmsNorm,
+    /// Over keys, `[head]`.
+    pub key_norm: RmsNorm,
+}
+
+impl QkNorm {
+    fn new(head_dim: usize, device: &Device) -> Self {
+        Self { query_norm: RmsNorm::new(head_dim, device), key_norm: RmsNorm::new(head_dim, device) }
+    }
+}
+
+/// Queries, keys and values, `[B, heads, L, d]` each.
+struct Qkv {
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+}
+
+impl Qkv {
+    /// Cuts a fused row `[q | k | v]`, each head-major, and normalizes queries and keys.
+    fn split(fused: Tensor<3>, num_heads: usize, norm: &QkNorm) -> Self {
+        let width = fused.dims()[2] / 3;
+        let part = |i: usize| attention::split_heads(fused.clone().narrow(2, i * width, width), num_heads);
+        Self { q: norm.query_norm.forward(part(0)), k: norm.key_norm.forward(part(1)), v: part(2) }
+    }
+
+    /// `self` before `other` on the sequence.
+    fn before(self, other: Self) -> Self {
+        let cat = |a, b| Tensor::cat(vec![a, b], 2);
+        Self { q: cat(self.q, other.q), k: cat(self.k, other.k), v: cat(self.v, other.v) }
+    }
+
+    fn attend(self, rope: &Rope) -> Tensor<3> {
+        attention::join_heads(attention::full(rope.apply(self.q), rope.apply(self.k), self.v))
+    }
+}
+
+/// The attention weights of one stream of a double block.
+#[derive(Module, Debug)]
+pub struct StreamAttention {
+    /// `[3·D, D]`
+    pub qkv: Linear,
+    /// Over queries and keys.
+    pub norm: QkNorm,
+    /// `[D, D]`
+    pub proj: Linear,
+}
+
+/// `out_layer(gelu(in_layer(x)))`.
+#[derive(Module, Debug)]
+pub struct Mlp {
+    /// `[mlp_ratio·D, D]`
+    pub in_layer: Linear,
+    /// `[D, mlp_ratio·D]`
+    pub out_layer: Linear,
+}
+
+impl Mlp {
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        self.out_layer.forward(gelu_tanh(self.in_layer.forward(x)))
+    }
+}
+
+/// Sizes that a block needs to know.
+#[derive(Debug, Clone, Copy)]
+pub struct BlockSize {
+    /// `D`
+    pub hidden_size: usize,
+    /// Heads; `D / num_heads` features each.
+    pub num_heads: usize,
+    /// Width of the feed-forward.
+    pub mlp_hidden: usize,
+    /// Whether queries, keys and values have a bias.
+    pub qkv_bias: bool,
+}
+
+/// Text and image streams with weights of their own and one attention over both.
+#[derive(Module, Debug)]
+pub struct DoubleBlock {
+    /// Image stream: two modulations.
+    pub img_mod: Modulation,
+    /// Image stream: attention.
+    pub img_attn: StreamAttention,
+    /// Image stream: feed-forward.
+    pub img_mlp: Mlp,
+    /// Text stream: two modulations.
+    pub txt_mod: Modulation,
+    /// Text stream: attention.
+    pub txt_attn: StreamAttention,
+    /// Text stream: feed-forward.
+    pub txt_mlp: Mlp,
+    num_heads: usize,
+}
+
+impl DoubleBlock {
+    /// A block with empty weights.
+    pub fn new(size: BlockSize, device: &Device) -> Self {
+        let d = size.hidden_size;
+        let attn = || StreamAttention {
+            qkv: if size.qkv_bias { Linear::new(d, 3 * d, device) } else { Linear::without_bias(d, 3 * d, device) },
+            norm: QkNorm::new(d / size.num_heads, device),
+            proj: Linear::new(d, d, device),
+        };
+        let mlp = || Mlp {
+            in_layer: Linear::new(d, size.mlp_hidden, device),
+            out_layer: Linear::new(size.mlp_hidden, d, device),
+        };
+        Self {
+            img_mod: Modulation::new(d, 2, device),
+            img_attn: attn(),
+            img_mlp: mlp(),
+            txt_mod: Modulation::new(d, 2, device),
+            txt_attn: attn(),
+            txt_mlp: mlp(),
+            num_heads: size.num_heads,
+        }
+    }
+
+    /// # Shapes
+    /// - img: `[B, L, D]`, txt: `[B, T, D]`, vec: `[B, D]`; `rope` covers text first, then image
+    /// - output: `(img, txt)` as given
+    pub fn forward(&self, img: Tensor<3>, txt: Tensor<3>, vec: Tensor<2>, rope: &Rope) -> (Tensor<3>, Tensor<3>) {
+        let [img_attn_mod, img_mlp_mod] = self.img_mod.forward::<2>(vec.clone());
+        let [txt_attn_mod, txt_mlp_mod] = self.txt_mod.forward::<2>(vec);
+        let (text_len, image_len) = (txt.dims()[1], img.dims()[1]);
+
+        let qkv = |attn: &StreamAttention, x| Qkv::split(attn.qkv.forward(x), self.num_heads, &attn.norm);
+        let img_qkv = qkv(&self.img_attn, img_attn_mod.modulate(img.clone()));
+        let txt_qkv = qkv(&self.txt_attn, txt_attn_mod.modulate(txt.clone()));
+        let attended = txt_qkv.before(img_qkv).attend(rope);
+        let txt_attended = attended.clone().narrow(1, 0, text_len);
+        let img_attended = attended.narrow(1, text_len, image_len);
+
+        let img = img + img_attn_mod.gate * self.img_attn.proj.forward(img_attended);
+        let img = img.clone() + img_mlp_mod.gate.clone() * self.img_mlp.forward(img_mlp_mod.modulate(img));
+        let txt = txt + txt_attn_mod.gate * self.txt_attn.proj.forward(txt_attended);
+        let txt = txt.clone() + txt_mlp_mod.gate.clone() * self.txt_mlp.forward(txt_mlp_mod.modulate(txt));
+        (img, txt)
+    }
+
+    /// Calls `f` with the path and each linear layer of the block.
+    pub fn for_each_linear(&mut self, f: &mut dyn FnMut(&str, &mut Linear)) {
+        f("img_mod.lin", &mut self.img_mod.lin);
+        f("img_attn.qkv", &mut self.img_attn.qkv);
+        f("img_attn.proj", &mut self.img_attn.proj);
+        f("img_mlp.0", &mut self.img_mlp.in_layer);
+        f("img_mlp.2", &mut self.img_mlp.out_layer);
+        f("txt_mod.lin", &mut self.txt_mod.lin);
+        f("txt_attn.qkv", &mut self.txt_attn.qkv);
+        f("txt_attn.proj", &mut self.txt_attn.proj);
+        f("txt_mlp.0", &mut self.txt_mlp.in_layer);
+        f("txt_mlp.2", &mut self.txt_mlp.out_layer);
+    }
+}
+
+/// One stream; attention and feed-forward run side by side on the same normed input.
+#[derive(Module, Debug)]
+pub struct SingleBlock {
+    /// One modulation.
+    pub modulation: Modulation,
+    /// `[3·D + mlp, D]`: queries, keys, values, then the feed-forward's input.
+    pub linear1: Linear,
+    /// `[D, D + mlp]`: what attention gave, then what the feed-forward gave.
+    pub linear2: Linear,
+    /// Over queries and keys.
+    pub norm: QkNorm,
+    num_heads: usize,
+    hidden_size: usize,
+    mlp_hidden: usize,
+}
+
+impl SingleBlock {
+    /// A block with empty weights.
+    pub fn new(size: BlockSize, device: &Device) -> Self {
+        let d = size.hidden_size;
+        Self {
+            modulation: Modulation::new(d, 1, device),
+            linear1: Linear::new(d, 3 * d + size.mlp_hidden, device),
+            linear2: Linear::new(d + size.mlp_hidden, d, device),
+            norm: QkNorm::new(d / size.num_heads, device),
+            num_heads: size.num_heads,
+            hidden_size: d,
+            mlp_hidden: size.mlp_hidden,
+        }
+    }
+
+    /// # Shapes
+    /// - x, output: `[B, T + L, D]`, text first; vec: `[B, D]`
+    pub fn forward(&self, x: Tensor<3>, vec: Tensor<2>, rope: &Rope) -> Tensor<3> {
+        let [modulation] = self.modulation.forward::<1>(vec);
+        let fused = self.linear1.forward(modulation.modulate(x.clone()));
+        let qkv = fused.clone().narrow(2, 0, 3 * self.hidden_size);
+        let mlp = fused.narrow(2, 3 * self.hidden_size, self.mlp_hidden);
+        let attended = Qkv::split(qkv, self.num_heads, &self.norm).attend(rope);
+        x + modulation.gate * self.linear2.forward(Tensor::cat(vec![attended, gelu_tanh(mlp)], 2))
+    }
+
+    /// Calls `f` with the path and each linear layer of the block.
+    pub fn for_each_linear(&mut self, f: &mut dyn FnMut(&str, &mut Linear)) {
+        f("linear1", &mut self.linear1);
+        f("linear2", &mut self.linear2);
+        f("modulation.lin", &mut self.modulation.lin);
+    }
+}

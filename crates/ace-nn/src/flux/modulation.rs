@@ -1,0 +1,53 @@
+//! Adaptive layer norm: the conditioning vector says how each block shifts, scales and gates.
+
+use crate::{
+    layers::{plain_layer_norm, silu},
+    lora::Linear,
+};
+use burn::{module::Module, prelude::*};
+
+/// `lin(silu(vec))`, cut into shift, scale and gate for each of `parts` uses.
+#[derive(Module, Debug)]
+pub struct Modulation {
+    /// `[3·parts·D, D]`, in the order shift, scale, gate, shift, scale, gate.
+    pub lin: Linear,
+}
+
+/// What one use of a block's norm is told, each `[B, 1, D]`.
+#[derive(Debug, Clone)]
+pub struct Shift {
+    /// Added after scaling.
+    pub shift: Tensor<3>,
+    /// Multiplies as `1 + scale`.
+    pub scale: Tensor<3>,
+    /// Multiplies what the block adds to the stream.
+    pub gate: Tensor<3>,
+}
+
+impl Shift {
+    /// `norm(x)·(1 + scale) + shift`
+    pub fn modulate(&self, x: Tensor<3>) -> Tensor<3> {
+        modulate(x, self.shift.clone(), self.scale.clone())
+    }
+}
+
+/// `norm(x)·(1 + scale) + shift` with a norm that has no parameters of its own.
+pub fn modulate(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>) -> Tensor<3> {
+    plain_layer_norm(x) * (scale + 1.0) + shift
+}
+
+impl Modulation {
+    /// A modulation for `parts` uses: 2 in a double block's stream, 1 in a single block.
+    pub fn new(hidden_size: usize, parts: usize, device: &Device) -> Self {
+        Self { lin: Linear::new(hidden_size, 3 * parts * hidden_size, device) }
+    }
+
+    /// # Shapes
+    /// - vec: `[B, D]`
+    pub fn forward<const PARTS: usize>(&self, vec: Tensor<2>) -> [Shift; PARTS] {
+        let all = self.lin.forward(silu(vec)).unsqueeze_dim::<3>(1);
+        let width = all.dims()[2] / (3 * PARTS);
+        let part = |i: usize| all.clone().narrow(2, i * width, width);
+        std::array::from_fn(|use_| Shift { shift: part(3 * use_), scale: part(3 * use_ + 1), gate: part(3 * use_ + 2) })
+    }
+}

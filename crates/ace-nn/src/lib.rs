@@ -1,0 +1,21 @@
+//! The networks of ACE++ on FLUX.1: tensors in, tensors out.
+//!
+//! This crate knows no files, no pictures, no words, no randomness and no clock: the same tensors give the same
+//! tensors, on every burn device. Module fields carry the names of the published checkpoints, and weights have their
+//! layout (a linear weight is `[out, in]`), so that reading a file needs no transposition.
+//!
+//! Shape legend: `B` batch, `L` image tokens, `T` text tokens, `D` hidden size, `H`/`W` pixels, `h`/`w` latent cells.
+//!
+//! Networks are created with every weight zero and not yet allocated; whoever owns a checkpoint (or a seed) fills
+//! them through burn's `ModuleMapper`, parameter by parameter.
+
+pub mod attention;
+pub mod keys;
+pub mod layers;
+pub mod lora;
+pub mod rope;
+
+pub mod autoencoder;
+pub mod clip;
+pub mod flux;
+pub mod t5;

@@ -1,0 +1,103 @@
+//! A linear layer with low-rank branches: `y = x·Wᵀ + b + Σ sᵢ·(x·Aᵢᵀ)·Bᵢᵀ`.
+//!
+//! The branches are never multiplied out: `ΔW` of a FLUX layer is as large as the layer, its branch a hundredth. Only
+//! [`Linear::fuse`] forms the product, once, for people who keep one adapter for good.
+
+use crate::layers::empty;
+use burn::{
+    module::{Module, Param},
+    prelude::*,
+    tensor::{DType, module::linear},
+};
+
+/// One low-rank branch of a [`Linear`]: `x ↦ scale·(x·Aᵀ)·Bᵀ`.
+#[derive(Module, Debug)]
+pub struct LoraBranch {
+    /// The down projection, `[rank, in]`.
+    pub lora_a: Param<Tensor<2>>,
+    /// The up projection, `[out, rank]`.
+    pub lora_b: Param<Tensor<2>>,
+    /// Strength: `weight · alpha / rank`.
+    pub scale: f64,
+}
+
+impl LoraBranch {
+    /// A branch of the given rank whose parameters are zero until filled.
+    pub fn new([input, output]: [usize; 2], rank: usize, scale: f64, device: &Device) -> Self {
+        Self { lora_a: empty([rank, input], device), lora_b: empty([output, rank], device), scale }
+    }
+
+    /// A branch from existing factors, `a: [rank, in]`, `b: [out, rank]`.
+    pub fn from_factors(a: Tensor<2>, b: Tensor<2>, scale: f64) -> Self {
+        Self { lora_a: Param::from_tensor(a), lora_b: Param::from_tensor(b), scale }
+    }
+
+    /// `scale·B·A`, `[out, in]`, in f32.
+    fn product(&self) -> Tensor<2> {
+        self.lora_b.val().cast(DType::F32).matmul(self.lora_a.val().cast(DType::F32)) * self.scale
+    }
+}
+
+/// A linear layer in the checkpoints' layout, with any number of low-rank branches.
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// `[out, in]`
+    pub weight: Param<Tensor<2>>,
+    /// `[out]`
+    pub bias: Option<Param<Tensor<1>>>,
+    /// Branches that are added to the output, in order; empty for a plain layer.
+    pub lora: Vec<LoraBranch>,
+}
+
+impl Linear {
+    /// A layer with bias.
+    pub fn new(input: usize, output: usize, device: &Device) -> Self {
+        Self { bias: Some(empty([output], device)), ..Self::without_bias(input, output, device) }
+    }
+
+    /// A layer without bias, as T5 has them.
+    pub fn without_bias(input: usize, output: usize, device: &Device) -> Self {
+        Self { weight: empty([output, input], device), bias: None, lora: Vec::new() }
+    }
+
+    /// `[in, out]`
+    pub fn features(&self) -> [usize; 2] {
+        let shape = self.weight.lazy_shape();
+        [shape[1], shape[0]]
+    }
+
+    /// # Shapes
+    /// - x: `[.., in]`
+    /// - output: `[.., out]`
+    pub fn forward<const N: usize>(&self, x: Tensor<N>) -> Tensor<N> {
+        let mut y = linear(x.clone(), self.weight.val().transpose(), self.bias.as_ref().map(|bias| bias.val()));
+        for branch in &self.lora {
+            // Factors stay in f32 while they are trained; the product follows the model's dtype.
+            let a = branch.lora_a.val().cast(x.dtype()).transpose();
+            let b = branch.lora_b.val().cast(x.dtype()).transpose();
+            y = y + linear(linear(x.clone(), a, None), b, None) * branch.scale;
+        }
+        y
+    }
+
+    /// Adds every branch into the weight (in f32, then back to the weight's dtype) and keeps the branches apart, so
+    /// that [`Linear::unfuse`] can take them out again.
+    pub fn fuse(mut self) -> (Self, Vec<LoraBranch>) {
+        let branches = std::mem::take(&mut self.lora);
+        (self.add(&branches, 1.0), branches)
+    }
+
+    /// Takes what [`Linear::fuse`] added out of the weight and restores the branches.
+    pub fn unfuse(self, branches: Vec<LoraBranch>) -> Self {
+        Self { lora: branches.clone(), ..self.add(&branches, -1.0) }
+    }
+
+    fn add(mut self, branches: &[LoraBranch], sign: f64) -> Self {
+        self.weight = self.weight.map(|weight| {
+            let dtype = weight.dtype();
+            let sum = branches.iter().fold(weight.cast(DType::F32), |sum, branch| sum + branch.product() * sign);
+            sum.cast(dtype)
+        });
+        self
+    }
+}

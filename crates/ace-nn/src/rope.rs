@@ -1,0 +1,49 @@
+//! Axial rotary position embedding: each head's pairs of features turn by `position · θ^(−2m/d)`, one group of pairs
+//! per axis of the position `(0, row, column)`.
+//!
+//! Angles are computed in f64 on the host and stored in f32, as the reference does (spec §2.4): positions beyond 256
+//! would lose digits otherwise.
+
+use burn::prelude::*;
+
+/// Cosines and sines of every token's angles, `[1, 1, L, d/2]` each.
+#[derive(Debug, Clone)]
+pub struct Rope {
+    cos: Tensor<4>,
+    sin: Tensor<4>,
+}
+
+impl Rope {
+    /// Tables for `ids`, one triple of positions per token.
+    ///
+    /// `axes_dim` says how many features of a head each axis turns; their sum is the head size.
+    pub fn new(ids: &[[f32; 3]], axes_dim: &[usize; 3], theta: f64, device: &Device) -> Self {
+        let half = axes_dim.iter().sum::<usize>() / 2;
+        let mut angles = Vec::with_capacity(ids.len() * half);
+        for id in ids {
+            for (position, dim) in id.iter().zip(axes_dim) {
+                angles.extend((0..dim / 2).map(|m| f64::from(*position) * theta.powf(-2.0 * m as f64 / *dim as f64)));
+            }
+        }
+        let table = |f: fn(f64) -> f64| {
+            let values: Vec<f32> = angles.iter().map(|angle| f(*angle) as f32).collect();
+            Tensor::from_data(TensorData::new(values, [1, 1, ids.len(), half]), device)
+        };
+        Self { cos: table(f64::cos), sin: table(f64::sin) }
+    }
+
+    /// Turns the interleaved pairs `(2p, 2p+1)` of every head, in f32, and returns to the dtype of `x`.
+    ///
+    /// # Shapes
+    /// - x, output: `[B, heads, L, d]`
+    pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
+        let [batch, heads, len, width] = x.dims();
+        let dtype = x.dtype();
+        let pairs = x.cast(self.cos.dtype()).reshape([batch, heads, len, width / 2, 2]);
+        let even = pairs.clone().narrow(4, 0, 1).squeeze_dim::<4>(4);
+        let odd = pairs.narrow(4, 1, 1).squeeze_dim::<4>(4);
+        let turned_even = even.clone() * self.cos.clone() - odd.clone() * self.sin.clone();
+        let turned_odd = even * self.sin.clone() + odd * self.cos.clone();
+        Tensor::stack::<5>(vec![turned_even, turned_odd], 4).reshape([batch, heads, len, width]).cast(dtype)
+    }
+}

@@ -1,0 +1,198 @@
+//! A card says everything about one model that is not code: sizes of its networks, where its weights are, what is
+//! concatenated with what, and how it wants to be sampled. Cards are the files `models/<name>/card.toml`.
+
+use crate::{Error, Result, canvas::CanvasPolicy, flow::Shift, tokenizer::Prepend, unit::UnitPolicy};
+use ace_nn::{autoencoder::AutoEncoderConfig, clip::ClipConfig, flux::FluxConfig, t5::T5Config};
+use serde::Deserialize;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Cards that are part of the library.
+const BUILTIN: &[(&str, &str)] = &[("tiny", include_str!("../../../models/tiny/card.toml"))];
+
+/// Everything about one model that is not code.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Card {
+    /// What it is called.
+    pub name: String,
+    /// What it does well, one line.
+    pub description: String,
+    /// Under which licence its weights are.
+    pub licence: String,
+    /// Where its weights are, relative to the weights folder.
+    pub weights: WeightPaths,
+    /// Sizes of the transformer.
+    pub flux: FluxConfig,
+    /// Sizes of the autoencoder.
+    pub autoencoder: AutoEncoderConfig,
+    /// Sizes of the sequence encoder.
+    pub t5: T5Config,
+    /// Sizes of the pooled encoder.
+    pub clip: ClipConfig,
+    /// Tokenizers and their lengths.
+    pub text: TextPolicy,
+    /// From pixels to canvases.
+    pub canvas: CanvasPolicy,
+    /// From canvases to conditions.
+    pub unit: UnitPolicy,
+    /// How it wants to be sampled.
+    pub sampling: Sampling,
+    /// Kinds of edit with defaults of their own.
+    #[serde(default)]
+    pub task: Vec<Task>,
+}
+
+/// Files of a card, relative to the weights folder.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WeightPaths {
+    /// Transformer.
+    pub flux: PathBuf,
+    /// Autoencoder.
+    pub autoencoder: PathBuf,
+    /// Sequence encoder.
+    pub t5: PathBuf,
+    /// Pooled encoder.
+    pub clip: PathBuf,
+}
+
+/// Tokenizers of a card.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TextPolicy {
+    /// `tokenizer.json` of the sequence encoder, relative to the weights folder.
+    pub t5_tokenizer: PathBuf,
+    /// Folder with the pooled encoder's tokenizer, relative to the weights folder.
+    pub clip_tokenizer: PathBuf,
+    /// Tokens that the sequence encoder sees, padding included.
+    pub t5_max_length: usize,
+    /// Words that stand for pictures (`{image}` …), added to the sequence encoder's tokenizer in this order.
+    #[serde(default)]
+    pub placeholders: Vec<String>,
+    /// Whether the sequence encoder's words start with a blank everywhere or only at the beginning.
+    #[serde(default = "prepend_first")]
+    pub prepend: Prepend,
+}
+
+/// Sampling defaults of a card.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sampling {
+    /// Euler steps.
+    pub num_steps: usize,
+    /// Guidance that is embedded.
+    pub guidance: f32,
+    /// Width and height of a picture that is made from nothing, in pixels.
+    pub size: (u32, u32),
+    /// How the schedule is shifted towards noise.
+    #[serde(default)]
+    pub shift: Shift,
+}
+
+/// A kind of edit with defaults of its own.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Task {
+    /// What it is called, as in `--task`.
+    pub name: String,
+    /// What is blanked under the mask: 1 hides it from the network, 0 shows it.
+    pub repainting_scale: f32,
+    /// What the user gives and gets, one line.
+    pub about: String,
+}
+
+fn prepend_first() -> Prepend {
+    Prepend::First
+}
+
+impl Card {
+    /// A card that is part of the library.
+    ///
+    /// # Errors
+    /// If there is none of that name; the message lists them.
+    pub fn builtin(name: &str) -> Result<Self> {
+        let Some((_, text)) = BUILTIN.iter().find(|(known, _)| *known == name) else {
+            let known: Vec<_> = BUILTIN.iter().map(|(name, _)| *name).collect();
+            return Err(Error::input(
+                format!("there is no built-in card {name:?}"),
+                format!("built in are: {}; or give a folder with a card.toml", known.join(", ")),
+            ));
+        };
+        Self::parse(text, Path::new(&format!("models/{name}/card.toml")))
+    }
+
+    /// The card of a model folder (`card.toml` in it), or a card file itself.
+    ///
+    /// # Errors
+    /// If it cannot be read, has an unknown or missing field, or contradicts itself.
+    pub fn load(path: &Path) -> Result<Self> {
+        let file = if path.is_dir() { path.join("card.toml") } else { path.to_owned() };
+        let text = fs::read_to_string(&file).map_err(Error::io(&file))?;
+        Self::parse(&text, &file)
+    }
+
+    /// The defaults of a task.
+    ///
+    /// # Errors
+    /// If the card has no task of that name; the message lists them.
+    pub fn find_task(&self, name: &str) -> Result<&Task> {
+        self.task.iter().find(|task| task.name == name).ok_or_else(|| {
+            let known: Vec<_> = self.task.iter().map(|task| task.name.as_str()).collect();
+            Error::input(
+                format!("card {} has no task {name:?}", self.name),
+                format!("its tasks are: {}", known.join(", ")),
+            )
+        })
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self> {
+        let card: Self = toml::from_str(text).map_err(|source| {
+            // toml's own text spans several lines and draws the place; the first line with the place is what helps.
+            let place = source.span().map_or(String::new(), |span| {
+                format!("line {}: ", text[..span.start.min(text.len())].lines().count().max(1))
+            });
+            Error::format(path, format!("{place}{}", source.message()), "models/README.md describes every field")
+        })?;
+        card.check().map_err(|problem| Error::format(path, problem, "the sections of the card must fit each other"))?;
+        Ok(card)
+    }
+
+    fn check(&self) -> std::result::Result<(), String> {
+        self.flux.check()?;
+        self.autoencoder.check()?;
+        if self.autoencoder.downscale() != crate::latents::DOWNSCALE {
+            return Err(format!(
+                "the autoencoder shrinks by {}, the mask folds by {}",
+                self.autoencoder.downscale(),
+                crate::latents::DOWNSCALE
+            ));
+        }
+        let latent_features = 4 * self.autoencoder.latent_channels;
+        if self.flux.out_channels != latent_features {
+            return Err(format!("flux.out_channels {} must be {latent_features}", self.flux.out_channels));
+        }
+        let needed = self.unit.in_channels(latent_features);
+        if self.flux.in_channels != needed {
+            return Err(format!("flux.in_channels is {}, the unit gives {needed}", self.flux.in_channels));
+        }
+        if self.flux.context_in_dim != self.t5.d_model {
+            return Err(format!(
+                "flux.context_in_dim {} is not t5.d_model {}",
+                self.flux.context_in_dim, self.t5.d_model
+            ));
+        }
+        if self.flux.vec_in_dim != self.clip.hidden_size {
+            return Err(format!(
+                "flux.vec_in_dim {} is not clip.hidden_size {}",
+                self.flux.vec_in_dim, self.clip.hidden_size
+            ));
+        }
+        if self.unit.wants_change_image() != self.canvas.change_image {
+            return Err("unit.conditions and canvas.change_image disagree about the change image".into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,82 @@
+//! Everything that can go wrong between pixels, words and weights: each error names the thing and the way out.
+
+use std::path::{Path, PathBuf};
+
+/// Result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error that names the offending path, key or value. [`Error::hint`] says what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file is not what its name or its place promises.
+    #[error("{path}: {reason}")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// A value of an edit cannot be used.
+    #[error("{what}")]
+    Input {
+        /// The value and what is wrong with it.
+        what: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// A weight file does not fit the network that the card describes.
+    #[error("{path}: {reason}")]
+    Weights {
+        /// The weight file.
+        path: PathBuf,
+        /// The key and what is wrong with it.
+        reason: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// The observer asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl Error {
+    /// What the user can do about it, one line.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Format { hint, .. } | Self::Input { hint, .. } | Self::Weights { hint, .. } => hint.as_deref(),
+            Self::Io { source, .. } => match source.kind() {
+                std::io::ErrorKind::NotFound => Some("check the path; relative paths start at the current folder"),
+                std::io::ErrorKind::PermissionDenied => Some("check who may read or write there"),
+                _ => None,
+            },
+            Self::Cancelled => None,
+        }
+    }
+
+    /// An [`Error::Io`] for `path`; use with `map_err`.
+    pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::Io { path, source }
+    }
+
+    /// An [`Error::Input`] with a hint.
+    pub fn input(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Input { what: what.into(), hint: Some(hint.into()) }
+    }
+
+    /// An [`Error::Format`] with a hint.
+    pub fn format(path: &Path, reason: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Format { path: path.to_owned(), reason: reason.into(), hint: Some(hint.into()) }
+    }
+}

@@ -1,0 +1,74 @@
+//! Latents as tokens and back, positions of tokens, the folded mask, and seeded noise.
+
+use burn::prelude::*;
+use rand::SeedableRng;
+use rand_chacha::ChaCha20Rng;
+use rand_distr::{Distribution, StandardNormal};
+
+/// Pixels per latent cell along a side.
+pub const DOWNSCALE: usize = 8;
+/// Latent cells per token along a side.
+pub const PATCH: usize = 2;
+
+/// Packs 2×2 cells into one token: feature `4c + 2y + x` is channel `c` at row `y`, column `x` of the patch.
+///
+/// # Shapes
+/// - latents: `[B, C, h, w]`, even sides
+/// - output: `[B, (h/2)(w/2), 4C]`, row-major over patches
+pub fn pack(latents: Tensor<4>) -> Tensor<3> {
+    let [batch, channels, height, width] = latents.dims();
+    let (rows, columns) = (height / PATCH, width / PATCH);
+    latents.reshape([batch, channels, rows, PATCH, columns, PATCH]).permute([0, 2, 4, 1, 3, 5]).reshape([
+        batch,
+        rows * columns,
+        channels * PATCH * PATCH,
+    ])
+}
+
+/// Undoes [`pack`] for latents of `[h, w]` cells.
+///
+/// # Shapes
+/// - tokens: `[B, (h/2)(w/2), 4C]`
+/// - output: `[B, C, h, w]`
+pub fn unpack(tokens: Tensor<3>, [height, width]: [usize; 2]) -> Tensor<4> {
+    let [batch, _, features] = tokens.dims();
+    let (rows, columns, channels) = (height / PATCH, width / PATCH, features / (PATCH * PATCH));
+    tokens
+        .reshape([batch, rows, columns, channels, PATCH, PATCH])
+        .permute([0, 3, 1, 4, 2, 5])
+        .reshape([batch, channels, height, width])
+}
+
+/// Folds a pixel mask into latent space: each 8×8 patch becomes 64 channels, channel `8y + x` of the patch.
+///
+/// # Shapes
+/// - mask: `[B, 1, H, W]`, sides multiples of 8
+/// - output: `[B, 64, H/8, W/8]`
+pub fn fold_mask(mask: Tensor<4>) -> Tensor<4> {
+    let [batch, _, height, width] = mask.dims();
+    let (rows, columns) = (height / DOWNSCALE, width / DOWNSCALE);
+    mask.reshape([batch, rows, DOWNSCALE, columns, DOWNSCALE]).permute([0, 2, 4, 1, 3]).reshape([
+        batch,
+        DOWNSCALE * DOWNSCALE,
+        rows,
+        columns,
+    ])
+}
+
+/// Positions `(unit, row, column)` of the tokens of a grid, row-major; the released models know only unit 0.
+pub fn ids([rows, columns]: [usize; 2], unit: usize) -> Vec<[f32; 3]> {
+    (0..rows).flat_map(|row| (0..columns).map(move |column| [unit as f32, row as f32, column as f32])).collect()
+}
+
+/// A host generator for `seed`; `stream` keeps draws for different purposes apart.
+pub fn rng(seed: u64, stream: u64) -> ChaCha20Rng {
+    let mut rng = ChaCha20Rng::seed_from_u64(seed);
+    rng.set_stream(stream);
+    rng
+}
+
+/// Standard normal noise, drawn on the host: the same seed gives the same noise on every backend.
+pub fn noise<const D: usize>(shape: [usize; D], rng: &mut ChaCha20Rng, device: &Device) -> Tensor<D> {
+    let values: Vec<f32> = StandardNormal.sample_iter(rng).take(shape.iter().product()).collect();
+    Tensor::from_data(TensorData::new(values, shape), device)
+}

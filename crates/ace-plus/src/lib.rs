@@ -1,0 +1,38 @@
+//! ACE++: one edit, from pixels and words to pixels.
+//!
+//! ```no_run
+//! use ace_plus::{Ace, Card, Edit};
+//! # fn main() -> ace_plus::Result<()> {
+//! # let device = burn::tensor::Device::default();
+//! # let face = image::RgbImage::new(64, 64);
+//! let card = Card::builtin("tiny")?;
+//! let ace = Ace::load(&card, "models/tiny".as_ref(), &device)?;
+//! let edit = Edit::new("put the item at the top left on a teal background").reference(face).seed(42);
+//! let image = ace.edit(&edit, &mut |_event| true)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Modules in the order in which an edit passes them.
+
+mod error;
+
+pub mod canvas;
+pub mod card;
+pub mod denoise;
+pub mod edit;
+pub mod flow;
+pub mod latents;
+pub mod pipeline;
+pub mod text;
+pub mod tokenizer;
+pub mod unit;
+
+pub mod adapter;
+pub mod checkpoint;
+pub mod picture;
+
+pub use card::Card;
+pub use edit::Edit;
+pub use error::{Error, Result};
+pub use pipeline::Ace;

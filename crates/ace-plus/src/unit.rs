@@ -1,0 +1,222 @@
+//! LCU++: from canvases to what accompanies the noise. The card says which conditions a unit has and whether they
+//! join the noisy latents on the channels (LCU++) or stand before them on the sequence (LCU, the older baseline).
+
+use crate::{
+    canvas::{Canvas, Plane},
+    latents::{self, DOWNSCALE, PATCH},
+};
+use ace_nn::autoencoder::AutoEncoder;
+use burn::prelude::*;
+use serde::Deserialize;
+
+/// Features of a folded mask per token: 16×16 pixels.
+const MASK_FEATURES: usize = (DOWNSCALE * PATCH) * (DOWNSCALE * PATCH);
+
+/// Which conditions accompany the noise, and how.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnitPolicy {
+    /// What a unit consists of, in the order of the channels, behind the noisy latents.
+    pub conditions: Vec<Condition>,
+    /// Where the conditions join.
+    pub join: Join,
+}
+
+/// One condition of a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Condition {
+    /// Latents of the canvas, masked as the canvas policy says.
+    MaskedImage,
+    /// Latents of what lies under the mask.
+    ChangeImage,
+    /// The mask, folded.
+    Mask,
+}
+
+/// Where conditions join the noisy latents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Join {
+    /// On the channels of the same token: LCU++, no extra tokens.
+    Channels,
+    /// As tokens of their own (latents ⊕ mask each): LCU.
+    Sequence,
+}
+
+impl UnitPolicy {
+    /// Features per token that the transformer must take, for latents of `latent_features` per token.
+    pub fn in_channels(&self, latent_features: usize) -> usize {
+        match self.join {
+            Join::Channels => self
+                .conditions
+                .iter()
+                .map(|condition| if *condition == Condition::Mask { MASK_FEATURES } else { latent_features })
+                .fold(latent_features, |sum, features| sum + features),
+            Join::Sequence => latent_features + if self.has_mask() { MASK_FEATURES } else { 0 },
+        }
+    }
+
+    /// Whether a change image is among the conditions.
+    pub fn wants_change_image(&self) -> bool {
+        self.conditions.contains(&Condition::ChangeImage)
+    }
+
+    fn has_mask(&self) -> bool {
+        self.conditions.contains(&Condition::Mask)
+    }
+
+    fn pictures(&self) -> impl Iterator<Item = Condition> + '_ {
+        self.conditions.iter().copied().filter(|condition| *condition != Condition::Mask)
+    }
+}
+
+/// The conditions of one edit as tokens; all units of it on one sequence.
+#[derive(Debug, Clone)]
+pub struct Units {
+    /// What joins each noisy token on the channels, `[B, L, C]`; `None` if nothing does.
+    pub beside: Option<Tensor<3>>,
+    /// Tokens that stand behind the noisy ones, `[B, L', in_channels]`; LCU only.
+    pub behind: Option<Tensor<3>>,
+    /// Positions of the noisy tokens, then of those behind, `L + L'`.
+    pub ids: Vec<[f32; 3]>,
+    /// Latent cells `[h, w]` of each unit, in the order of the sequence.
+    pub grids: Vec<[usize; 2]>,
+    /// For each noisy token, whether it belongs to a reference.
+    pub is_reference: Vec<bool>,
+}
+
+impl Units {
+    /// Encodes canvases into conditions; the edited picture's canvas is the last.
+    pub fn encode(autoencoder: &AutoEncoder, canvases: &[Canvas], policy: &UnitPolicy, device: &Device) -> Self {
+        let mut beside = Vec::new();
+        let mut behind = Vec::new();
+        let (mut ids, mut behind_ids) = (Vec::new(), Vec::new());
+        let (mut grids, mut is_reference) = (Vec::new(), Vec::new());
+        for (index, canvas) in canvases.iter().enumerate() {
+            // The edited picture is unit 0, as in the released models; references in a sequence count from 1.
+            let unit = if index + 1 == canvases.len() { 0 } else { index + 1 };
+            let [_, height, width] = canvas.image.shape();
+            let grid = [height / DOWNSCALE, width / DOWNSCALE];
+            let rows_columns = [grid[0] / PATCH, grid[1] / PATCH];
+            let mask = latents::pack(latents::fold_mask(upload(&canvas.mask, device)));
+            // The pictures of a canvas have one size: one pass of the autoencoder encodes them all.
+            let planes: Vec<&Plane> = policy.pictures().map(|condition| picture_of(canvas, condition)).collect();
+            let mut encoded = encode_planes(autoencoder, &planes, device).into_iter().map(latents::pack);
+            let mut next = || encoded.next().expect("one encoding per picture"); // counted two lines above
+            match policy.join {
+                Join::Channels => {
+                    let parts: Vec<_> = policy
+                        .conditions
+                        .iter()
+                        .map(|c| if *c == Condition::Mask { mask.clone() } else { next() })
+                        .collect();
+                    if !parts.is_empty() {
+                        beside.push(Tensor::cat(parts, 2));
+                    }
+                }
+                Join::Sequence => {
+                    let with_mask = |latents: Tensor<3>| match policy.has_mask() {
+                        true => Tensor::cat(vec![latents, mask.clone()], 2),
+                        false => latents,
+                    };
+                    if policy.has_mask() {
+                        beside.push(mask.clone());
+                    }
+                    // Condition tokens lie where the picture lies, on planes of their own along the first axis.
+                    for plane in 0..planes.len() {
+                        behind.push(with_mask(next()));
+                        let first_axis = unit + canvases.len() * (plane + 1);
+                        behind_ids.extend(latents::ids(rows_columns, first_axis));
+                    }
+                }
+            }
+            ids.extend(latents::ids(rows_columns, unit));
+            let split = canvas.split / (DOWNSCALE * PATCH);
+            is_reference.extend((0..rows_columns[0]).flat_map(|_| (0..rows_columns[1]).map(|column| column < split)));
+            grids.push(grid);
+        }
+        ids.extend(behind_ids);
+        let join = |tokens: Vec<Tensor<3>>| (!tokens.is_empty()).then(|| Tensor::cat(tokens, 1));
+        Self { beside: join(beside), behind: join(behind), ids, grids, is_reference }
+    }
+
+    /// Noisy tokens of all units, `L`.
+    pub fn len(&self) -> usize {
+        self.is_reference.len()
+    }
+
+    /// Whether there is no token at all.
+    pub fn is_empty(&self) -> bool {
+        self.is_reference.is_empty()
+    }
+
+    /// What the transformer sees: the noisy tokens with their conditions.
+    ///
+    /// # Shapes
+    /// - noisy: `[B, L, 64]`
+    /// - output: `[B, L + L', in_channels]`
+    pub fn accompany(&self, noisy: Tensor<3>) -> Tensor<3> {
+        let tokens = match &self.beside {
+            Some(beside) => Tensor::cat(vec![noisy, beside.clone()], 2),
+            None => noisy,
+        };
+        match &self.behind {
+            Some(behind) => Tensor::cat(vec![tokens, behind.clone()], 1),
+            None => tokens,
+        }
+    }
+
+    /// The velocity of the noisy tokens out of what the transformer gave.
+    pub fn of_noisy(&self, velocity: Tensor<3>) -> Tensor<3> {
+        velocity.narrow(1, 0, self.len())
+    }
+
+    /// Packs latents of each unit into one sequence, `[1, L, 64]`.
+    pub fn pack(&self, latents: Vec<Tensor<4>>) -> Tensor<3> {
+        Tensor::cat(latents.into_iter().map(latents::pack).collect(), 1)
+    }
+
+    /// Latents of each unit, `[1, 16, h, w]`, out of the sequence.
+    pub fn unpack(&self, tokens: Tensor<3>) -> Vec<Tensor<4>> {
+        let mut start = 0;
+        self.grids
+            .iter()
+            .map(|grid| {
+                let len = grid[0] / PATCH * (grid[1] / PATCH);
+                let unit = tokens.clone().narrow(1, start, len);
+                start += len;
+                latents::unpack(unit, *grid)
+            })
+            .collect()
+    }
+}
+
+/// A plane on the device, `[1, C, H, W]`.
+pub fn upload(plane: &Plane, device: &Device) -> Tensor<4> {
+    let [channels, height, width] = plane.shape();
+    Tensor::from_data(TensorData::new(plane.data.clone(), [1, channels, height, width]), device)
+}
+
+/// A picture on the host, from the first of a batch `[B, C, H, W]`.
+pub fn download(tensor: Tensor<4>) -> Plane {
+    let [_, channels, height, width] = tensor.dims();
+    let data = tensor.narrow(0, 0, 1).into_data_as::<f32>().iter::<f32>().collect();
+    Plane { channels, height, width, data }
+}
+
+/// Normalized latents of pictures of one size, `[1, 16, H/8, W/8]` each; the posterior's mode.
+pub fn encode_planes(autoencoder: &AutoEncoder, planes: &[&Plane], device: &Device) -> Vec<Tensor<4>> {
+    if planes.is_empty() {
+        return Vec::new();
+    }
+    let images = Tensor::cat(planes.iter().map(|plane| upload(plane, device)).collect(), 0);
+    autoencoder.encode(images).split(1, 0)
+}
+
+fn picture_of(canvas: &Canvas, condition: Condition) -> &Plane {
+    match (condition, &canvas.change) {
+        (Condition::ChangeImage, Some(change)) => change,
+        _ => &canvas.image,
+    }
+}

@@ -1,0 +1,76 @@
+//! Judges a model on held-out examples of the procedural world, beside two baselines: the input returned unchanged,
+//! and the exact answer passed through the autoencoder, which no transformer can beat.
+
+use crate::{
+    Error, autoencoder,
+    judge::{Score, Verdict, judge},
+    run::edit_of,
+    shapes::{Split, Task, World},
+};
+use ace_plus::{Ace, unit};
+use serde::Serialize;
+
+/// How a model does on one task.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    /// The task.
+    pub task: String,
+    /// Whether its examples come with references.
+    pub has_reference: bool,
+    /// What the model gave.
+    pub model: Score,
+    /// The input returned unchanged; `None` where there is no input.
+    pub unchanged: Option<Score>,
+    /// The exact answer, encoded and decoded.
+    pub ceiling: Score,
+}
+
+/// Judges `per_task` held-out examples of each task, at `size` pixels. The observer hears of every example and
+/// answers whether to go on.
+///
+/// # Errors
+/// If the world has no such size, an edit fails, or the observer stops it.
+pub fn evaluate(
+    ace: &Ace,
+    size: u32,
+    tasks: &[Task],
+    per_task: u64,
+    observer: &mut dyn FnMut(u64, u64) -> bool,
+) -> Result<Vec<Row>, Error> {
+    let world = World::new(size, tasks, Split::HeldOut)?;
+    let of = per_task * tasks.len() as u64;
+    let mut done = 0;
+    let mut rows = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        let (mut model, mut unchanged, mut ceiling) = (Vec::new(), Vec::<Verdict>::new(), Vec::new());
+        for index in 0..per_task {
+            let example = world.example_of(*task, index);
+            // A seed of its own for every example: one lucky noise must not decide a task.
+            let output = ace.edit(&edit_of(&example).seed(index), &mut |_| true)?;
+            model.push(judge(&example, &output));
+            if let Some(image) = &example.image {
+                unchanged.push(judge(&example, image));
+            }
+            let answer = autoencoder::pictures(&example, &ace.card.canvas)?.swap_remove(0);
+            let latents = ace.autoencoder.encode(unit::upload(&answer, &ace.device));
+            let decoded = unit::download(ace.autoencoder.decode(latents)).to_rgb();
+            // References stand left of the answer; the answer is what is judged.
+            let (width, height) = example.target.dimensions();
+            let left = decoded.width() - width;
+            let decoded = image::imageops::crop_imm(&decoded, left, 0, width, height).to_image();
+            ceiling.push(judge(&example, &decoded));
+            done += 1;
+            if !observer(done, of) {
+                return Err(ace_plus::Error::Cancelled.into());
+            }
+        }
+        rows.push(Row {
+            task: task.name().to_owned(),
+            has_reference: task.has_reference(),
+            model: Score::of(&model),
+            unchanged: (!unchanged.is_empty()).then(|| Score::of(&unchanged)),
+            ceiling: Score::of(&ceiling),
+        });
+    }
+    Ok(rows)
+}

@@ -1,0 +1,172 @@
+//! A world of simple shapes in which every instruction has one exact answer.
+//!
+//! It makes endless examples of the twelve tasks out of nothing but an index, so that a small network can be trained and
+//! judged anywhere: no pictures to download, and no doubt about what the right answer was.
+
+mod draw;
+mod scene;
+mod task;
+pub mod vocabulary;
+mod words;
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+pub use self::{scene::CELL, task::Task, words::vocabulary};
+use crate::example::{Dataset, Example, ExampleError};
+
+/// Which examples a world draws. The two never share a seed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Split {
+    /// To learn from.
+    Train,
+    /// To be judged on.
+    HeldOut,
+}
+
+/// An endless set of examples, each a function of its index, task and split.
+#[derive(Debug, Clone)]
+pub struct World {
+    size: u32,
+    tasks: Vec<Task>,
+    split: Split,
+}
+
+impl World {
+    /// A world of pictures of `size`×`size` pixels: 64 (four places) or 96 (nine places).
+    ///
+    /// # Errors
+    /// When the size is another, or there are no tasks.
+    pub fn new(size: u32, tasks: &[Task], split: Split) -> Result<Self, ExampleError> {
+        if !matches!(size / scene::CELL, 2 | 3) || !size.is_multiple_of(scene::CELL) {
+            return Err(ExampleError::World {
+                reason: format!("pictures of the world are 64 or 96 pixels, not {size}"),
+            });
+        }
+        if tasks.is_empty() {
+            return Err(ExampleError::World { reason: "the world needs at least one task".to_owned() });
+        }
+        Ok(Self { size, tasks: tasks.to_vec(), split })
+    }
+
+    /// Edge of its pictures, in pixels.
+    pub fn size(&self) -> u32 {
+        self.size
+    }
+
+    /// The example of `task` at `index`; the task need not be one of the world's own.
+    pub fn example_of(&self, task: Task, index: u64) -> Example {
+        task.example(self.size / scene::CELL, &mut self.rng(task, index))
+    }
+
+    /// Index, task and split each have bytes of their own in the seed: two draws with one seed are one draw.
+    fn rng(&self, task: Task, index: u64) -> ChaCha8Rng {
+        let mut seed = [0; 32];
+        seed[..8].copy_from_slice(&index.to_le_bytes());
+        seed[8] = task as u8;
+        seed[9] = match self.split {
+            Split::Train => 0,
+            Split::HeldOut => 1,
+        };
+        ChaCha8Rng::from_seed(seed)
+    }
+}
+
+impl Dataset for World {
+    fn len(&self) -> Option<usize> {
+        None
+    }
+
+    /// Tasks take turns, so any run of consecutive indices is balanced.
+    fn example(&self, index: u64) -> Result<Example, ExampleError> {
+        let task = self.tasks[(index % self.tasks.len() as u64) as usize];
+        Ok(self.example_of(task, index))
+    }
+
+    fn tasks(&self) -> Vec<String> {
+        self.tasks.iter().map(|task| task.name().to_owned()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn world(size: u32, split: Split) -> World {
+        World::new(size, Task::ALL, split).unwrap()
+    }
+
+    fn examples() -> impl Iterator<Item = Example> {
+        [64, 96].into_iter().flat_map(|size| (0..240).map(move |i| world(size, Split::Train).example(i).unwrap()))
+    }
+
+    #[test]
+    fn an_example_depends_on_index_task_and_split_only() {
+        let (train, held_out) = (world(64, Split::Train), world(64, Split::HeldOut));
+        assert_eq!(train.example(7).unwrap(), train.example(7).unwrap());
+        assert_ne!(train.example_of(Task::Fill, 7), train.example_of(Task::Fill, 8));
+        assert_ne!(train.example_of(Task::Fill, 7), held_out.example_of(Task::Fill, 7));
+        let alone = World::new(64, &[Task::Fill], Split::Train).unwrap();
+        assert_eq!(train.example_of(Task::Fill, 7), alone.example(7).unwrap());
+    }
+
+    #[test]
+    fn every_word_is_in_the_vocabulary_and_instructions_are_short() {
+        let known: HashSet<String> = vocabulary().into_iter().collect();
+        for example in examples() {
+            let words: Vec<&str> = example.instruction.split(' ').collect();
+            assert!(words.len() <= 24, "{}", example.instruction);
+            for word in words {
+                assert!(known.contains(word), "{word:?} in {:?}", example.instruction);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_changes_outside_the_mask() {
+        for example in examples() {
+            let (Some(image), Some(mask)) = (&example.image, &example.mask) else { continue };
+            let kept = |x, y| image.get_pixel(x, y) == example.target.get_pixel(x, y);
+            assert!(mask.enumerate_pixels().all(|(x, y, m)| m[0] == 255 || kept(x, y)), "{}", example.instruction);
+            assert_eq!(mask.pixels().filter(|m| m[0] == 255).count(), 32 * 32);
+        }
+    }
+
+    #[test]
+    fn every_edit_changes_something() {
+        for example in examples() {
+            let same = example.image.is_some_and(|image| image == example.target);
+            assert!(!same, "{}: {}", example.task, example.instruction);
+        }
+    }
+
+    #[test]
+    fn tasks_give_what_they_promise() {
+        let world = world(96, Split::HeldOut);
+        for task in Task::ALL {
+            assert_eq!(Task::from_name(task.name()), Some(*task));
+            let example = world.example_of(*task, 3);
+            assert_eq!(example.references.is_empty(), !task.has_reference(), "{task:?}");
+            let invents = matches!(task, Task::TextToImage | Task::Subject | Task::Compose);
+            assert_eq!(example.image.is_none(), invents, "{task:?}");
+            let blank = invents || matches!(task, Task::Fill | Task::LocalReference);
+            assert_eq!(example.repainting_scale, if blank { 1.0 } else { 0.0 }, "{task:?}");
+        }
+    }
+
+    #[test]
+    fn a_task_sits_where_its_seed_says() {
+        for (position, task) in Task::ALL.iter().enumerate() {
+            assert_eq!(*task as usize, position);
+        }
+    }
+
+    #[test]
+    fn other_sizes_and_empty_task_lists_are_refused() {
+        assert!(World::new(80, Task::ALL, Split::Train).is_err());
+        assert!(World::new(128, Task::ALL, Split::Train).is_err());
+        assert!(World::new(64, &[], Split::Train).is_err());
+    }
+}

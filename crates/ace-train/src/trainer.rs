@@ -1,0 +1,176 @@
+//! The loop's one turn: gradients of a batch, clipping, the optimizer, the moving average. What the loss is, the
+//! [`Objective`] knows; how long and how fast, the recipe.
+
+use crate::{
+    Error,
+    params::{self, Ema},
+    recipe::OptimizerRecipe,
+};
+use burn::{
+    module::Module,
+    optim::{AdamWConfig, GradientsAccumulator, GradientsParams, ModuleOptimizer},
+    prelude::*,
+    tensor::DType,
+};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+/// What is learned: a loss for each part of each step, a function of the step alone.
+pub trait Objective: Sync {
+    /// The module that learns.
+    type Model: Module + Sync;
+    /// A share of a step's batch, ready to be measured.
+    type Part: Send;
+
+    /// The parts of a step, counted from 0; their weights sum to 1.
+    ///
+    /// # Errors
+    /// If an example cannot be had.
+    fn parts(&mut self, step: u64) -> Result<Vec<Self::Part>, Error>;
+
+    /// The loss of a part.
+    fn loss(&self, model: &Self::Model, part: Self::Part) -> Loss;
+}
+
+/// The loss of one part of a batch.
+pub struct Loss {
+    /// Mean loss of the part, `[1]`, with a graph.
+    pub value: Tensor<1>,
+    /// The part's share of the step.
+    pub weight: f64,
+    /// Figures for the log with their own weights, by name: `(name, sum, weight)`.
+    pub figures: Vec<(&'static str, f32, f32)>,
+}
+
+/// What one step did.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct StepReport {
+    /// Steps done, this one included.
+    pub step: u64,
+    /// Mean loss of the batch.
+    pub loss: f32,
+    /// L2 norm of all gradients before clipping.
+    pub grad_norm: f32,
+    /// Learning rate of the step.
+    pub learning_rate: f64,
+    /// Means of the objective's figures, by name.
+    pub figures: BTreeMap<String, f32>,
+}
+
+/// A module that learns, with all that learning needs to go on.
+pub struct Trainer<M: Module> {
+    /// The module, on a device with gradients.
+    pub model: M,
+    /// AdamW over the parameters that require gradients.
+    pub optimizer: ModuleOptimizer,
+    /// Moving average, if the recipe wants one.
+    pub ema: Option<Ema>,
+    /// Steps done.
+    pub step: u64,
+    recipe: OptimizerRecipe,
+}
+
+impl<M: Module + Sync> Trainer<M> {
+    /// Starts learning; parameters of `model` that require gradients are those that learn.
+    pub fn new(model: M, recipe: &OptimizerRecipe) -> Self {
+        let model = params::stable_ids(model);
+        let optimizer = AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(recipe.weight_decay as f32).init();
+        let ema = recipe.ema.map(|decay| Ema::new(&model, decay));
+        Self { model, optimizer, ema, step: 0, recipe: recipe.clone() }
+    }
+
+    /// One optimizer step. Parts are measured by `workers` threads at once and added up in their own order, so that
+    /// the result does not depend on who was faster.
+    ///
+    /// # Errors
+    /// If an example cannot be had, or the loss is no finite number; the model is then as before.
+    pub fn step<O: Objective<Model = M>>(&mut self, objective: &mut O, workers: usize) -> Result<StepReport, Error> {
+        let parts: Vec<_> = objective.parts(self.step)?.into_iter().map(|part| Mutex::new(Some(part))).collect();
+        let results: Vec<_> = parts.iter().map(|_| Mutex::new(None)).collect();
+        let (next, model, objective) = (AtomicUsize::new(0), &self.model, &*objective);
+        let work = || {
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(slot) = parts.get(index) else { break };
+                // Only the thread that drew this number looks into the slot: it is neither locked nor empty.
+                if let (Some(part), Ok(mut result)) = (take(slot), results[index].lock()) {
+                    // Leaves of its own: graphs that share a leaf share a lock, and would wait for each other.
+                    let own = model.valid().train();
+                    *result = Some(PartResult::of(objective.loss(&own, part), &own));
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..workers.min(parts.len()) {
+                scope.spawn(work);
+            }
+            work();
+        });
+        let mut sum = GradientsAccumulator::new();
+        let mut total = 0.0;
+        let mut figures: BTreeMap<&'static str, (f32, f32)> = BTreeMap::new();
+        for result in results.iter().filter_map(take) {
+            total += result.loss;
+            for (name, value, weight) in result.figures {
+                let entry = figures.entry(name).or_default();
+                *entry = (entry.0 + value, entry.1 + weight);
+            }
+            sum.accumulate(&self.model, result.grads);
+        }
+        let loss = total as f32;
+        if !loss.is_finite() {
+            return Err(Error::Diverged { step: self.step + 1, loss });
+        }
+        let (grads, grad_norm) = params::clip_global_norm(&self.model, sum.grads(), self.recipe.clip_norm);
+        let learning_rate = self.recipe.learning_rate_at(self.step);
+        self.model = self.optimizer.step(learning_rate, self.model.clone(), grads);
+        self.step += 1;
+        if let Some(ema) = &mut self.ema {
+            ema.update(&self.model, self.step);
+        }
+        let figures = figures
+            .into_iter()
+            .filter(|(_, (_, weight))| *weight > 0.0)
+            .map(|(name, (value, weight))| (name.to_owned(), value / weight))
+            .collect();
+        Ok(StepReport { step: self.step, loss, grad_norm, learning_rate, figures })
+    }
+
+    /// The module to use: averaged if there is an average, without gradients.
+    pub fn result(&self) -> M {
+        let plain = self.model.valid();
+        match &self.ema {
+            Some(ema) => ema.apply(plain),
+            None => plain,
+        }
+    }
+}
+
+fn take<T>(slot: &Mutex<Option<T>>) -> Option<T> {
+    slot.lock().ok().and_then(|mut content| content.take())
+}
+
+/// What one part adds to a step.
+struct PartResult {
+    loss: f64,
+    grads: GradientsParams,
+    figures: Vec<(&'static str, f32, f32)>,
+}
+
+impl PartResult {
+    fn of<M: Module>(loss: Loss, model: &M) -> Self {
+        // Read before the graph is consumed.
+        let value = f64::from(loss.value.clone().inner().into_scalar::<f32>());
+        let mut grads = (loss.value.cast(DType::F32) * loss.weight).backward();
+        Self {
+            loss: value * loss.weight,
+            grads: GradientsParams::from_module(&mut grads, model),
+            figures: loss.figures,
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! The program as a person meets it: help, messages with hints, exit codes, and files that are whole or not there.
+
+use crate::support::{self, TestDir, ace};
+use ace_nn::{autoencoder, clip, flux, keys::KeyMap, t5};
+use ace_plus::{
+    Card,
+    checkpoint::{self, WeightFile},
+    latents,
+};
+use burn::{module::Module, tensor::DType};
+use image::{GrayImage, Luma, Rgb, RgbImage};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Output,
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Words that make a complete request of the miniature.
+const WORDS: [&str; 2] = ["-p", "make the circle green"];
+
+/// Runs the program in `dir`.
+fn run(dir: &TestDir, words: &[&str]) -> Output {
+    ace().args(words).current_dir(dir.path()).output().expect("the program starts")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Runs something that must fail with `code`, one line with `message` and one hint with `hint`, and leave no file.
+#[track_caller]
+fn fails(dir: &TestDir, words: &[&str], code: i32, message: &str, hint: &str) {
+    let before = dir.names();
+    let output = run(dir, words);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(code), "{words:?}: {said}");
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!(lines.len(), 2, "{words:?}: {said}");
+    assert!(lines[0].starts_with("error: ") && lines[0].contains(message), "{words:?}: {said}");
+    assert!(lines[1].starts_with("hint: ") && lines[1].contains(hint), "{words:?}: {said}");
+    assert_eq!(dir.names(), before, "{words:?} left something");
+}
+
+/// As [`fails`], for `sample` with an instruction.
+#[track_caller]
+fn sample_fails(dir: &TestDir, words: &[&str], code: i32, message: &str, hint: &str) {
+    fails(dir, &[&["sample"], &WORDS[..], words].concat(), code, message, hint);
+}
+
+/// The repository.
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// A picture of 64×64 with a red square, and a mask for it.
+fn pictures(dir: &TestDir) {
+    let inside = |x, y| (16..40).contains(&x) && (16..40).contains(&y);
+    let image = RgbImage::from_fn(64, 64, |x, y| Rgb(if inside(x, y) { [200, 30, 30] } else { [20, 120, 130] }));
+    image.save(dir.file("image.png")).expect("writable");
+    let mask = GrayImage::from_fn(64, 64, |x, y| Luma([if inside(x, y) { 255 } else { 0 }]));
+    mask.save(dir.file("mask.png")).expect("writable");
+}
+
+/// A model folder `model` with the miniature's card, one more task, its tokenizers, and random weights.
+fn random_model(dir: &TestDir) {
+    let shipped = repository().join("models/tiny");
+    let model = dir.file("model");
+    for folder in ["tokenizers/t5", "tokenizers/clip"] {
+        fs::create_dir_all(model.join(folder)).expect("writable");
+        for entry in fs::read_dir(shipped.join(folder)).expect("tokenizers are shipped") {
+            let entry = entry.expect("readable");
+            fs::copy(entry.path(), model.join(folder).join(entry.file_name())).expect("writable");
+        }
+    }
+    let task =
+        "\n[[task]]\nname = \"recolor\"\nrepainting_scale = 0.0\nabout = \"image and mask in, recoloured out\"\n";
+    let card = fs::read_to_string(shipped.join("card.toml")).expect("the card is shipped");
+    fs::write(model.join("card.toml"), card + task).expect("writable");
+    let card = Card::load(&model).expect("the card is sound");
+    fn write<M: Module>(path: PathBuf, module: M, keys: &KeyMap) {
+        let tensors = checkpoint::collect(&support::randomize(module, 5), keys, "", None);
+        checkpoint::write(&path, &tensors, &[]).expect("writable");
+    }
+    let device = support::device();
+    write(model.join(&card.weights.flux), card.flux.init(&device), &flux::keys::BFL);
+    write(model.join(&card.weights.autoencoder), card.autoencoder.init(&device), &autoencoder::keys::BFL);
+    write(model.join(&card.weights.t5), card.t5.init(&device), &t5::keys::TRANSFORMERS);
+    write(model.join(&card.weights.clip), card.clip.init(&device), &clip::keys::TRANSFORMERS);
+}
+
+#[test]
+fn help_lists_the_verbs() {
+    let dir = TestDir::new("cli-help");
+    let output = run(&dir, &["--help"]);
+    assert!(output.status.success());
+    for verb in ["sample", "train", "eval", "verify"] {
+        assert!(stdout(&output).contains(&format!("\n  {verb}")), "{verb}");
+        let help = run(&dir, &[verb, "--help"]);
+        assert!(help.status.success() && stdout(&help).contains("--backend"), "{verb}");
+    }
+    assert_eq!(run(&dir, &[]).status.code(), Some(2));
+    assert_eq!(run(&dir, &["paint"]).status.code(), Some(2));
+}
+
+#[test]
+fn bad_words_are_answered_before_any_work() {
+    let dir = TestDir::new("cli-words");
+    fails(&dir, &["sample", "-p", "  "], 2, "the instruction is empty", "what should be seen or changed");
+    sample_fails(
+        &dir,
+        &["--backend", "abacus"],
+        2,
+        "there is no backend \"abacus\"; this build has: ",
+        "cargo features",
+    );
+    sample_fails(&dir, &["--steps", "0"], 2, "--steps is 0", "1 or more");
+    sample_fails(&dir, &["--task", "juggle"], 2, "has no task \"juggle\"", "its tasks are");
+    sample_fails(&dir, &["--width", "64", "--height", "1"], 2, "size is 64x1", "larger picture");
+    sample_fails(&dir, &["--repainting-scale", "-1"], 2, "repainting_scale is -1", "0..1");
+    sample_fails(&dir, &["--out", "o.jpg"], 2, "pictures are written as PNG", "o.png");
+    fails(&dir, &["eval", "--tasks", "juggle"], 2, "there is no task \"juggle\"", "recolor");
+    fails(&dir, &["train", "--recipe", "none.toml"], 1, "none.toml", "check the path");
+}
+
+#[cfg(all(feature = "flex", not(feature = "cuda")))]
+#[test]
+fn a_backend_that_is_not_built_in_says_how_to_build_it() {
+    let dir = TestDir::new("cli-backend");
+    let message = "backend cuda is not part of this build, which has: ";
+    sample_fails(&dir, &["--backend", "cuda"], 2, message, "cargo xtask <verb> --backend cuda");
+}
+
+#[test]
+fn bad_pictures_are_answered_before_any_work() {
+    let dir = TestDir::new("cli-pictures");
+    pictures(&dir);
+    let file = |name: &str| dir.file(name);
+    fs::write(file("words.png"), "not a picture at all").expect("writable");
+    let whole = fs::read(file("image.png")).expect("readable");
+    fs::write(file("half.png"), &whole[..whole.len() / 2]).expect("writable");
+    // The header of a BMP of 20000×20000 without its pixels: nobody may try to allocate them.
+    let mut header = b"BM\0\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0".to_vec();
+    header.extend([20_000u32.to_le_bytes(), 20_000u32.to_le_bytes(), [1, 0, 24, 0]].concat());
+    header.resize(54, 0);
+    fs::write(file("huge.bmp"), header).expect("writable");
+    RgbImage::new(1, 1).save(file("dot.png")).expect("writable");
+    GrayImage::new(64, 64).save(file("black.png")).expect("writable");
+    GrayImage::new(32, 64).save(file("other.png")).expect("writable");
+
+    sample_fails(&dir, &["--image", "none.png"], 1, "none.png: ", "check the path");
+    sample_fails(&dir, &["--image", "words.png"], 1, "words.png: not a readable picture", "PNG, JPEG, WebP and BMP");
+    sample_fails(&dir, &["--image", "half.png"], 1, "half.png: not a readable picture", "PNG, JPEG, WebP and BMP");
+    sample_fails(&dir, &["--image", "huge.bmp"], 1, "20000x20000", "16384");
+    sample_fails(&dir, &["--image", "dot.png"], 2, "image is 1x1", "larger picture");
+    sample_fails(&dir, &["--reference", "dot.png"], 2, "reference 1 is 1x1", "larger picture");
+    let mask = |mask| ["--image", "image.png", "--mask", mask];
+    sample_fails(&dir, &mask("other.png"), 2, "mask is 32x64 but image is 64x64", "cover the image exactly");
+    sample_fails(&dir, &mask("black.png"), 2, "the mask is all black", "paint white");
+}
+
+#[test]
+fn bad_outputs_are_answered_before_any_work() {
+    let dir = TestDir::new("cli-outputs");
+    fs::write(dir.file("file"), "in the way").expect("writable");
+    fs::create_dir(dir.file("folder")).expect("writable");
+    sample_fails(&dir, &["--out", "file/o.png"], 1, "file: not a folder", "another place");
+    sample_fails(&dir, &["--out", "folder"], 2, "folder is a folder", "name the file");
+    sample_fails(&dir, &["--sheet", "file/s.png"], 1, "file: not a folder", "another place");
+    sample_fails(&dir, &["--save-latents", "file/l.safetensors"], 1, "file: not a folder", "another place");
+}
+
+#[test]
+fn bad_models_are_answered_with_the_file_and_the_key() {
+    let dir = TestDir::new("cli-models");
+    pictures(&dir);
+    random_model(&dir);
+    let model = ["--model", "./model"];
+    let with = |words: &[&'static str]| [&model[..], words].concat();
+    let task = with(&["--task", "recolor", "--image", "image.png"]);
+    sample_fails(&dir, &task, 2, "task recolor needs --mask FILE", "recolor: ");
+    sample_fails(&dir, &["--model", "giant"], 2, "there is no built-in card \"giant\"", "tiny");
+    sample_fails(
+        &dir,
+        &["--weights", "none"],
+        1,
+        "none: there is no such folder with the weights of tiny",
+        "--weights",
+    );
+    sample_fails(&dir, &with(&["--lora", "mask.png:0.5"]), 1, "mask.png: not a whole safetensors file", "truncated");
+    sample_fails(
+        &dir,
+        &with(&["--lora", "model/clip.safetensors"]),
+        1,
+        "has no place in the transformer",
+        "another model",
+    );
+    sample_fails(&dir, &with(&["--noise", "model/clip.safetensors"]), 1, "noise is missing", "another network");
+
+    let flux = dir.file("model/flux.safetensors");
+    let whole = fs::read(&flux).expect("readable");
+    fs::write(&flux, &whole[..whole.len() - 1]).expect("writable");
+    sample_fails(&dir, &model, 1, "flux.safetensors: not a whole safetensors file", "truncated");
+    fs::copy(dir.file("model/clip.safetensors"), &flux).expect("writable");
+    sample_fails(&dir, &model, 1, "flux.safetensors: ", "another network");
+
+    let card = dir.file("model/card.toml");
+    let text = fs::read_to_string(&card).expect("readable");
+    fs::write(&card, format!("colour = \"blue\"\n{text}")).expect("writable");
+    sample_fails(&dir, &model, 1, "card.toml: line 1: unknown field `colour`", "models/README.md");
+}
+
+#[test]
+fn an_edit_is_written_whole_and_follows_from_its_noise() {
+    let dir = TestDir::new("cli-sample");
+    pictures(&dir);
+    random_model(&dir);
+    let edit = |words: &[&str]| {
+        let asked = ["sample", "--model", "./model", "--task", "recolor", "--image", "image.png", "--mask", "mask.png"];
+        let output = run(&dir, &[&asked[..], &WORDS[..], &["--steps", "2"], words].concat());
+        assert!(output.status.success(), "{words:?}: {}", stderr(&output));
+        stdout(&output)
+    };
+    let picture = |name: &str| image::open(dir.file(name)).expect("a picture").into_rgb8();
+
+    let said = edit(&["--seed", "3", "--out", "new/o.png", "--sheet", "--save-latents", "new/l.safetensors"]);
+    assert_eq!(said.lines().count(), 1, "{said}");
+    let begins = "recolor \"make the circle green\": 64×64, 2 steps, seed 3 on ";
+    assert!(said.starts_with(begins), "{said}");
+    for part in ["text ", "encode ", "denoise ", "decode ", "→ new/o.png, new/o-sheet.png, new/l.safetensors"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let (input, output) = (picture("image.png"), picture("new/o.png"));
+    assert_eq!(output.dimensions(), (64, 64));
+    assert_eq!(output.get_pixel(0, 0), input.get_pixel(0, 0), "the mask keeps what is outside");
+    assert_ne!(output.get_pixel(20, 20), input.get_pixel(20, 20));
+    // Both pictures three times enlarged, and paper around them.
+    assert_eq!(picture("new/o-sheet.png").dimensions(), (2 * 192 + 3 * 8, 192 + 2 * 8));
+    let written = WeightFile::open(&dir.file("new/l.safetensors")).expect("whole").shapes().expect("sound");
+    assert_eq!((&written["latents"], &written["tokens"]), (&vec![1, 16, 8, 8], &vec![1, 16, 64]));
+
+    // The seed's own noise, from a file, unpacked and packed.
+    let noise = latents::noise([1, 16, 8, 8], &mut latents::rng(3, 0), &support::device());
+    let file = |name: &str, data| checkpoint::write(&dir.file(name), &[("noise".to_owned(), data)].into(), &[]);
+    file("noise.safetensors", noise.clone().into_data()).expect("writable");
+    file("packed.safetensors", latents::pack(noise).cast(DType::F32).into_data()).expect("writable");
+    for name in ["noise.safetensors", "packed.safetensors"] {
+        assert!(edit(&["--noise", name, "--out", "n.png"]).contains("given noise"));
+        assert_eq!(picture("n.png"), output, "{name}");
+    }
+    edit(&["--seed", "4", "--out", "other.png"]);
+    assert_ne!(picture("other.png"), output);
+    assert!(!dir.names().iter().any(|name| name.ends_with(".part") || name.starts_with(".ace")), "{:?}", dir.names());
+}
+
+#[test]
+fn the_shipped_picture_is_edited_without_a_word() {
+    let dir = TestDir::new("cli-shipped");
+    let output = run(&dir, &["sample"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stdout(&output).contains("recolor \""), "{}", stdout(&output));
+    assert!(dir.file("out/sample.png").is_file() && dir.file("out/sample-sheet.png").is_file());
+}
+
+#[test]
+fn every_task_gets_a_line_and_both_kinds_a_mean() {
+    let dir = TestDir::new("cli-eval");
+    random_model(&dir);
+    let words = ["eval", "--model", "./model", "--tasks", "fill,subject", "--per-task", "1", "--json", "new/e.json"];
+    let output = run(&dir, &words);
+    assert!(output.status.success(), "{}", stderr(&output));
+    for line in ["\nfill ", "\nsubject ", "\nmean without reference ", "\nmean with reference "] {
+        assert!(stdout(&output).contains(line), "{line}: {}", stdout(&output));
+    }
+    let json = fs::read(dir.file("new/e.json")).expect("written");
+    let json: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+    assert_eq!((json[0]["task"].as_str(), json[1]["task"].as_str()), (Some("fill"), Some("subject")));
+}
+
+/// A recipe that trains the miniature's autoencoder for `steps` steps.
+fn recipe(dir: &TestDir, steps: u64) {
+    let text = format!(
+        "name = \"short\"\ncard = \"model\"\ntrain = [\"autoencoder\"]\nfresh = [\"autoencoder\"]\nseed = 1\n\
+         log_every = 1\nsave_every = 2\npreview_every = 2\n[data]\nworld = 64\n\
+         [autoencoder]\ncrop = 16\nkl_weight = 1e-6\n[optimizer]\nsteps = {steps}\nbatch = 1\nlearning_rate = 1e-3\n"
+    );
+    fs::write(dir.file("short.toml"), text).expect("writable");
+}
+
+#[test]
+fn a_training_leaves_log_plot_previews_and_weights_and_goes_on_when_asked() {
+    let dir = TestDir::new("cli-train");
+    random_model(&dir);
+    recipe(&dir, 2);
+    let words = ["train", "--recipe", "short.toml"];
+    let output = run(&dir, &words);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let out = dir.file("out/train/short");
+    let weights = out.join("autoencoder.safetensors");
+    assert!(weights.is_file() && stdout(&output).contains("weights: out/train/short/autoencoder.safetensors"));
+    assert_eq!(image::open(out.join("loss.png")).expect("a plot").width(), 960);
+    assert!(out.join("preview-000002.png").is_file());
+
+    fails(&dir, &words, 1, "a run is already here", "add --resume");
+    let output = run(&dir, &["train", "--recipe", "short.toml", "--resume", "--steps", "3"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let log = fs::read_to_string(out.join("log.jsonl")).expect("written");
+    let steps: Vec<_> =
+        log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON")).collect();
+    assert_eq!(steps.iter().map(|line| line["step"].as_u64()).collect::<Vec<_>>(), [Some(1), Some(2), Some(3)]);
+
+    let text = fs::read_to_string(dir.file("short.toml")).expect("readable");
+    fs::write(dir.file("short.toml"), text.replace("batch = 1", "batch = 2")).expect("writable");
+    fails(&dir, &[&words[..], &["--resume"]].concat(), 1, "made by another recipe", "another --out");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_training_saves_and_says_how_to_go_on() {
+    let dir = TestDir::new("cli-interrupt");
+    random_model(&dir);
+    recipe(&dir, 1_000_000);
+    let mut command = ace();
+    command.args(["train", "--recipe", "short.toml", "--out", "run"]).current_dir(dir.path());
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let child = command.spawn().expect("the program starts");
+    let begun = Instant::now();
+    while fs::read_to_string(dir.file("run/log.jsonl")).unwrap_or_default().is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(120), "no step in two minutes");
+        thread::sleep(Duration::from_millis(50));
+    }
+    let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(killed.expect("kill is there").success());
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let said = stdout(&output);
+    assert!(said.starts_with("stopped and saved at step "), "{said}");
+    assert!(said.trim_end().ends_with("ace train --recipe short.toml --out run --resume"), "{said}");
+    let saved = fs::read_dir(dir.file("run")).expect("written").filter_map(Result::ok);
+    let saved = saved.filter(|entry| entry.file_name().to_string_lossy().starts_with("checkpoint-"));
+    assert_eq!(saved.count(), 1);
+}

@@ -1,0 +1,244 @@
+//! The published checkpoints by name and shape, written down from their descriptions (the key tables of BFL's and
+//! Hugging Face's files), against our modules at full size. Modules are lazy: nothing here is allocated.
+
+use crate::support::{device, shapes};
+use ace_nn::{
+    autoencoder::{self, AutoEncoderConfig},
+    clip::{self, ClipConfig},
+    flux::{self, FluxConfig},
+    keys::KeyMap,
+    t5::{self, T5Config},
+};
+use burn::module::Module;
+use std::collections::{BTreeMap, BTreeSet};
+
+type Shapes = BTreeMap<String, Vec<usize>>;
+
+/// A published list in the making.
+#[derive(Default)]
+struct Published(Shapes);
+
+impl Published {
+    fn tensor(&mut self, key: &str, shape: &[usize]) {
+        assert!(self.0.insert(key.to_owned(), shape.to_vec()).is_none(), "{key} twice");
+    }
+
+    /// `key.weight` of the shape and `key.bias` of its first side.
+    fn layer(&mut self, key: &str, shape: &[usize]) {
+        self.tensor(&format!("{key}.weight"), shape);
+        self.tensor(&format!("{key}.bias"), &shape[..1]);
+    }
+}
+
+fn parameters(shapes: &Shapes) -> u64 {
+    shapes.values().map(|shape| shape.iter().map(|side| *side as u64).product::<u64>()).sum()
+}
+
+/// Asserts that a module has exactly the published tensors.
+fn assert_published<M: Module>(module: &M, keys: &KeyMap, published: &Published, tensors: usize, total: u64) {
+    assert_eq!(published.0.len(), tensors, "the list itself");
+    assert_eq!(parameters(&published.0), total, "the list itself");
+    let paths = shapes(module);
+    let ours: Shapes = paths.iter().map(|(path, shape)| (keys.key(path), shape.clone())).collect();
+    assert_eq!(ours.len(), paths.len(), "two parameters share a key");
+    let names = |shapes: &Shapes| shapes.keys().cloned().collect::<BTreeSet<_>>();
+    let (theirs, own) = (names(&published.0), names(&ours));
+    assert!(theirs.is_subset(&own), "missing: {:?}", theirs.difference(&own));
+    assert!(own.is_subset(&theirs), "left over: {:?}", own.difference(&theirs));
+    for (key, shape) in &published.0 {
+        assert_eq!(&ours[key], shape, "{key}");
+    }
+}
+
+/// FLUX.1 with a given number of input features: 64 text-to-image, 384 Fill and the ACE++ LoRAs, 448 ACE++ FFT.
+fn flux_config(in_channels: usize) -> FluxConfig {
+    FluxConfig {
+        in_channels,
+        out_channels: 64,
+        hidden_size: 3072,
+        num_heads: 24,
+        depth: 19,
+        depth_single_blocks: 38,
+        axes_dim: [16, 56, 56],
+        theta: 10_000.0,
+        mlp_ratio: 4.0,
+        context_in_dim: 4096,
+        vec_in_dim: 768,
+        guidance_embed: true,
+        qkv_bias: true,
+    }
+}
+
+fn published_flux(in_channels: usize) -> Published {
+    let mut list = Published::default();
+    list.layer("img_in", &[3072, in_channels]);
+    list.layer("txt_in", &[3072, 4096]);
+    for (embedder, input) in [("time_in", 256), ("guidance_in", 256), ("vector_in", 768)] {
+        list.layer(&format!("{embedder}.in_layer"), &[3072, input]);
+        list.layer(&format!("{embedder}.out_layer"), &[3072, 3072]);
+    }
+    for block in 0..19 {
+        for stream in ["img", "txt"] {
+            let key = |part: &str| format!("double_blocks.{block}.{stream}_{part}");
+            list.layer(&key("mod.lin"), &[18432, 3072]);
+            list.layer(&key("attn.qkv"), &[9216, 3072]);
+            list.tensor(&key("attn.norm.query_norm.scale"), &[128]);
+            list.tensor(&key("attn.norm.key_norm.scale"), &[128]);
+            list.layer(&key("attn.proj"), &[3072, 3072]);
+            list.layer(&key("mlp.0"), &[12288, 3072]);
+            list.layer(&key("mlp.2"), &[3072, 12288]);
+        }
+    }
+    for block in 0..38 {
+        let key = |part: &str| format!("single_blocks.{block}.{part}");
+        list.layer(&key("modulation.lin"), &[9216, 3072]);
+        list.layer(&key("linear1"), &[21504, 3072]);
+        list.layer(&key("linear2"), &[3072, 15360]);
+        list.tensor(&key("norm.query_norm.scale"), &[128]);
+        list.tensor(&key("norm.key_norm.scale"), &[128]);
+    }
+    list.layer("final_layer.adaLN_modulation.1", &[6144, 3072]);
+    list.layer("final_layer.linear", &[64, 3072]);
+    list
+}
+
+#[test]
+fn flux_has_the_keys_of_the_published_files() {
+    for (in_channels, total) in [(64, 11_901_408_320), (384, 11_902_391_360), (448, 11_902_587_968)] {
+        let flux = flux_config(in_channels).init(&device());
+        assert_published(&flux, &flux::keys::BFL, &published_flux(in_channels), 780, total);
+    }
+}
+
+#[test]
+fn schnell_lacks_the_guidance_embedding_only() {
+    let flux = FluxConfig { guidance_embed: false, ..flux_config(64) }.init(&device());
+    let mut published = published_flux(64);
+    published.0.retain(|key, _| !key.starts_with("guidance_in."));
+    assert_published(&flux, &flux::keys::BFL, &published, 776, 11_901_408_320 - 10_229_760);
+}
+
+#[test]
+fn an_adapter_of_rank_one_has_the_published_size() {
+    let published = published_flux(384);
+    let (mut modules, mut size) = (0, 0);
+    flux_config(384).init(&device()).for_each_linear(&mut |path, linear| {
+        let [input, output] = linear.features();
+        assert_eq!(published.0.get(&format!("{path}.weight")), Some(&vec![output, input]), "{path}");
+        if path.starts_with("double_blocks.") || path.starts_with("single_blocks.") {
+            modules += 1;
+            size += input + output;
+        }
+    });
+    assert_eq!((modules, size), (304, 4_786_176));
+}
+
+fn published_resnet(list: &mut Published, key: &str, input: usize, output: usize) {
+    list.layer(&format!("{key}.norm1"), &[input]);
+    list.layer(&format!("{key}.conv1"), &[output, input, 3, 3]);
+    list.layer(&format!("{key}.norm2"), &[output]);
+    list.layer(&format!("{key}.conv2"), &[output, output, 3, 3]);
+    if input != output {
+        list.layer(&format!("{key}.nin_shortcut"), &[output, input, 1, 1]);
+    }
+}
+
+fn published_autoencoder() -> Published {
+    let mut list = Published::default();
+    list.layer("encoder.conv_in", &[128, 3, 3, 3]);
+    for (level, (input, output)) in [(128, 128), (128, 256), (256, 512), (512, 512)].into_iter().enumerate() {
+        published_resnet(&mut list, &format!("encoder.down.{level}.block.0"), input, output);
+        published_resnet(&mut list, &format!("encoder.down.{level}.block.1"), output, output);
+        if level < 3 {
+            list.layer(&format!("encoder.down.{level}.downsample.conv"), &[output, output, 3, 3]);
+        }
+    }
+    for side in ["encoder", "decoder"] {
+        published_resnet(&mut list, &format!("{side}.mid.block_1"), 512, 512);
+        published_resnet(&mut list, &format!("{side}.mid.block_2"), 512, 512);
+        list.layer(&format!("{side}.mid.attn_1.norm"), &[512]);
+        for part in ["q", "k", "v", "proj_out"] {
+            list.layer(&format!("{side}.mid.attn_1.{part}"), &[512, 512, 1, 1]);
+        }
+    }
+    list.layer("encoder.norm_out", &[512]);
+    list.layer("encoder.conv_out", &[32, 512, 3, 3]);
+    list.layer("decoder.conv_in", &[512, 16, 3, 3]);
+    for (level, (input, output)) in [(256, 128), (512, 256), (512, 512), (512, 512)].into_iter().enumerate() {
+        published_resnet(&mut list, &format!("decoder.up.{level}.block.0"), input, output);
+        published_resnet(&mut list, &format!("decoder.up.{level}.block.1"), output, output);
+        published_resnet(&mut list, &format!("decoder.up.{level}.block.2"), output, output);
+        if level > 0 {
+            list.layer(&format!("decoder.up.{level}.upsample.conv"), &[output, output, 3, 3]);
+        }
+    }
+    list.layer("decoder.norm_out", &[128]);
+    list.layer("decoder.conv_out", &[3, 128, 3, 3]);
+    list
+}
+
+#[test]
+fn the_autoencoder_has_the_keys_of_the_published_file() {
+    let config = AutoEncoderConfig {
+        block_out_channels: vec![128, 256, 512, 512],
+        layers_per_block: 2,
+        latent_channels: 16,
+        norm_num_groups: 32,
+        scaling_factor: 0.3611,
+        shift_factor: 0.1159,
+    };
+    let autoencoder = config.init(&device());
+    assert_published(&autoencoder, &autoencoder::keys::BFL, &published_autoencoder(), 244, 83_819_683);
+    assert_eq!(parameters(&shapes(&autoencoder.encoder)), 34_274_208);
+    assert_eq!(parameters(&shapes(&autoencoder.decoder)), 49_545_475);
+}
+
+#[test]
+fn t5_has_the_keys_of_the_published_file() {
+    let mut list = Published::default();
+    list.tensor("shared.weight", &[32128, 4096]);
+    list.tensor("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", &[32, 64]);
+    for block in 0..24 {
+        let key = |part: &str| format!("encoder.block.{block}.layer.{part}.weight");
+        for part in ["q", "k", "v", "o"] {
+            list.tensor(&key(&format!("0.SelfAttention.{part}")), &[4096, 4096]);
+        }
+        list.tensor(&key("0.layer_norm"), &[4096]);
+        list.tensor(&key("1.DenseReluDense.wi_0"), &[10240, 4096]);
+        list.tensor(&key("1.DenseReluDense.wi_1"), &[10240, 4096]);
+        list.tensor(&key("1.DenseReluDense.wo"), &[4096, 10240]);
+        list.tensor(&key("1.layer_norm"), &[4096]);
+    }
+    list.tensor("encoder.final_layer_norm.weight", &[4096]);
+
+    let config = T5Config { vocab_size: 32128, d_model: 4096, d_kv: 64, d_ff: 10240, num_layers: 24, num_heads: 64 };
+    assert_published(&config.init(&device()), &t5::keys::TRANSFORMERS, &list, 219, 4_762_310_656);
+}
+
+#[test]
+fn clip_has_the_keys_of_the_published_file() {
+    let mut list = Published::default();
+    list.tensor("text_model.embeddings.token_embedding.weight", &[49408, 768]);
+    list.tensor("text_model.embeddings.position_embedding.weight", &[77, 768]);
+    for layer in 0..12 {
+        let key = |part: &str| format!("text_model.encoder.layers.{layer}.{part}");
+        list.layer(&key("layer_norm1"), &[768]);
+        list.layer(&key("layer_norm2"), &[768]);
+        for part in ["q_proj", "k_proj", "v_proj", "out_proj"] {
+            list.layer(&key(&format!("self_attn.{part}")), &[768, 768]);
+        }
+        list.layer(&key("mlp.fc1"), &[3072, 768]);
+        list.layer(&key("mlp.fc2"), &[768, 3072]);
+    }
+    list.layer("text_model.final_layer_norm", &[768]);
+
+    let config = ClipConfig {
+        vocab_size: 49408,
+        hidden_size: 768,
+        intermediate_size: 3072,
+        num_layers: 12,
+        num_heads: 12,
+        max_position_embeddings: 77,
+    };
+    assert_published(&config.init(&device()), &clip::keys::TRANSFORMERS, &list, 196, 123_060_480);
+}

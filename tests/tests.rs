@@ -1,0 +1,19 @@
+//! The one test binary: what every crate promises, asked from outside. `tests/README.md` says what each module proves.
+
+// The device, random modules, folders that clean up after themselves, the program. Whatever two modules need.
+mod support;
+
+// Numbers recorded from the reference implementations: the program itself compares them, here it is watched doing so.
+mod parity;
+
+// Published key lists: names and shapes of the real checkpoints against our modules, nothing allocated.
+mod keys;
+
+// Laws that hold for any weights and any pictures.
+mod property;
+
+// Files: strict loading, whole or no writing, errors that name the key.
+mod checkpoint;
+
+// The program: help, messages, hints, exit codes, files written.
+mod cli;

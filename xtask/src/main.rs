@@ -1,0 +1,119 @@
+//! Launches `ace` with the right cargo flags, and runs every check: `cargo xtask sample`, `cargo xtask check`.
+
+// Nobody else could tell the user how the launcher itself is used.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+const USAGE: &str = "\
+Usage: cargo xtask <verb> [--backend NAME] [options of the verb]
+
+  sample | train | eval | verify   builds `ace` for one backend and runs it; --help after the verb lists its options
+  check                            fmt, clippy, test and doc, cheapest first
+
+Backends: flex (default: pure Rust on the CPU), wgpu, vulkan, metal, cuda, rocm, and wgpu-software, which is wgpu for a
+software Vulkan device. Each but flex has a target folder of its own, because a build of one takes long.";
+
+const VERBS: [&str; 4] = ["sample", "train", "eval", "verify"];
+const CPU: &str = "flex";
+const SOFTWARE: &str = "wgpu-software";
+/// Exit code for words that are not understood.
+const MISUSED: u8 = 2;
+
+fn main() -> ExitCode {
+    let mut words = env::args_os().skip(1);
+    let verb = words.next().unwrap_or_default();
+    match verb.to_str() {
+        Some(verb) if VERBS.contains(&verb) => launch(verb, words.collect()),
+        Some("check") => check(),
+        Some("" | "help" | "-h" | "--help") => {
+            println!("{USAGE}");
+            ExitCode::SUCCESS
+        }
+        _ => misused(&format!("there is no verb {verb:?}")),
+    }
+}
+
+/// Runs `ace <verb>`, built for the backend that the words name.
+fn launch(verb: &str, words: Vec<OsString>) -> ExitCode {
+    let Some((features, words)) = take_backend(words) else { return misused("--backend needs a name") };
+    let mut cargo = cargo("run");
+    cargo.args(["--release", "--package", "ace-cli", "--no-default-features", "--features"]).arg(&features);
+    if features != CPU {
+        cargo.arg("--target-dir").arg(root().join("target").join(&features));
+    }
+    let backend = if features == SOFTWARE { "wgpu" } else { &features };
+    // Before the words of the verb: what follows a `--` among them would be no option any more.
+    cargo.args(["--", verb, "--backend", backend]).args(words);
+    finish(&mut cargo)
+}
+
+/// Takes `--backend NAME` or `--backend=NAME` out of the words; everything else is the verb's own.
+fn take_backend(words: Vec<OsString>) -> Option<(String, Vec<OsString>)> {
+    let (mut backend, mut rest) = (CPU.to_owned(), Vec::new());
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        match word.to_str() {
+            Some("--backend") => backend = words.next()?.into_string().ok()?,
+            Some(word) if word.starts_with("--backend=") => backend = word["--backend=".len()..].to_owned(),
+            _ => rest.push(word),
+        }
+    }
+    Some((backend, rest))
+}
+
+/// Every check, cheapest first; the first that fails ends it.
+fn check() -> ExitCode {
+    let checks: [&[&str]; 4] = [
+        &["fmt", "--all", "--check"],
+        &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
+        &["test", "--workspace"],
+        &["doc", "--workspace", "--no-deps"],
+    ];
+    for words in checks {
+        eprintln!("cargo {}", words.join(" "));
+        let mut cargo = cargo(words[0]);
+        cargo.args(&words[1..]).env("RUSTDOCFLAGS", "-D warnings");
+        let code = finish(&mut cargo);
+        if code != ExitCode::SUCCESS {
+            return code;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// The cargo that runs us, on this workspace, whatever the current folder is.
+fn cargo(command: &str) -> Command {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.arg(command).arg("--manifest-path").arg(root().join("Cargo.toml"));
+    cargo
+}
+
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+/// Runs a command to its end and passes its exit code on.
+fn finish(command: &mut Command) -> ExitCode {
+    match command.status() {
+        Ok(status) => match status.code() {
+            Some(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+            None => ExitCode::FAILURE, // ended by a signal
+        },
+        Err(error) => {
+            eprintln!("error: cargo cannot be started: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn misused(problem: &str) -> ExitCode {
+    eprintln!("error: {problem}\n\n{USAGE}");
+    ExitCode::from(MISUSED)
+}
