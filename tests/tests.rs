@@ -15,5 +15,11 @@ mod property;
 // Files: strict loading, whole or no writing, errors that name the key.
 mod checkpoint;
 
+// Learning: exact resumption, adapters, widening, clipping.
+mod train;
+
+// The shipped miniature: a recorded edit and the first losses of a recipe.
+mod golden;
+
 // The program: help, messages, hints, exit codes, files written.
 mod cli;

@@ -64,8 +64,12 @@ pub fn name(device: &Device) -> String {
 /// How many parts of a training step to measure at once: on the CPU one for each thread of the processor, because small
 /// networks leave most of them idle; on a card one, because it has its own queue.
 pub fn workers(device: &Device) -> usize {
-    let is_cpu = maker(CPU).is_some_and(|make| make() == *device);
-    if is_cpu { threads() } else { 1 }
+    if is_cpu(device) { threads() } else { 1 }
+}
+
+/// Whether a device is the processor itself.
+pub fn is_cpu(device: &Device) -> bool {
+    maker(CPU).is_some_and(|make| make() == *device)
 }
 
 /// Backends that are part of this build.

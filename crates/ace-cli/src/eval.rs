@@ -73,7 +73,7 @@ fn tasks(names: &[String]) -> anyhow::Result<Vec<Task>> {
 
 /// The share of edits that succeeded, as the judge has it.
 fn success(score: &Score) -> f32 {
-    score.strict_success_rate
+    score.success_rate
 }
 
 /// One line per task, then the means over the tasks without and with references.
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     fn score(success: f32, decibel: Option<f32>) -> Score {
-        Score { strict_success_rate: success, psnr_changed: decibel, psnr_outside_mask: decibel, ..Score::of(&[]) }
+        Score { success_rate: success, psnr_changed: decibel, psnr_outside_mask: decibel, ..Score::of(&[]) }
     }
 
     fn row(task: &str, has_reference: bool, success: f32) -> Row {

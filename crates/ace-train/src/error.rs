@@ -31,13 +31,15 @@ pub enum Error {
         /// What to do.
         hint: String,
     },
-    /// The loss is not a number any more.
-    #[error("the loss of step {step} is {loss}")]
+    /// Loss or gradients are not numbers any more.
+    #[error("the {what} of step {step} is {value}")]
     Diverged {
         /// Step, counted from 1.
         step: u64,
-        /// The loss.
-        loss: f32,
+        /// Loss or gradient norm.
+        what: &'static str,
+        /// Its value.
+        value: f32,
     },
 }
 

@@ -16,11 +16,7 @@ use ace_plus::{
     Card, adapter,
     checkpoint::{self, WeightFile},
 };
-use burn::{
-    module::{Module, Param},
-    prelude::*,
-    tensor::FloatDType,
-};
+use burn::{module::Module, prelude::*, tensor::FloatDType};
 use std::path::{Path, PathBuf};
 
 /// Where a run starts.
@@ -123,18 +119,18 @@ pub fn widen(mut flux: Flux, from: &FluxConfig, to: &FluxConfig) -> Result<Flux,
             return Err(Error::recipe("".as_ref(), format!("widen_from {old} to {new} columns: no known place")));
         }
     };
-    flux.img_in.weight = flux.img_in.weight.map(|weight| {
-        let [rows, columns] = weight.dims();
-        let gap = Tensor::zeros([rows, new - old], &weight.device());
-        let head = weight.clone().narrow(1, 0, keep);
-        let parts = match columns - keep {
-            0 => vec![head, gap],
-            rest => vec![head, gap, weight.narrow(1, keep, rest)],
-        };
-        Tensor::cat(parts, 1)
-    });
-    // The old parameter's shape travels with its id; a fresh one keeps an optimizer from mixing them up.
-    flux.img_in.weight = Param::from_tensor(flux.img_in.weight.val());
+    let weight = flux.img_in.weight.val();
+    let is_autodiff = weight.device().is_autodiff();
+    // A parameter is a leaf: the columns are put together outside the graph.
+    let weight = if is_autodiff { weight.inner() } else { weight };
+    let [rows, columns] = weight.dims();
+    let gap = Tensor::zeros([rows, new - old], &weight.device());
+    let head = weight.clone().narrow(1, 0, keep);
+    let parts = match columns - keep {
+        0 => vec![head, gap],
+        rest => vec![head, gap, weight.narrow(1, keep, rest)],
+    };
+    flux.img_in.weight = params::learned_param(flux.img_in.weight.id, Tensor::cat(parts, 1), is_autodiff);
     Ok(flux)
 }
 

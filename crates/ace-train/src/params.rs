@@ -112,21 +112,9 @@ pub fn initialize<M: Module>(module: M, name: &str, seed: u64, device: &Device) 
 ///
 /// burn's own clipping looks at each tensor alone, which changes the direction of the step.
 pub fn clip_global_norm<M: Module>(module: &M, mut grads: GradientsParams, max_norm: f64) -> (GradientsParams, f32) {
-    struct Squares<'a> {
-        grads: &'a GradientsParams,
-        sums: Vec<Tensor<1>>,
-    }
-    impl ModuleVisitor for Squares<'_> {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if let Some(grad) = self.grads.get::<D>(param.id) {
-                let grad = grad.cast(DType::F32);
-                self.sums.push((grad.clone() * grad).sum());
-            }
-        }
-    }
     struct Scale<'a> {
         grads: &'a mut GradientsParams,
-        factor: f32,
+        factor: f64,
     }
     impl ModuleVisitor for Scale<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -135,16 +123,39 @@ pub fn clip_global_norm<M: Module>(module: &M, mut grads: GradientsParams, max_n
             }
         }
     }
-    let mut squares = Squares { grads: &grads, sums: Vec::new() };
+    let mut norm = global_norm(module, &grads, 1.0);
+    if norm.is_infinite() {
+        // Squares leave f32 long before the gradients do: a fresh network on a plain picture gets there.
+        const TINY: f64 = 1e-16;
+        norm = global_norm(module, &grads, TINY) / TINY;
+    }
+    if norm.is_finite() && norm > max_norm {
+        module.visit(&mut Scale { grads: &mut grads, factor: max_norm / norm });
+    }
+    (grads, norm as f32)
+}
+
+/// L2 norm of all gradients times `factor`.
+fn global_norm<M: Module>(module: &M, grads: &GradientsParams, factor: f64) -> f64 {
+    struct Squares<'a> {
+        grads: &'a GradientsParams,
+        factor: f64,
+        sums: Vec<Tensor<1>>,
+    }
+    impl ModuleVisitor for Squares<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(grad) = self.grads.get::<D>(param.id) {
+                let grad = grad.cast(DType::F32) * self.factor;
+                self.sums.push((grad.clone() * grad).sum());
+            }
+        }
+    }
+    let mut squares = Squares { grads, factor, sums: Vec::new() };
     module.visit(&mut squares);
     if squares.sums.is_empty() {
-        return (grads, 0.0);
+        return 0.0;
     }
-    let norm = Tensor::cat(squares.sums, 0).sum().sqrt().into_scalar::<f32>();
-    if f64::from(norm) > max_norm {
-        module.visit(&mut Scale { grads: &mut grads, factor: (max_norm / f64::from(norm)) as f32 });
-    }
-    (grads, norm)
+    f64::from(Tensor::cat(squares.sums, 0).sum().into_scalar::<f32>()).sqrt()
 }
 
 /// An exponential moving average of the parameters that learn.
@@ -194,7 +205,7 @@ impl Ema {
 }
 
 /// A parameter that learns, from a value without gradients.
-fn learned_param<const D: usize>(id: ParamId, value: Tensor<D>, is_autodiff: bool) -> Param<Tensor<D>> {
+pub(crate) fn learned_param<const D: usize>(id: ParamId, value: Tensor<D>, is_autodiff: bool) -> Param<Tensor<D>> {
     let mut param = Param::from_tensor(if is_autodiff { Tensor::from_inner(value) } else { value });
     param.id = id;
     param

@@ -115,6 +115,7 @@ struct Run<'a> {
     options: &'a RunOptions,
     recipe: Recipe,
     card: Card,
+    card_folder: PathBuf,
     weights: Vec<PathBuf>,
     data: Box<dyn Dataset>,
     device: &'a Device,
@@ -129,8 +130,9 @@ impl<'a> Run<'a> {
         let card_path = folder.join(&recipe.card);
         let card = Card::load(&card_path)?;
         let card_folder = if card_path.is_dir() { &card_path } else { card_path.parent().unwrap_or(folder) };
+        let card_folder = card_folder.to_owned();
         let weights = match recipe.weights.is_empty() {
-            true => vec![card_folder.to_owned()],
+            true => vec![card_folder.clone()],
             false => recipe.weights.iter().map(|weights| folder.join(weights)).collect(),
         };
         let data = open_data(&recipe, folder, &options.recipe)?;
@@ -144,17 +146,16 @@ impl<'a> Run<'a> {
             ));
         }
         fs::create_dir_all(&options.out).map_err(ace_plus::Error::io(&options.out))?;
-        Ok(Self { options, recipe, card, weights, data, device })
+        Ok(Self { options, recipe, card, card_folder, weights, data, device })
     }
 
     fn start(&self) -> Start<'_> {
         Start { recipe: &self.recipe, card: &self.card, weights: &self.weights }
     }
 
-    /// Tokenizers stand beside the weights of the card, even when the run starts from other weights.
+    /// Tokenizers stand beside the card, even when the run starts from other weights.
     fn tokenizers(&self) -> Result<Tokenizers, Error> {
-        let folder = self.options.recipe.parent().unwrap_or(Path::new(""));
-        Ok(Tokenizers::load(&self.card, folder)?)
+        Ok(Tokenizers::load(&self.card, &self.card_folder)?)
     }
 
     fn note(&self) -> String {

@@ -88,7 +88,7 @@ impl<M: Module + Sync> Trainer<M> {
     /// the result does not depend on who was faster.
     ///
     /// # Errors
-    /// If an example cannot be had, or the loss is no finite number; the model is then as before.
+    /// If an example cannot be had, or loss or gradients are no finite numbers; the model is then as before.
     pub fn step<O: Objective<Model = M>>(&mut self, objective: &mut O, workers: usize) -> Result<StepReport, Error> {
         let parts: Vec<_> = objective.parts(self.step)?.into_iter().map(|part| Mutex::new(Some(part))).collect();
         let results: Vec<_> = parts.iter().map(|_| Mutex::new(None)).collect();
@@ -124,9 +124,12 @@ impl<M: Module + Sync> Trainer<M> {
         }
         let loss = total as f32;
         if !loss.is_finite() {
-            return Err(Error::Diverged { step: self.step + 1, loss });
+            return Err(Error::Diverged { step: self.step + 1, what: "loss", value: loss });
         }
         let (grads, grad_norm) = params::clip_global_norm(&self.model, sum.grads(), self.recipe.clip_norm);
+        if !grad_norm.is_finite() {
+            return Err(Error::Diverged { step: self.step + 1, what: "gradient norm", value: grad_norm });
+        }
         let learning_rate = self.recipe.learning_rate_at(self.step);
         self.model = self.optimizer.step(learning_rate, self.model.clone(), grads);
         self.step += 1;

@@ -1,0 +1,95 @@
+//! The shipped miniature does today what it did when it was recorded. `UPDATE_EXPECT=1 cargo test golden` records anew.
+
+use crate::support::{self, TestDir};
+use ace_plus::{Ace, Card, Edit, canvas::Plane, checkpoint, latents, picture};
+use ace_train::run::{Report, RunOptions, train};
+use burn::prelude::*;
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn tiny() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny")
+}
+
+fn updating() -> bool {
+    std::env::var_os("UPDATE_EXPECT").is_some()
+}
+
+/// The shipped example, from a noise of its own.
+fn shipped_edit(card: &Card, noise: TensorData) -> Edit {
+    let words = fs::read_to_string(tiny().join("examples/instruction.txt")).expect("shipped");
+    let image = picture::read_rgb(&tiny().join("examples/image.png")).expect("shipped");
+    let mask = picture::read_mask(&tiny().join("examples/mask.png")).expect("shipped");
+    let mut edit = Edit::new(words.trim()).image(image).mask(mask).task(card, "recolor").expect("a task of the card");
+    edit.noise = Some(noise);
+    edit
+}
+
+/// The comparison itself is a case of `ace verify`, which `parity.rs` watches; this records what it compares with, and
+/// holds the edit to what it is for: the circle is green, and nothing else has moved.
+#[test]
+fn the_shipped_edit_turns_the_red_circle_green_and_keeps_the_rest() {
+    let device = support::device();
+    let card = Card::load(&tiny()).expect("valid");
+    let ace = Ace::load(&card, &tiny(), &device).expect("shipped");
+    let noise = latents::noise([1, 16, 8, 8], &mut latents::rng(7, 0), &device).into_data();
+    let edit = shipped_edit(&card, noise.clone());
+    let edited = ace.run(&edit, &mut |_| true).expect("edits");
+    if updating() {
+        let picture = Plane::from_rgb(&edited.image);
+        let tensors = BTreeMap::from([
+            ("input.noise".to_owned(), noise),
+            ("output.tokens".to_owned(), edited.tokens.clone().into_data()),
+            ("output.picture".to_owned(), TensorData::new(picture.data, [3, picture.height, picture.width])),
+        ]);
+        let path = support::data("parity").join("miniature_edit.safetensors");
+        checkpoint::write(&path, &tensors, &[("made_with", "this project, flex")]).expect("writable");
+    }
+    let (image, mask) = (edit.image.expect("given"), edit.mask.expect("given"));
+    let (mut green, mut red) = (0, 0);
+    for (x, y, after) in edited.image.enumerate_pixels() {
+        let before = image.get_pixel(x, y);
+        if mask.get_pixel(x, y).0[0] == 0 {
+            assert_eq!(before, after, "the pixel at {x},{y} is outside the mask");
+        } else if before.0[0] > 150 && before.0[1] < 80 {
+            red += 1;
+            green += usize::from(after.0[1] > after.0[0] && after.0[1] > after.0[2]);
+        }
+    }
+    assert!(red > 100 && green * 10 > red * 9, "{green} of {red} red pixels became green");
+}
+
+#[test]
+fn the_first_losses_of_the_adapter_recipe_are_the_recorded_ones() {
+    let dir = TestDir::new("golden");
+    let options = RunOptions {
+        recipe: tiny().join("lora-subject.toml"),
+        out: dir.file("out"),
+        resume: false,
+        steps: None,
+        batch: Some(4),
+        workers: 2,
+    };
+    let mut losses = Vec::new();
+    train(&options, &support::device(), &mut |report| {
+        if let Report::Step(step) = report {
+            losses.push(f64::from(step.loss));
+        }
+        losses.len() < 3
+    })
+    .expect("learns");
+    let path = support::data("golden").join("losses.json");
+    if updating() {
+        fs::create_dir_all(support::data("golden")).expect("writable");
+        fs::write(&path, serde_json::to_string(&losses).expect("numbers")).expect("writable");
+    }
+    let expected: Vec<f64> = serde_json::from_slice(&fs::read(&path).expect("recorded")).expect("numbers");
+    assert_eq!(losses.len(), expected.len());
+    for (ours, expected) in losses.iter().zip(&expected) {
+        // Another processor sums in another order.
+        assert!((ours / expected - 1.0).abs() < 1e-3, "{losses:?} are not {expected:?}");
+    }
+}

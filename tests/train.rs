@@ -1,0 +1,214 @@
+//! Learning: it learns, it goes on exactly where it stopped, it moves what it should and nothing else.
+
+use crate::support::{self, TestDir, distance, random};
+use ace_nn::{flux::keys::BFL, lora::Linear};
+use ace_plus::{
+    Card,
+    checkpoint::{self, WeightFile},
+};
+use ace_train::{
+    Error, networks,
+    params::clip_global_norm,
+    run::{Outcome, Report, RunOptions, train},
+};
+use burn::{
+    module::{Module, Param},
+    optim::GradientsParams,
+    prelude::*,
+};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// A recipe on the miniature's card with fresh networks; `more` replaces or adds lines before the sections.
+fn write_recipe(dir: &TestDir, name: &str, top: &str, data: &str, optimizer: &str) -> PathBuf {
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
+    let tiny = tiny.canonicalize().expect("the miniature is shipped");
+    let path = dir.file(&format!("{name}.toml"));
+    let text = format!(
+        "name = {name:?}\ncard = {tiny:?}\nlog_every = 1\npreview_every = 0\n{top}\n\
+         [data]\nworld = 64\n{data}\n[optimizer]\n{optimizer}\n"
+    );
+    fs::write(&path, text).expect("writable");
+    path
+}
+
+fn options(recipe: &Path, out: PathBuf) -> RunOptions {
+    RunOptions { recipe: recipe.to_owned(), out, resume: false, steps: None, batch: None, workers: 1 }
+}
+
+/// Runs to the end and gives the losses.
+fn losses(options: &RunOptions) -> Vec<f32> {
+    let mut losses = Vec::new();
+    let outcome = train(options, &support::device(), &mut |report| {
+        if let Report::Step(step) = report {
+            losses.push(step.loss);
+        }
+        true
+    });
+    assert!(matches!(outcome, Ok(Outcome::Finished { .. })), "{outcome:?}");
+    losses
+}
+
+const FRESH: &str = "train = [\"flux\", \"t5\", \"clip\"]\nfresh = [\"flux\", \"t5\", \"clip\"]\nsave_every = 2";
+const SHORT: &str =
+    "steps = 4\nbatch = 4\naccumulate = 2\nlearning_rate = 1e-3\nwarmup = 2\nschedule = \"cosine\"\nema = 0.9";
+
+#[test]
+fn a_run_that_was_killed_goes_on_bit_by_bit_whatever_the_number_of_workers() {
+    let dir = TestDir::new("train-whole");
+    let recipe = write_recipe(&dir, "run", &format!("{FRESH}\ndrop_instruction = 0.5"), "pool = 24", SHORT);
+    let whole = options(&recipe, dir.file("whole"));
+    let expected = losses(&whole);
+
+    let mut broken = RunOptions { workers: 2, ..options(&recipe, dir.file("broken")) };
+    let outcome = train(&broken, &support::device(), &mut |report| !matches!(report, Report::Step(s) if s.step == 2));
+    assert_eq!(outcome.expect("stops"), Outcome::Stopped { step: 2 });
+    // What a kill leaves behind: half a checkpoint, and a log that is ahead of the whole one.
+    fs::create_dir_all(broken.out.join("checkpoint.part")).expect("writable");
+    fs::write(broken.out.join("checkpoint.part/weights.safetensors"), b"half").expect("writable");
+    let log = broken.out.join("log.jsonl");
+    let mut lines = fs::read_to_string(&log).expect("readable");
+    lines.push_str("{\"step\":3,\"loss\":0.5,\"grad_no");
+    fs::write(&log, lines).expect("writable");
+
+    let refused = train(&broken, &support::device(), &mut |_| true).expect_err("there is a run already");
+    assert!(refused.hint().is_some_and(|hint| hint.contains("--resume")), "{refused}");
+    broken.resume = true;
+    assert_eq!(losses(&broken), expected[2..], "losses after the break");
+    for file in ["flux.safetensors", "t5.safetensors", "clip.safetensors"] {
+        let bytes = |out: &Path| fs::read(out.join(file)).expect("written");
+        assert!(bytes(&whole.out) == bytes(&broken.out), "{file} differs");
+    }
+    let log = |out: &Path| fs::read_to_string(out.join("log.jsonl")).expect("written");
+    assert_eq!(log(&whole.out), log(&broken.out));
+}
+
+#[test]
+fn a_checkpoint_of_another_recipe_is_refused() {
+    let dir = TestDir::new("train-other-recipe");
+    let recipe = |rate: &str| {
+        let optimizer = format!("steps = 1\nbatch = 1\nlearning_rate = {rate}");
+        write_recipe(&dir, "run", FRESH, "pool = 2", &optimizer)
+    };
+    let mut options = options(&recipe("1e-3"), dir.file("out"));
+    losses(&options);
+    options.resume = true;
+    recipe("2e-3");
+    let refused = train(&options, &support::device(), &mut |_| true).expect_err("another recipe");
+    assert!(matches!(refused, Error::State { .. }) && refused.to_string().contains("another recipe"), "{refused}");
+}
+
+#[test]
+fn one_example_is_learned_by_heart() {
+    let dir = TestDir::new("train-by-heart");
+    let optimizer = "steps = 100\nbatch = 4\naccumulate = 2\nlearning_rate = 3e-3\nwarmup = 5";
+    let recipe = write_recipe(&dir, "run", FRESH, "pool = 1\ntasks = [\"recolor\"]", optimizer);
+    let losses = losses(&RunOptions { workers: 2, ..options(&recipe, dir.file("out")) });
+    let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len() as f32;
+    let (first, last) = (mean(&losses[..5]), mean(&losses[95..]));
+    assert!(last < 0.5 * first, "the loss went from {first} to {last}");
+}
+
+#[test]
+fn an_adapter_run_writes_the_branches_alone_and_both_factors_move() {
+    let dir = TestDir::new("train-adapter");
+    let base = options(
+        &write_recipe(&dir, "base", FRESH, "pool = 2", "steps = 1\nbatch = 1\nlearning_rate = 1e-3"),
+        dir.file("base"),
+    );
+    losses(&base);
+    let before = fs::read(base.out.join("flux.safetensors")).expect("written");
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
+    let top = format!(
+        "train = [\"flux\"]\nweights = [{:?}, {:?}]\n[lora]\nrank = 2\nalpha = 2.0",
+        base.out,
+        tiny.canonicalize().expect("the miniature is shipped")
+    );
+    let recipe = write_recipe(&dir, "adapter", &top, "pool = 4", "steps = 3\nbatch = 2\nlearning_rate = 1e-2");
+    let run = options(&recipe, dir.file("out"));
+    losses(&run);
+
+    let file = WeightFile::open(&run.out.join("adapter.safetensors")).expect("written");
+    let shapes = file.shapes().expect("readable");
+    // Ten layers a double block, three a single one; two factors and alpha each.
+    assert_eq!(shapes.len(), 3 * (2 * 10 + 4 * 3));
+    for key in shapes.keys().filter(|key| key.ends_with("lora_up.weight")) {
+        let moved = support::values(file.tensor::<2>(key, None, &support::device()).expect("readable"));
+        assert!(moved.iter().any(|value| *value != 0.0), "{key} is still zero");
+    }
+    assert!(before == fs::read(base.out.join("flux.safetensors")).expect("there"), "the base moved");
+    let checkpoint = run.out.join("checkpoint-3/weights.safetensors");
+    let kept = WeightFile::open(&checkpoint).expect("written").shapes().expect("readable");
+    assert!(kept.keys().all(|key| key.contains(".lora.")), "a checkpoint holds frozen weights");
+}
+
+#[test]
+fn widened_columns_change_nothing_at_first_and_masks_keep_their_columns() {
+    for (from, to, kept) in [(64, 448, 64), (384, 448, 128)] {
+        let narrow = support::flux(from);
+        let wide =
+            networks::widen(narrow.clone(), &support::flux_config(from), &support::flux_config(to)).expect("known");
+        let (old, new) = (narrow.img_in.weight.val(), wide.img_in.weight.val());
+        let moved = to - from;
+        assert_eq!(new.dims(), [32, to]);
+        assert_eq!(distance(new.clone().narrow(1, 0, kept), old.clone().narrow(1, 0, kept)), 0.0);
+        let gap = new.clone().narrow(1, kept, moved);
+        assert_eq!(distance(gap.clone(), gap.zeros_like()), 0.0);
+        if from > kept {
+            assert_eq!(distance(new.narrow(1, kept + moved, from - kept), old.narrow(1, kept, from - kept)), 0.0);
+        }
+    }
+    assert!(networks::widen(support::flux(384), &support::flux_config(384), &support::flux_config(512)).is_err());
+}
+
+#[test]
+fn clipping_looks_at_all_gradients_together_even_where_squares_overflow() {
+    #[derive(Module, Debug)]
+    struct Pair {
+        a: Linear,
+        b: Linear,
+    }
+    let device = support::device().autodiff();
+    let linear = |value: Tensor<2>| Linear {
+        weight: Param::from_tensor(Tensor::from_inner(value)),
+        bias: None,
+        lora: Vec::new(),
+    };
+    for size in [1.0f32, 1e25] {
+        let pair = Pair { a: linear(random([2, 2], 1)), b: linear(random([2, 2], 2)) };
+        // Gradients of 3·size and 4·size in one number each: together 5·size.
+        let pick = Tensor::<2>::from_data([[1.0f32, 0.0], [0.0, 0.0]], &device);
+        let loss = (pair.a.weight.val() * pick.clone()).sum() * (3.0 * size)
+            + (pair.b.weight.val() * pick).sum() * (4.0 * size);
+        let mut grads = loss.backward();
+        let grads = GradientsParams::from_module(&mut grads, &pair);
+        let (clipped, norm) = clip_global_norm(&pair, grads, 1.0);
+        assert!((norm / (5.0 * size) - 1.0).abs() < 1e-5, "{norm}");
+        let first = |id| support::values(clipped.get::<2>(id).expect("has a gradient"))[0];
+        assert!((first(pair.a.weight.id) - 0.6).abs() < 1e-5 && (first(pair.b.weight.id) - 0.8).abs() < 1e-5);
+    }
+}
+
+#[test]
+fn the_shipped_card_and_its_base_agree_but_for_the_input() {
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
+    let (card, base) = (Card::load(&tiny), Card::load(&tiny.join("base-card.toml")));
+    let (card, base) = (card.expect("valid"), base.expect("valid"));
+    assert_eq!((card.autoencoder, card.t5, card.clip), (base.autoencoder, base.t5, base.clip));
+    assert_eq!((card.flux.in_channels, base.flux.in_channels), (448, 64));
+    let same_input = ace_nn::flux::FluxConfig { in_channels: 448, ..base.flux };
+    assert_eq!(card.flux, same_input);
+    // A file of the base does not load as the card's transformer: the one layer that differs is named.
+    let dir = TestDir::new("train-card");
+    let narrow = support::randomize(
+        ace_nn::flux::FluxConfig { in_channels: 64, ..card.flux.clone() }.init(&support::device()),
+        1,
+    );
+    let path = dir.file("flux.safetensors");
+    checkpoint::write(&path, &checkpoint::collect(&narrow, &BFL, "", None), &[]).expect("writable");
+    let file = WeightFile::open(&path).expect("written");
+    let error = file.load(card.flux.init(&support::device()), &BFL, "", None, &support::device()).expect_err("differs");
+    assert!(error.to_string().contains("img_in.weight has shape"), "{error}");
+}
