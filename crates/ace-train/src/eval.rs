@@ -4,7 +4,7 @@
 use crate::{
     Error, autoencoder,
     judge::{Score, Verdict, judge},
-    run::edit_of,
+    preview::edit_of,
     shapes::{Split, Task, World},
 };
 use ace_plus::{Ace, unit};

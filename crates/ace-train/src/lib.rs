@@ -13,6 +13,7 @@ pub mod judge;
 pub mod networks;
 pub mod params;
 pub mod recipe;
+pub mod preview;
 pub mod run;
 pub mod shapes;
 pub mod state;

@@ -7,15 +7,16 @@ use crate::{
     example::{Dataset, Example, Manifest},
     flow::{FlowObjective, Networks},
     networks::{self, Start},
+    preview,
     recipe::{Network, Recipe},
     shapes::{Split, Task, World},
     state,
     trainer::{Objective, StepReport, Trainer},
 };
 use ace_nn::{autoencoder::AutoEncoder, clip, flux, t5};
-use ace_plus::{Ace, Card, Edit, text::Tokenizers, unit};
+use ace_plus::{Ace, Card, text::Tokenizers, unit};
 use burn::{module::Module, prelude::*, tensor::FloatDType};
-use image::{RgbImage, imageops};
+use image::RgbImage;
 use std::{
     fs,
     io::Write,
@@ -173,7 +174,7 @@ impl<'a> Run<'a> {
                 let decode = |plane| unit::download(model.decode(model.encode(unit::upload(plane, self.device))));
                 Ok(planes.iter().flat_map(|plane| [plane.to_rgb(), decode(plane).to_rgb()]).collect())
             });
-            Ok(sheet(&rows.collect::<Result<Vec<Vec<_>>, Error>>()?))
+            Ok(preview::sheet(&rows.collect::<Result<Vec<Vec<_>>, Error>>()?))
         })?;
         if stopped {
             return Ok(Outcome::Stopped { step: trainer.step });
@@ -226,8 +227,8 @@ impl<'a> Run<'a> {
         let examples = self.previews()?;
         let stopped = self.turn(&mut trainer, &mut objective, observer, &mut |model: &Networks| {
             let ace = self.ace(model, &encoder)?;
-            let rows = examples.iter().map(|example| preview_row(&ace, example));
-            Ok(sheet(&rows.collect::<Result<Vec<_>, Error>>()?))
+            let rows = examples.iter().map(|example| preview::row(&ace, example));
+            Ok(preview::sheet(&rows.collect::<Result<Vec<_>, Error>>()?))
         })?;
         if stopped {
             return Ok(Outcome::Stopped { step: trainer.step });
@@ -269,7 +270,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// One example per task, four at most.
+    /// The examples that previews show.
     fn previews(&self) -> Result<Vec<Example>, Error> {
         const ROWS: u64 = 6;
         (0..ROWS).map(|index| Ok(self.data.example(index)?)).collect()
@@ -281,7 +282,7 @@ impl<'a> Run<'a> {
         trainer: &mut Trainer<O::Model>,
         objective: &mut O,
         observer: Observer<'_>,
-        preview: &mut dyn FnMut(&O::Model) -> Result<RgbImage, Error>,
+        draw: &mut dyn FnMut(&O::Model) -> Result<RgbImage, Error>,
     ) -> Result<bool, Error> {
         let (recipe, out) = (&self.recipe, &self.options.out);
         if self.options.resume
@@ -309,7 +310,7 @@ impl<'a> Run<'a> {
             go_on = observer(Report::Step(report));
             if recipe.preview_every > 0 && (step.is_multiple_of(recipe.preview_every) || step == steps) {
                 let path = out.join(format!("preview-{step:06}.png"));
-                let picture = preview(&trainer.result())?;
+                let picture = draw(&trainer.result())?;
                 ace_plus::picture::write_png(&path, &picture)?;
                 go_on &= observer(Report::Preview { step, path });
             }
@@ -341,45 +342,6 @@ fn open_data(recipe: &Recipe, folder: &Path, path: &Path) -> Result<Box<dyn Data
     Ok(Box::new(World::new(recipe.data.world.unwrap_or_default(), &tasks, Split::Train)?))
 }
 
-/// Inputs, output and answer of one example, by the very edit that `sample` makes.
-fn preview_row(ace: &Ace, example: &Example) -> Result<Vec<RgbImage>, Error> {
-    let output = ace.edit(&edit_of(example), &mut |_| true)?;
-    let mut row = example.references.clone();
-    row.extend(example.image.clone());
-    row.extend([output, example.target.clone()]);
-    Ok(row)
-}
-
-/// An example as a user would ask for it; nothing is pasted back, so that the network alone is seen.
-pub fn edit_of(example: &Example) -> Edit {
-    let (width, height) = example.target.dimensions();
-    let mut edit = Edit::new(&example.instruction).size(width, height).repainting_scale(example.repainting_scale);
-    edit.image = example.image.clone();
-    edit.mask = example.mask.clone();
-    edit.references = example.references.clone();
-    edit.keep_outside = false;
-    edit
-}
-
-/// Rows of pictures, aligned right so that outputs and answers stand below each other.
-fn sheet(rows: &[Vec<RgbImage>]) -> RgbImage {
-    const GAP: u32 = 4;
-    let row_width = |row: &Vec<RgbImage>| row.iter().map(|picture| picture.width() + GAP).sum::<u32>();
-    let row_height = |row: &Vec<RgbImage>| row.iter().map(|picture| picture.height() + GAP).max().unwrap_or(0);
-    let width = rows.iter().map(row_width).max().unwrap_or(GAP);
-    let mut sheet = RgbImage::from_pixel(width, rows.iter().map(row_height).sum::<u32>().max(1), image::Rgb([255; 3]));
-    let mut top = 0;
-    for row in rows {
-        let mut left = width - row_width(row);
-        for picture in row {
-            imageops::replace(&mut sheet, picture, i64::from(left), i64::from(top));
-            left += picture.width() + GAP;
-        }
-        top += row_height(row);
-    }
-    sheet
-}
-
 /// JSON lines, one per logged step. A resumed run drops the lines that its checkpoint had not seen yet.
 struct Log {
     path: PathBuf,
@@ -405,19 +367,5 @@ impl Log {
     fn write(&mut self, report: &StepReport) -> Result<(), Error> {
         let line = serde_json::to_string(report).unwrap_or_default(); // plain numbers always serialize
         Ok(writeln!(self.file, "{line}").map_err(ace_plus::Error::io(&self.path))?)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sheet_aligns_rows_right() {
-        let picture = |grey| RgbImage::from_pixel(2, 2, image::Rgb([grey; 3]));
-        let sheet = sheet(&[vec![picture(10)], vec![picture(20), picture(30)]]);
-        assert_eq!(sheet.dimensions(), (12, 12));
-        assert_eq!(sheet.get_pixel(6, 0).0, [10; 3]);
-        assert_eq!(sheet.get_pixel(0, 6).0, [20; 3]);
     }
 }
