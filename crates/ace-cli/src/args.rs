@@ -114,10 +114,10 @@ pub struct SampleArgs {
     #[arg(long, value_name = "FILE", num_args = 0..=1)]
     #[allow(clippy::option_option)] // absent, present, present with a name: clap's own spelling of the three
     pub sheet: Option<Option<PathBuf>>,
-    /// Initial noise instead of the seed's: safetensors with `noise`, [1,16,h,w] or packed [1,L,64]
+    /// Initial noise instead of the seed's: safetensors with `noise`, `[1,16,h,w]` or packed `[1,L,64]`
     #[arg(long, value_name = "FILE")]
     pub noise: Option<PathBuf>,
-    /// Write the final latents: safetensors with `latents` [1,16,h,w] and `tokens` [1,L,64]
+    /// Write the final latents: safetensors with `latents` `[1,16,h,w]` and `tokens` `[1,L,64]`
     #[arg(long, value_name = "FILE")]
     pub save_latents: Option<PathBuf>,
     /// Where to compute: flex, wgpu, vulkan, metal, cuda or rocm, as far as compiled in
@@ -132,7 +132,7 @@ pub struct TrainArgs {
     /// What to train, on what, how long [default: models/tiny/lora-subject.toml]
     #[arg(long, value_name = "FILE")]
     pub recipe: Option<PathBuf>,
-    /// Where log, plot, previews, checkpoints and weights go [default: out/train/<name of the recipe>]
+    /// Where log, plot, previews, checkpoints and weights go [default: out/train/ and the name of the recipe]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Go on from the newest checkpoint in --out
