@@ -89,6 +89,7 @@ pub fn instruction(rng: &mut ChaCha8Rng, task: Task, slots: &[(&str, &str)]) -> 
     for word in template.split(' ') {
         match slot(word) {
             Some(name) => {
+                // Templates are constants of this file; a test says every one of every task.
                 let (_, value) = slots.iter().find(|(slot, _)| *slot == name).expect("a task fills its own slots");
                 words.extend(value.split(' '));
             }
