@@ -7,9 +7,12 @@ use ace_plus::{
     checkpoint::{self, WeightFile},
 };
 use ace_train::{
-    Error, networks,
+    Error,
+    example::Dataset,
+    networks,
     params::clip_global_norm,
     run::{Outcome, Report, RunOptions, train},
+    shapes::{Split, Task, World},
 };
 use burn::{
     module::{Module, Param},
@@ -83,6 +86,46 @@ fn a_run_that_was_killed_goes_on_bit_by_bit_whatever_the_number_of_workers() {
     }
     let log = |out: &Path| fs::read_to_string(out.join("log.jsonl")).expect("written");
     assert_eq!(log(&whole.out), log(&broken.out));
+}
+
+/// The pictures of the world's first examples as files, named by a manifest.
+fn write_manifest(dir: &TestDir, examples: u64) -> PathBuf {
+    let world = World::new(64, Task::ALL, Split::Train).expect("64 is a size of the world");
+    let save = |picture: image::DynamicImage, name: String| {
+        picture.save(dir.file(&name)).expect("writable");
+        name
+    };
+    let line = |index: u64| {
+        let example = world.example(index).expect("drawn");
+        let references = example.references.into_iter().enumerate();
+        let references: Vec<_> =
+            references.map(|(at, reference)| save(reference.into(), format!("{index}-reference-{at}.png"))).collect();
+        let line = serde_json::json!({
+            "instruction": example.instruction,
+            "target": save(example.target.into(), format!("{index}-target.png")),
+            "image": example.image.map(|image| save(image.into(), format!("{index}-image.png"))),
+            "mask": example.mask.map(|mask| save(mask.into(), format!("{index}-mask.png"))),
+            "references": references,
+            "repainting_scale": example.repainting_scale,
+        });
+        format!("{line}\n")
+    };
+    let path = dir.file("manifest.jsonl");
+    fs::write(&path, (0..examples).map(line).collect::<String>()).expect("writable");
+    path
+}
+
+#[test]
+fn a_manifest_of_the_worlds_pictures_is_learned_like_the_world() {
+    let dir = TestDir::new("train-manifest");
+    let examples = Task::ALL.len() as u64;
+    let world = write_recipe(&dir, "world", FRESH, &format!("pool = {examples}"), SHORT);
+    let manifest = write_manifest(&dir, examples);
+    let text = fs::read_to_string(&world).expect("written");
+    let from_files = dir.file("files.toml");
+    fs::write(&from_files, text.replace("world = 64", &format!("manifest = {manifest:?}"))).expect("writable");
+    let expected = losses(&options(&world, dir.file("world")));
+    assert_eq!(losses(&options(&from_files, dir.file("files"))), expected);
 }
 
 #[test]
