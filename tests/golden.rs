@@ -93,3 +93,19 @@ fn the_first_losses_of_the_adapter_recipe_are_the_recorded_ones() {
         assert!((ours / expected - 1.0).abs() < 1e-3, "{losses:?} are not {expected:?}");
     }
 }
+
+#[test]
+fn every_shipped_adapter_is_one_of_the_shipped_miniature_and_changes_what_it_predicts() {
+    let device = support::device();
+    let card = Card::load(&tiny()).expect("valid");
+    let noise = latents::noise([1, 16, 8, 8], &mut latents::rng(7, 0), &device).into_data();
+    let edit = shipped_edit(&card, noise).num_steps(1);
+    let plain = Ace::load(&card, &tiny(), &device).expect("shipped").run(&edit, &mut |_| true).expect("edits");
+    for name in ["subject", "local-editing", "restoration"] {
+        let mut ace = Ace::load(&card, &tiny(), &device).expect("shipped");
+        ace.add_lora(&tiny().join(format!("lora/{name}.safetensors")), 1.0).expect("an adapter of this model");
+        let edited = ace.run(&edit, &mut |_| true).expect("edits");
+        let moved = support::distance(edited.tokens, plain.tokens.clone());
+        assert!(moved > 1e-3 && moved < 1.0, "{name} moves the latents by {moved}");
+    }
+}
