@@ -155,13 +155,26 @@ fn bad_pictures_are_answered_before_any_work() {
 
     sample_fails(&dir, &["--image", "none.png"], 1, "none.png: ", "check the path");
     sample_fails(&dir, &["--image", "words.png"], 1, "words.png: not a readable picture", "PNG, JPEG, WebP and BMP");
-    sample_fails(&dir, &["--image", "half.png"], 1, "half.png: not a readable picture", "PNG, JPEG, WebP and BMP");
+    sample_fails(&dir, &["--image", "half.png"], 1, "half.png: not a readable picture: the file ends", "cut short");
     sample_fails(&dir, &["--image", "huge.bmp"], 1, "20000x20000", "16384");
     sample_fails(&dir, &["--image", "dot.png"], 2, "image is 1x1", "larger picture");
     sample_fails(&dir, &["--reference", "dot.png"], 2, "reference 1 is 1x1", "larger picture");
     let mask = |mask| ["--image", "image.png", "--mask", mask];
     sample_fails(&dir, &mask("other.png"), 2, "mask is 32x64 but image is 64x64", "cover the image exactly");
     sample_fails(&dir, &mask("black.png"), 2, "the mask is all black", "paint white");
+}
+
+#[test]
+fn what_is_not_taken_from_a_picture_is_said_in_one_line() {
+    let dir = TestDir::new("cli-notes");
+    let image = support::data("pictures").join("profile.jpg");
+    // The places for the output are looked at after the pictures, so that nothing has to be computed here.
+    let output = run(&dir, &["sample", WORDS[0], WORDS[1], "--image", &image.to_string_lossy(), "--out", "o.jpg"]);
+    let said = stderr(&output);
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!(lines.len(), 3, "{said}");
+    assert!(lines[0].starts_with("note: ") && lines[0].contains("profile.jpg: its colour profile"), "{said}");
+    assert!(lines[1].starts_with("error: "), "{said}");
 }
 
 #[test]

@@ -211,7 +211,17 @@ fn t5_has_the_keys_of_the_published_file() {
     }
     list.tensor("encoder.final_layer_norm.weight", &[4096]);
 
-    let config = T5Config { vocab_size: 32128, d_model: 4096, d_kv: 64, d_ff: 10240, num_layers: 24, num_heads: 64 };
+    let config = T5Config {
+        vocab_size: 32128,
+        d_model: 4096,
+        d_kv: 64,
+        d_ff: 10240,
+        num_layers: 24,
+        num_heads: 64,
+        relative_attention_num_buckets: 32,
+        relative_attention_max_distance: 128,
+        layer_norm_epsilon: 1e-6,
+    };
     assert_published(&config.init(&device()), &t5::keys::TRANSFORMERS, &list, 219, 4_762_310_656);
 }
 
@@ -239,6 +249,8 @@ fn clip_has_the_keys_of_the_published_file() {
         num_layers: 12,
         num_heads: 12,
         max_position_embeddings: 77,
+        hidden_act: clip::Activation::QuickGelu,
+        layer_norm_eps: 1e-5,
     };
     assert_published(&config.init(&device()), &clip::keys::TRANSFORMERS, &list, 196, 123_060_480);
 }

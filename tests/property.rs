@@ -35,7 +35,7 @@ fn a_feature_comes_from_the_published_cell() {
 
 #[test]
 fn fold_is_a_permutation() {
-    let folded = latents::fold_mask(ramp([1, 1, 32, 48]));
+    let folded = latents::fold_mask(ramp([1, 1, 32, 48]), latents::DOWNSCALE);
     assert_eq!(folded.dims(), [1, 64, 4, 6]);
     let mut seen = values(folded);
     seen.sort_by(f32::total_cmp);
@@ -45,7 +45,7 @@ fn fold_is_a_permutation() {
 #[test]
 fn a_mask_feature_comes_from_the_published_pixel() {
     let (height, width) = (32, 48);
-    let tokens = values(latents::pack(latents::fold_mask(ramp([1, 1, height, width]))));
+    let tokens = values(latents::pack(latents::fold_mask(ramp([1, 1, height, width]), latents::DOWNSCALE)));
     for (row, column) in [(0, 0), (0, 2), (1, 1)] {
         let token = row * (width / 16) + column;
         assert_eq!(tokens[token * 256 + 130], ((16 * row + 12) * width + 16 * column) as f32);
@@ -250,7 +250,15 @@ fn picture(width: u32, height: u32, seed: u32) -> RgbImage {
 
 fn policy(layout: Layout, change_image: bool) -> CanvasPolicy {
     let reference_fit = ReferenceFit::Height;
-    CanvasPolicy { max_seq_len: 40, max_aspect_ratio: 4.0, reference_fit, change_image, seam_crop: 0, layout }
+    CanvasPolicy {
+        max_seq_len: 40,
+        max_aspect_ratio: 4.0,
+        reference_fit,
+        change_image,
+        seam_crop: 0,
+        layout,
+        token: 16,
+    }
 }
 
 /// The canvases of an edit with so many references.
@@ -296,7 +304,7 @@ fn any_number_of_references_becomes_matching_tokens_in_every_layout() {
                     Join::Channels => 0,
                     Join::Sequence => len * if change_image { 2 } else { 1 },
                 };
-                let features = unit.in_channels(64);
+                let features = unit.in_channels(64, latents::DOWNSCALE);
                 let noisy = units.pack(units.grids.iter().map(|[h, w]| random([1, 16, *h, *w], 1)).collect());
                 assert_eq!(units.accompany(noisy.clone()).dims(), [1, len + behind, features], "{case}");
                 assert_eq!(units.ids.len(), len + behind, "{case}");

@@ -15,6 +15,15 @@ mod property;
 // Files: strict loading, whole or no writing, errors that name the key.
 mod checkpoint;
 
+// LoRA files in every trainer's spelling, beside PEFT and beside the product written out.
+mod adapter;
+
+// Other formats and spellings of weights: in, out and there and back.
+mod convert;
+
+// A folder as diffusers writes it, and an edit that diffusers made with it.
+mod fill;
+
 // Learning: exact resumption, adapters, widening, clipping.
 mod train;
 
@@ -23,3 +32,6 @@ mod golden;
 
 // The program: help, messages, hints, exit codes, files written.
 mod cli;
+
+// Pictures made again from what stands in them, several at once, torch's noise.
+mod sample;

@@ -14,12 +14,15 @@ const USAGE: &str = "\
 Usage: cargo xtask <verb> [--backend NAME] [options of the verb]
 
   sample | train | eval | verify   builds `ace` for one backend and runs it; --help after the verb lists its options
+  inspect | convert                weight files; nothing is computed
   check                            fmt, clippy, test and doc, cheapest first
 
 Backends: flex (default: pure Rust on the CPU), wgpu, vulkan, metal, cuda, rocm, and wgpu-software, which is wgpu for a
 software Vulkan device. Each but flex has a target folder of its own, because a build of one takes long.";
 
 const VERBS: [&str; 4] = ["sample", "train", "eval", "verify"];
+/// Verbs that compute nothing and know no backend.
+const FILE_VERBS: [&str; 2] = ["inspect", "convert"];
 const CPU: &str = "flex";
 const SOFTWARE: &str = "wgpu-software";
 /// Exit code for words that are not understood.
@@ -29,7 +32,7 @@ fn main() -> ExitCode {
     let mut words = env::args_os().skip(1);
     let verb = words.next().unwrap_or_default();
     match verb.to_str() {
-        Some(verb) if VERBS.contains(&verb) => launch(verb, words.collect()),
+        Some(verb) if VERBS.contains(&verb) || FILE_VERBS.contains(&verb) => launch(verb, words.collect()),
         Some("check") => check(),
         Some("" | "help" | "-h" | "--help") => {
             println!("{USAGE}");
@@ -49,7 +52,11 @@ fn launch(verb: &str, words: Vec<OsString>) -> ExitCode {
     }
     let backend = if features == SOFTWARE { "wgpu" } else { &features };
     // Before the words of the verb: what follows a `--` among them would be no option any more.
-    cargo.args(["--", verb, "--backend", backend]).args(words);
+    cargo.args(["--", verb]);
+    if VERBS.contains(&verb) {
+        cargo.args(["--backend", backend]);
+    }
+    cargo.args(words);
     finish(&mut cargo)
 }
 

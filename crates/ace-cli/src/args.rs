@@ -1,6 +1,14 @@
 //! What can be said on the command line. What is said here and cannot be, clap answers; the rest, the verbs.
 
-use crate::model::{Lora, ModelArgs};
+use crate::{
+    convert,
+    model::{Lora, ModelArgs},
+};
+use ace_plus::{
+    Compat, SeedNoise,
+    checkpoint::Network,
+    convert::{Format, Precision},
+};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -22,6 +30,8 @@ Examples:
   ace sample -p \"a small red circle at the top left on a teal background\" --seed 3
   ace sample --task recolor --image in.png --mask mask.png -p \"make the circle green\" --sheet
   ace sample --lora out/train/lora/lora.safetensors:0.8 --reference item.png -p \"the item on a teal background\"
+  ace sample --from out/sample.png --seed 4      as that picture was made, from another seed
+  ace sample -p \"a blue star\" --count 4 --out out/star.png
   ace sample --noise noise.safetensors --save-latents latents.safetensors -p \"a blue star\"";
 
 const TRAIN_EXAMPLES: &str = "\
@@ -60,10 +70,14 @@ pub enum Verb {
     Eval(EvalArgs),
     /// Compare every network with its recording
     Verify(VerifyArgs),
+    /// Say what a weight file is
+    Inspect(InspectArgs),
+    /// Write a network's weights, or a LoRA, in another spelling or precision
+    Convert(ConvertArgs),
 }
 
 /// `ace sample`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(after_help = SAMPLE_EXAMPLES)]
 pub struct SampleArgs {
     #[command(flatten)]
@@ -80,8 +94,8 @@ pub struct SampleArgs {
     /// Picture to edit; without it one is made from nothing
     #[arg(long, value_name = "FILE")]
     pub image: Option<PathBuf>,
-    /// What to repaint of it, white; without it everything
-    #[arg(long, value_name = "FILE", requires = "image")]
+    /// What to repaint of it: white on black, or painted on transparent; without it everything
+    #[arg(long, value_name = "FILE")]
     pub mask: Option<PathBuf>,
     /// Picture to take something from; may be given several times
     #[arg(long = "reference", value_name = "FILE")]
@@ -92,9 +106,24 @@ pub struct SampleArgs {
     /// Height of a picture made from nothing, in pixels
     #[arg(long, requires = "width", conflicts_with = "image", value_name = "PIXELS")]
     pub height: Option<u32>,
-    /// The noise follows from it, the same on every backend
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    pub seed: u64,
+    /// The noise follows from it, the same on every backend; several, separated by commas, make a picture each [default: 0]
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    pub seed: Vec<u64>,
+    /// So many pictures, with this seed and those that follow
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: u64,
+    /// One picture for each line of a text file, instead of --prompt; empty lines and those that begin with # are none
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    pub prompts: Option<PathBuf>,
+    /// Make a picture again from what is written in it; whatever else is said here replaces what was said then
+    #[arg(long, value_name = "PNG")]
+    pub from: Option<PathBuf>,
+    /// Write nothing into the picture on how it was made
+    #[arg(long)]
+    pub plain: bool,
+    /// Draw the seed's noise as another program does: torch (its generator on a CPU in f32, as diffusers begins)
+    #[arg(long, value_name = "NAME", value_parser = seed_noise)]
+    pub seed_compat: Option<SeedNoise>,
     /// Euler steps [default: the card's]
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,
@@ -107,7 +136,10 @@ pub struct SampleArgs {
     /// Take the decoded pixels everywhere instead of keeping the image's own where the mask is black
     #[arg(long)]
     pub no_keep_outside: bool,
-    /// Where the picture goes, a PNG
+    /// Prepare and finish to the letter as another program does: diffusers (plain FLUX-Fill)
+    #[arg(long, value_name = "NAME", value_parser = compat)]
+    pub compat: Option<Compat>,
+    /// Where the picture goes, a PNG; several get their line and seed behind the name, as o-2-seed7.png
     #[arg(long, default_value = "out/sample.png", value_name = "FILE")]
     pub out: PathBuf,
     /// Draw inputs and output side by side [default file: beside --out, named -sheet.png]
@@ -186,6 +218,64 @@ pub struct VerifyArgs {
     pub backend: Option<String>,
 }
 
+/// `ace inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// safetensors or GGUF file, index of several, or folder with one of them
+    #[arg(value_name = "FILE|DIR")]
+    pub file: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+const CONVERT_EXAMPLES: &str = "\
+Memory is that of a few tensors, whatever the file. What is there is replaced only with --force, and only by a whole file.
+
+Examples:
+  ace convert flux1-fill-dev-Q8_0.gguf flux1-fill-dev.safetensors --format bfl
+  ace convert FLUX.1-Fill-dev/transformer flux1-fill-dev-fp8.safetensors --format comfyui --dtype fp8
+  ace convert flux1-fill-dev.safetensors transformer --format diffusers";
+
+/// `ace convert`.
+#[derive(Debug, Args)]
+#[command(after_help = CONVERT_EXAMPLES)]
+pub struct ConvertArgs {
+    /// safetensors or GGUF file, index of several, or folder with one of them
+    pub input: PathBuf,
+    /// File to write; for diffusers a folder
+    pub output: PathBuf,
+    /// Whose keys: bfl, diffusers or comfyui [default: as they are]
+    #[arg(long, value_name = "NAME", value_parser = convert::format)]
+    pub format: Option<Format>,
+    /// How to store numbers: f32, bf16, f16, or fp8 (F8_E4M3 without scales; biases and norms stay) [default: as they are]
+    #[arg(long, value_name = "NAME", value_parser = convert::precision)]
+    pub dtype: Option<Precision>,
+    /// Which network of a file with several: flux, autoencoder, t5 or clip
+    #[arg(long, value_name = "NAME", value_parser = convert::network)]
+    pub network: Option<Network>,
+    /// Card or folder of the model, for diffusers' config.json of other sizes than FLUX.1's
+    #[arg(long, value_name = "NAME|DIR")]
+    pub card: Option<PathBuf>,
+    /// The most megabytes of one of diffusers' files
+    #[arg(long, default_value_t = 10_000, value_name = "MB", value_parser = clap::value_parser!(u64).range(1..))]
+    pub shard_size: u64,
+    /// Replace what is there
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Another program by its name.
+fn compat(name: &str) -> Result<Compat, String> {
+    let known = || Compat::ALL.map(|(known, _)| known).join(", ");
+    Compat::from_name(name).ok_or_else(|| format!("known are: {}", known()))
+}
+
+/// Another program's generator by its name.
+fn seed_noise(name: &str) -> Result<SeedNoise, String> {
+    if name == "torch" { Ok(SeedNoise::Torch) } else { Err("known is: torch".to_owned()) }
+}
+
 /// A number that is one: `nan` and `inf` parse as floats and would end in a black picture.
 fn finite(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
@@ -216,9 +306,8 @@ mod tests {
     }
 
     #[test]
-    fn a_mask_needs_an_image_and_a_size_needs_none() {
+    fn a_size_needs_no_image_and_both_sides() {
         let fails = |words: &[&str]| Cli::try_parse_from([&["ace", "sample"], words].concat()).is_err();
-        assert!(fails(&["--mask", "m.png"]));
         assert!(fails(&["--image", "i.png", "--width", "64", "--height", "64"]));
         assert!(fails(&["--width", "64"]));
         assert!(fails(&["--guidance", "nan"]));

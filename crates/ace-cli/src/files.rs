@@ -1,12 +1,36 @@
-//! Files out: every place is checked before the work begins, every file is written whole or not at all.
+//! Pictures in, and files out: every place is checked before the work begins, every file is written whole or not at all.
 
-use crate::report::Failure;
-use ace_plus::{Error, checkpoint, picture};
-use image::RgbImage;
+use crate::report::{self, Failure};
+use ace_plus::{
+    Error, checkpoint,
+    picture::{self, Noted},
+};
+use image::{GrayImage, RgbImage};
 use std::{
     fs,
     path::{Path, PathBuf},
 };
+
+/// Reads a picture, and says what of its file was not taken.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn read_rgb(path: &Path) -> anyhow::Result<RgbImage> {
+    Ok(noted(picture::read_rgb_noted(path)?))
+}
+
+/// Reads a mask, and says what of its file was taken for it.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn read_mask(path: &Path) -> anyhow::Result<GrayImage> {
+    Ok(noted(picture::read_mask_noted(path)?))
+}
+
+fn noted<T>(read: Noted<T>) -> T {
+    read.notes.iter().for_each(|note| report::note(note));
+    read.picture
+}
 
 /// Refuses a place that cannot be written, before the work; leaves nothing behind.
 ///
@@ -80,6 +104,17 @@ pub fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
 pub fn make_folder_of(path: &Path) -> anyhow::Result<()> {
     let folder = folder_of(path);
     Ok(fs::create_dir_all(folder).map_err(Error::io(folder))?)
+}
+
+/// `out/sample.png` and `-seed3` to `out/sample-seed3.png`.
+pub fn behind(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.file_stem().unwrap_or_default().to_owned();
+    name.push(suffix);
+    if let Some(extension) = path.extension() {
+        name.push(".");
+        name.push(extension);
+    }
+    path.with_file_name(name)
 }
 
 /// `out/sample.png` and `sheet` to `out/sample-sheet.png`.

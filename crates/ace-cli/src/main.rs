@@ -7,15 +7,20 @@
 #![allow(clippy::print_stderr)]
 
 mod args;
+mod clock;
 mod device;
 mod files;
 mod model;
 mod plot;
 mod progress;
+mod provenance;
 mod report;
 mod sheet;
 
+mod convert;
 mod eval;
+mod inspect;
+mod jobs;
 mod sample;
 mod train;
 mod verify;
@@ -38,6 +43,8 @@ fn main() -> ExitCode {
         Verb::Train(args) => train::run(&args),
         Verb::Eval(args) => eval::run(&args),
         Verb::Verify(args) => verify(&args),
+        Verb::Inspect(args) => inspect::run(&args),
+        Verb::Convert(args) => convert::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {}", report::message(&error));

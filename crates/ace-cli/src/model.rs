@@ -1,7 +1,7 @@
 //! Which model: its card, the folder of its weights, and LoRAs on top. `sample` and `eval` find theirs here.
 
 use crate::report::Failure;
-use ace_plus::{Ace, Card};
+use ace_plus::{Ace, Card, digest};
 use burn::tensor::Device;
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ pub const DEFAULT: &str = "tiny";
 const MODELS: &str = "models";
 
 /// Which model.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct ModelArgs {
     /// Built-in card by its name, or a folder with a card.toml [default: tiny]
     #[arg(long, value_name = "NAME|DIR")]
@@ -88,6 +88,27 @@ impl Model {
         Ok(Self { card, weights })
     }
 
+    /// Name and fingerprint of everything that the model consists of: its card, networks and tokenizers.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn files(&self) -> anyhow::Result<Vec<(String, String)>> {
+        let paths = &self.card.weights;
+        let files = [
+            ("flux", &paths.flux),
+            ("autoencoder", &paths.autoencoder),
+            ("t5", &paths.t5),
+            ("clip", &paths.clip),
+            ("t5_tokenizer", &self.card.text.t5_tokenizer),
+            ("clip_tokenizer", &self.card.text.clip_tokenizer),
+        ];
+        let mut found = vec![("card".to_owned(), digest::of_bytes(format!("{:?}", self.card).as_bytes()))];
+        for (name, path) in files {
+            found.push((name.to_owned(), digest::fingerprint(&self.weights.join(path))?));
+        }
+        Ok(found)
+    }
+
     /// Loads every network, and the LoRAs on top.
     ///
     /// # Errors
@@ -95,7 +116,11 @@ impl Model {
     pub fn load(&self, loras: &[Lora], device: &Device) -> anyhow::Result<Ace> {
         let mut ace = Ace::load(&self.card, &self.weights, device)?;
         for lora in loras {
-            ace.add_lora(&lora.path, lora.weight)?;
+            let skipped = ace.add_lora(&lora.path, lora.weight)?.skipped;
+            if let [first, ..] = &skipped[..] {
+                let more = if skipped.len() > 1 { format!(" (and {} more)", skipped.len() - 1) } else { String::new() };
+                eprintln!("{}: skipped what is for the text encoders: {first}{more}", lora.path.display());
+            }
         }
         Ok(ace)
     }

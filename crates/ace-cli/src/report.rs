@@ -34,10 +34,28 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// `512 B`, `23.8 GB`: decimal units, as disks and the Hub count.
+pub fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
+    let (mut value, mut unit) = (bytes as f64, "B");
+    for larger in UNITS {
+        if value < 999.5 {
+            break;
+        }
+        (value, unit) = (value / 1000.0, larger);
+    }
+    if unit == "B" || value >= 99.5 { format!("{value:.0} {unit}") } else { format!("{value:.1} {unit}") }
+}
+
 /// A line of the program's answer. A reader that went away (`ace eval | head`) is no reason to panic.
 pub fn print(line: &str) {
     // Nobody is left to be told.
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// A line on what was understood otherwise than one might think; the work goes on.
+pub fn note(line: &str) {
+    eprintln!("note: {line}");
 }
 
 /// The error and what caused it, in one line; a cause that its effect already quotes is not said twice.

@@ -1,18 +1,21 @@
-//! `ace sample`: one picture, made or edited. What is asked is checked whole before any weight is read.
+//! `ace sample`: pictures, made or edited. What is asked is checked whole before any weight is read.
 
 use crate::{
     args::SampleArgs,
+    clock::{self, Clock},
     device, files, interrupted,
-    model::{self, Model},
-    progress::{Progress, duration},
+    jobs::{self, Job},
+    model::{self, Lora, Model},
+    progress::Progress,
+    provenance::{self, Adapter, Input, Provenance},
     report::{self, Failure},
     sheet,
 };
 use ace_plus::{
-    Card, Edit, Error, canvas,
+    Ace, Card, Edit, Error, SeedNoise,
     checkpoint::{self, WeightFile},
-    denoise::{Event, Stage},
-    picture,
+    denoise::Event,
+    pipeline::Edited,
 };
 use ace_train::shapes;
 use anyhow::Context;
@@ -22,7 +25,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 /// The shipped example: a picture, what to repaint of it, and the words.
@@ -31,24 +34,50 @@ const EXAMPLE: [&str; 3] =
 /// What the shipped example is.
 const EXAMPLE_TASK: &str = "recolor";
 
-/// Makes or edits one picture.
+/// Makes or edits pictures.
 ///
 /// # Errors
-/// If what is asked cannot be done, or Ctrl-C stops it; then nothing was written.
-pub fn run(args: &SampleArgs) -> anyhow::Result<ExitCode> {
+/// If what is asked cannot be done, or Ctrl-C stops it: pictures that are finished stay, of others nothing is written.
+pub fn run(asked_now: &SampleArgs) -> anyhow::Result<ExitCode> {
+    let then = asked_now.from.as_deref().map(Provenance::read).transpose()?;
+    let args = &match &then {
+        Some(then) => then.clone().under(asked_now)?,
+        None => asked_now.clone(),
+    };
     let model = Model::find(&args.model)?;
     let asked = Asked::understand(args, &model.card)?;
-    asked.check(&model.card)?;
+    asked.check(args, &model.card)?;
+    let files = if args.plain && then.is_none() { Vec::new() } else { model.files()? };
+    if let Some(then) = then.filter(|_| asked_now.model.model.is_none()) {
+        then.check_files(&files)?;
+    }
     let device = device::open(args.backend.as_deref())?;
-    crate::listen_to_interrupts("stopping; nothing will be written");
+    crate::listen_to_interrupts("stopping; finished pictures stay, of this one nothing will be written");
 
     let begin = Instant::now();
     let ace = model.load(&args.lora, &device)?;
-    let mut clock = Clock::new(begin.elapsed());
-    let steps = asked.edit.num_steps.unwrap_or(ace.card.sampling.num_steps);
+    let mut load = begin.elapsed();
+    for job in &asked.jobs {
+        let edit = asked.edit_of(job);
+        let mut clock = Clock::new(std::mem::take(&mut load));
+        let edited = make(&ace, &edit, &device, &mut clock)?;
+        let steps = edit.num_steps.unwrap_or(ace.card.sampling.num_steps);
+        let provenance = match args.plain {
+            true => None,
+            false => Some(asked.provenance(args, &edit, &ace.card, &device, files.clone())?),
+        };
+        let written = asked.write(args, job, &edit, edited, provenance.as_ref())?;
+        report::print(&asked.summary(&edit, written.size, steps, &device, &clock, &written.places));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs one edit with a progress bar.
+fn make(ace: &Ace, edit: &Edit, device: &Device, clock: &mut Clock) -> anyhow::Result<Edited> {
+    let steps = edit.num_steps.unwrap_or(ace.card.sampling.num_steps);
     let mut progress = Progress::new("text", 0, steps as u64);
     let mut broken = None;
-    let result = ace.run(&asked.edit, &mut |event| {
+    let result = ace.run(edit, &mut |event| {
         // Devices work ahead of the program; waiting for them here is what makes times and bar true.
         if let Err(error) = device.sync() {
             broken = Some(anyhow::anyhow!("{error:?}"));
@@ -57,7 +86,7 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<ExitCode> {
         match event {
             Event::Stage(stage) => {
                 clock.begin(stage);
-                progress.name(word(stage));
+                progress.name(clock::word(stage));
             }
             Event::Step { done, .. } => progress.at(done as u64, ""),
         }
@@ -69,37 +98,32 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<ExitCode> {
     let edited = result?;
     clock.end();
     drop(progress);
-    if interrupted() {
-        return Err(Error::Cancelled.into());
-    }
+    if interrupted() { Err(Error::Cancelled.into()) } else { Ok(edited) }
+}
 
-    files::write_png(&asked.out, &edited.image)?;
-    let mut written = vec![asked.out.display().to_string()];
-    if let Some(path) = &asked.sheet {
-        files::write_png(path, &sheet::draw(&asked.edit, &edited.image))?;
-        written.push(path.display().to_string());
-    }
-    if let Some(path) = &args.save_latents {
-        files::make_folder_of(path)?;
-        // The picture's own unit is the last; those of references are conditions.
-        let latents = edited.latents.last().context("the edit has no latents")?.clone();
-        let tensors = BTreeMap::from([
-            ("latents".to_owned(), latents.cast(DType::F32).into_data()),
-            ("tokens".to_owned(), edited.tokens.cast(DType::F32).into_data()),
-        ]);
-        checkpoint::write(path, &tensors, &[])?;
-        written.push(path.display().to_string());
-    }
-    report::print(&asked.summary(edited.image.dimensions(), steps, &device, &clock, &written));
-    Ok(ExitCode::SUCCESS)
+/// Where the files of one picture went.
+struct Written {
+    size: (u32, u32),
+    places: Vec<String>,
 }
 
 /// What the command line asks for, with its pictures.
 struct Asked {
     edit: Edit,
     task: Option<String>,
-    out: PathBuf,
-    sheet: Option<PathBuf>,
+    /// Whether to draw a sheet of each picture, and where if a place is named.
+    sheet: Option<Option<PathBuf>>,
+    jobs: Vec<Job>,
+    /// Where the pictures of the edit were read from.
+    inputs: Inputs,
+}
+
+/// Files that an edit was read from.
+#[derive(Default)]
+struct Inputs {
+    image: Option<PathBuf>,
+    mask: Option<PathBuf>,
+    references: Vec<PathBuf>,
 }
 
 impl Asked {
@@ -111,23 +135,22 @@ impl Asked {
             Needs::of(task, asked.edit.repainting_scale).check(&asked.edit, task, &about)?;
         }
         let edit = &mut asked.edit;
-        edit.seed = args.seed;
+        edit.seed_noise = args.seed_compat.unwrap_or_default();
         edit.num_steps = args.steps;
         edit.guidance = args.guidance;
         edit.repainting_scale = args.repainting_scale.unwrap_or(edit.repainting_scale);
         edit.keep_outside = !args.no_keep_outside;
+        edit.compat = args.compat;
         if let Some(path) = &args.noise {
             edit.noise = Some(WeightFile::open(path)?.data("noise")?);
         }
-        asked.sheet = match &args.sheet {
-            Some(Some(path)) => Some(path.clone()),
-            Some(None) => Some(files::beside(&args.out, "sheet")),
-            None => asked.sheet.map(|_| files::beside(&args.out, "sheet")),
-        };
-        asked.out = args.out.clone();
-        for path in [Some(&asked.out), asked.sheet.as_ref()].into_iter().flatten() {
-            files::check_is_png(path)?;
-            files::check_writable(path)?;
+        asked.sheet = args.sheet.clone().or(asked.sheet);
+        asked.jobs = jobs::jobs(args)?;
+        for job in &asked.jobs {
+            for path in [Some(job.out.clone()), asked.sheet_of(job)].into_iter().flatten() {
+                files::check_is_png(&path)?;
+                files::check_writable(&path)?;
+            }
         }
         if let Some(path) = &args.save_latents {
             files::check_writable(path)?;
@@ -141,32 +164,117 @@ impl Asked {
     fn words_and_pictures(args: &SampleArgs) -> anyhow::Result<Self> {
         let mut edit = Edit::new(args.prompt.clone().unwrap_or_default());
         if let Some(path) = &args.image {
-            edit = edit.image(picture::read_rgb(path)?);
+            edit = edit.image(files::read_rgb(path)?);
         }
         if let Some(path) = &args.mask {
-            edit = edit.mask(picture::read_mask(path)?);
+            edit = edit.mask(files::read_mask(path)?);
         }
         for path in &args.references {
-            edit = edit.reference(picture::read_rgb(path)?);
+            edit = edit.reference(files::read_rgb(path)?);
         }
         if let (Some(width), Some(height)) = (args.width, args.height) {
             edit = edit.size(width, height);
         }
-        Ok(Self { edit, task: args.task.clone(), out: PathBuf::new(), sheet: None })
+        let inputs = Inputs { image: args.image.clone(), mask: args.mask.clone(), references: args.references.clone() };
+        Ok(Self { edit, task: args.task.clone(), sheet: None, jobs: Vec::new(), inputs })
     }
 
     /// The picture that is shipped with the miniature; it comes with a sheet, to show what was done.
     fn example() -> anyhow::Result<Self> {
         let [image, mask, instruction] = EXAMPLE.map(|path| model::shipped(Path::new(path)));
         let words = fs::read_to_string(&instruction).map_err(Error::io(&instruction))?;
-        let edit = Edit::new(words.trim()).image(picture::read_rgb(&image)?).mask(picture::read_mask(&mask)?);
+        let edit = Edit::new(words.trim()).image(files::read_rgb(&image)?).mask(files::read_mask(&mask)?);
         report::print(&format!("editing the shipped {} as models/tiny/examples/instruction.txt says", EXAMPLE[0]));
-        Ok(Self { edit, task: Some(EXAMPLE_TASK.to_owned()), out: PathBuf::new(), sheet: Some(PathBuf::new()) })
+        let inputs = Inputs { image: Some(image), mask: Some(mask), references: Vec::new() };
+        Ok(Self { edit, task: Some(EXAMPLE_TASK.to_owned()), sheet: Some(None), jobs: Vec::new(), inputs })
+    }
+
+    /// Where the sheet of a picture goes, if there is one.
+    fn sheet_of(&self, job: &Job) -> Option<PathBuf> {
+        Some(match self.sheet.as_ref()? {
+            Some(path) => files::behind(path, &job.suffix),
+            None => files::beside(&job.out, "sheet"),
+        })
+    }
+
+    /// The edit of one picture.
+    fn edit_of(&self, job: &Job) -> Edit {
+        let mut edit = self.edit.clone();
+        edit.seed = job.seed;
+        if let Some(words) = &job.words {
+            edit.instruction.clone_from(words);
+        }
+        edit
+    }
+
+    /// Writes the picture and what else is asked for.
+    fn write(
+        &self,
+        args: &SampleArgs,
+        job: &Job,
+        edit: &Edit,
+        edited: Edited,
+        provenance: Option<&Provenance>,
+    ) -> anyhow::Result<Written> {
+        provenance::write(&job.out, &edited.image, provenance)?;
+        let mut places = vec![job.out.display().to_string()];
+        if let Some(path) = self.sheet_of(job) {
+            files::write_png(&path, &sheet::draw(edit, &edited.image))?;
+            places.push(path.display().to_string());
+        }
+        if let Some(path) = &args.save_latents {
+            let path = files::behind(path, &job.suffix);
+            files::make_folder_of(&path)?;
+            // The picture's own unit is the last; those of references are conditions.
+            let latents = edited.latents.last().context("the edit has no latents")?.clone();
+            let tensors = BTreeMap::from([
+                ("latents".to_owned(), latents.cast(DType::F32).into_data()),
+                ("tokens".to_owned(), edited.tokens.cast(DType::F32).into_data()),
+            ]);
+            checkpoint::write(&path, &tensors, &[])?;
+            places.push(path.display().to_string());
+        }
+        Ok(Written { size: edited.image.dimensions(), places })
+    }
+
+    /// What a picture follows from.
+    fn provenance(
+        &self,
+        args: &SampleArgs,
+        edit: &Edit,
+        card: &Card,
+        device: &Device,
+        files: Vec<(String, String)>,
+    ) -> anyhow::Result<Provenance> {
+        let input = |path: &Option<PathBuf>| path.as_deref().map(Input::of).transpose();
+        let lora = |lora: &Lora| anyhow::Ok(Adapter { file: Input::of(&lora.path)?, weight: lora.weight });
+        Ok(Provenance {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            device: device::name(device),
+            model: args.model.model.clone(),
+            weights: args.model.weights.clone(),
+            files,
+            loras: args.lora.iter().map(lora).collect::<Result<_, _>>()?,
+            prompt: edit.instruction.clone(),
+            task: self.task.clone(),
+            image: input(&self.inputs.image)?,
+            mask: input(&self.inputs.mask)?,
+            references: self.inputs.references.iter().map(|path| Input::of(path)).collect::<Result<_, _>>()?,
+            size: edit.size,
+            seed: edit.seed,
+            seed_torch: edit.seed_noise == SeedNoise::Torch,
+            noise: input(&args.noise)?,
+            steps: edit.num_steps.unwrap_or(card.sampling.num_steps),
+            guidance: edit.guidance.unwrap_or(card.sampling.guidance),
+            repainting_scale: edit.repainting_scale,
+            keep_outside: edit.keep_outside,
+            compat: edit.compat.map(|compat| compat.name().to_owned()),
+        })
     }
 
     /// Refuses what the edit would refuse, before the weights are read: that may take minutes.
-    fn check(&self, card: &Card) -> anyhow::Result<()> {
-        if self.edit.instruction.trim().is_empty() {
+    fn check(&self, args: &SampleArgs, card: &Card) -> anyhow::Result<()> {
+        if args.prompts.is_none() && self.edit.instruction.trim().is_empty() {
             return Err(
                 Failure::misuse("the instruction is empty", "say what should be seen or changed: -p \"…\"").into()
             );
@@ -174,32 +282,33 @@ impl Asked {
         if self.edit.num_steps == Some(0) {
             return Err(Failure::misuse("--steps is 0", "choose 1 or more").into());
         }
-        canvas::compose(&self.edit.inputs(card), &card.canvas)?;
+        self.edit.canvases(card)?;
         Ok(())
     }
 
     /// One line on what was done, where, how fast and where it went.
     fn summary(
         &self,
+        edit: &Edit,
         (width, height): (u32, u32),
         steps: usize,
         device: &Device,
         clock: &Clock,
         written: &[String],
     ) -> String {
-        let kind = match (&self.task, &self.edit.image) {
+        let kind = match (&self.task, &edit.image) {
             (Some(task), _) => task,
             (None, Some(_)) => "edit",
             (None, None) => "picture",
         };
         let steps = if steps == 1 { "1 step".to_owned() } else { format!("{steps} steps") };
-        let noise = match self.edit.noise {
+        let noise = match edit.noise {
             Some(_) => "given noise".to_owned(),
-            None => format!("seed {}", self.edit.seed),
+            None => format!("seed {}", edit.seed),
         };
         format!(
             "{kind} \"{}\": {width}×{height}, {steps}, {noise} on {}: {} → {}",
-            self.edit.instruction.trim(),
+            edit.instruction.trim(),
             device::name(device),
             clock.times(),
             written.join(", ")
@@ -209,8 +318,12 @@ impl Asked {
 
 /// Whether neither words nor pictures nor another model are given.
 fn is_bare(args: &SampleArgs) -> bool {
-    let has_inputs =
-        args.prompt.is_some() || args.task.is_some() || args.image.is_some() || !args.references.is_empty();
+    let has_inputs = args.prompt.is_some()
+        || args.prompts.is_some()
+        || args.mask.is_some()
+        || args.task.is_some()
+        || args.image.is_some()
+        || !args.references.is_empty();
     let is_default = args.model.model.as_deref().is_none_or(|name| name == model::DEFAULT);
     !has_inputs && args.width.is_none() && args.noise.is_none() && is_default
 }
@@ -250,43 +363,6 @@ impl Needs {
             return Ok(());
         }
         Err(Failure::misuse(format!("task {task} needs {}", missing.join(" ")), format!("{task}: {about}")).into())
-    }
-}
-
-/// How long each stage takes.
-struct Clock {
-    done: Vec<(&'static str, Duration)>,
-    running: Option<(&'static str, Instant)>,
-}
-
-impl Clock {
-    fn new(load: Duration) -> Self {
-        Self { done: vec![("load", load)], running: None }
-    }
-
-    fn begin(&mut self, stage: Stage) {
-        self.end();
-        self.running = Some((word(stage), Instant::now()));
-    }
-
-    fn end(&mut self) {
-        if let Some((name, begin)) = self.running.take() {
-            self.done.push((name, begin.elapsed()));
-        }
-    }
-
-    fn times(&self) -> String {
-        let times = self.done.iter().map(|(name, time)| format!("{name} {}", duration(*time)));
-        times.collect::<Vec<_>>().join(", ")
-    }
-}
-
-fn word(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Text => "text",
-        Stage::Encode => "encode",
-        Stage::Denoise => "denoise",
-        Stage::Decode => "decode",
     }
 }
 

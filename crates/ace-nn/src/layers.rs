@@ -50,6 +50,11 @@ pub fn quick_gelu<const N: usize>(x: Tensor<N>) -> Tensor<N> {
     x.clone() * activation::sigmoid(x * 1.702)
 }
 
+/// `x·Φ(x)`, with the error function itself.
+pub fn gelu<const N: usize>(x: Tensor<N>) -> Tensor<N> {
+    activation::gelu(x)
+}
+
 /// `x·σ(x)`.
 pub fn silu<const N: usize>(x: Tensor<N>) -> Tensor<N> {
     x.clone() * activation::sigmoid(x)
@@ -73,9 +78,14 @@ pub struct RmsNorm {
 }
 
 impl RmsNorm {
-    /// A norm over `width` features; every published network uses eps 1e-6.
+    /// A norm over `width` features with the eps of every published network, 1e-6.
     pub fn new(width: usize, device: &Device) -> Self {
-        Self { scale: empty([width], device), epsilon: 1e-6 }
+        Self::with_epsilon(width, 1e-6, device)
+    }
+
+    /// A norm over `width` features.
+    pub fn with_epsilon(width: usize, epsilon: f64, device: &Device) -> Self {
+        Self { scale: empty([width], device), epsilon }
     }
 
     /// # Shapes

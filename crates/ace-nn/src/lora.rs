@@ -93,11 +93,26 @@ impl Linear {
     }
 
     fn add(mut self, branches: &[LoraBranch], sign: f64) -> Self {
-        self.weight = self.weight.map(|weight| {
-            let dtype = weight.dtype();
-            let sum = branches.iter().fold(weight.cast(DType::F32), |sum, branch| sum + branch.product() * sign);
-            sum.cast(dtype)
-        });
+        self.weight =
+            in_f32(self.weight, |weight| branches.iter().fold(weight, |sum, branch| sum + branch.product() * sign));
         self
     }
+
+    /// Adds `[out, in]` to the weight (in f32, then back to the weight's dtype); nothing remembers it.
+    pub fn shift_weight(&mut self, by: Tensor<2>) {
+        self.weight = in_f32(self.weight.clone(), |weight| weight + by);
+    }
+
+    /// Adds `[out]` to the bias, as [`Linear::shift_weight`]; a layer without bias stays as it is.
+    pub fn shift_bias(&mut self, by: Tensor<1>) {
+        self.bias = self.bias.take().map(|bias| in_f32(bias, |bias| bias + by));
+    }
+}
+
+/// Changes a parameter in f32 and returns to its dtype.
+fn in_f32<const N: usize>(param: Param<Tensor<N>>, change: impl FnOnce(Tensor<N>) -> Tensor<N>) -> Param<Tensor<N>> {
+    param.map(|value| {
+        let dtype = value.dtype();
+        change(value.cast(DType::F32)).cast(dtype)
+    })
 }

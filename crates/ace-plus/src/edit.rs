@@ -1,8 +1,45 @@
 //! What a user asks for: words, pictures, and how to go about it.
 
-use crate::{Error, Result, canvas::Inputs, card::Card};
+use crate::{
+    Error, Result,
+    canvas::{self, Canvas, Inputs},
+    card::Card,
+};
 use burn::tensor::TensorData;
 use image::{GrayImage, RgbImage};
+
+/// Whose way from pixels to canvas and back an edit goes, to the letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compat {
+    /// diffusers' `FluxFillPipeline`: picture and mask as given, the whole decoded picture back, words uncleaned.
+    Diffusers,
+}
+
+impl Compat {
+    /// Every one of them by name.
+    pub const ALL: [(&'static str, Self); 1] = [("diffusers", Self::Diffusers)];
+
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        // Every one is listed.
+        Self::ALL.iter().find(|(_, compat)| *compat == self).map_or("", |(name, _)| name)
+    }
+
+    /// The one of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().find_map(|(known, compat)| (*known == name).then_some(*compat))
+    }
+}
+
+/// Which generator draws the noise of a seed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SeedNoise {
+    /// ChaCha20: the same on every machine and backend.
+    #[default]
+    ChaCha,
+    /// What torch draws on a CPU in f32 and diffusers begins with, bit for bit ([`crate::torch_noise`]).
+    Torch,
+}
 
 /// One edit, or one picture made from words alone. Build it up with the methods; what is not said, the card says.
 #[derive(Debug, Clone)]
@@ -19,6 +56,8 @@ pub struct Edit {
     pub size: Option<(u32, u32)>,
     /// The noise follows from it.
     pub seed: u64,
+    /// How it follows.
+    pub seed_noise: SeedNoise,
     /// Euler steps.
     pub num_steps: Option<usize>,
     /// Guidance that is embedded.
@@ -29,6 +68,8 @@ pub struct Edit {
     pub keep_outside: bool,
     /// Initial noise instead of the seed's: `[1, 16, h, w]`, or packed `[1, L, 64]`.
     pub noise: Option<TensorData>,
+    /// Another program's preparation instead of ours.
+    pub compat: Option<Compat>,
 }
 
 impl Edit {
@@ -41,11 +82,13 @@ impl Edit {
             references: Vec::new(),
             size: None,
             seed: 0,
+            seed_noise: SeedNoise::default(),
             num_steps: None,
             guidance: None,
             repainting_scale: 1.0,
             keep_outside: true,
             noise: None,
+            compat: None,
         }
     }
 
@@ -108,6 +151,18 @@ impl Edit {
             references: &self.references,
             size: self.size.unwrap_or(card.sampling.size),
             repainting_scale: self.repainting_scale,
+        }
+    }
+
+    /// The canvases of the edit, the edited picture's last.
+    ///
+    /// # Errors
+    /// If its pictures do not fit each other or the card.
+    pub fn canvases(&self, card: &Card) -> Result<Vec<Canvas>> {
+        let inputs = self.inputs(card);
+        match self.compat {
+            Some(Compat::Diffusers) => Ok(vec![canvas::compose_plain(&inputs, &card.canvas)?]),
+            None => canvas::compose(&inputs, &card.canvas),
         }
     }
 

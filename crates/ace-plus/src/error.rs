@@ -45,6 +45,16 @@ pub enum Error {
         /// What to do.
         hint: Option<String>,
     },
+    /// A file could not be fetched.
+    #[error("{file}: {reason}")]
+    Fetch {
+        /// The file, `owner/name/path`.
+        file: String,
+        /// What is in the way.
+        reason: String,
+        /// What to do.
+        hint: Option<String>,
+    },
     /// The observer asked to stop.
     #[error("cancelled")]
     Cancelled,
@@ -54,10 +64,14 @@ impl Error {
     /// What the user can do about it, one line.
     pub fn hint(&self) -> Option<&str> {
         match self {
-            Self::Format { hint, .. } | Self::Input { hint, .. } | Self::Weights { hint, .. } => hint.as_deref(),
+            Self::Format { hint, .. }
+            | Self::Input { hint, .. }
+            | Self::Weights { hint, .. }
+            | Self::Fetch { hint, .. } => hint.as_deref(),
             Self::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::NotFound => Some("check the path; relative paths start at the current folder"),
                 std::io::ErrorKind::PermissionDenied => Some("check who may read or write there"),
+                std::io::ErrorKind::StorageFull => Some("make room on that disk and try again"),
                 _ => None,
             },
             Self::Cancelled => None,

@@ -5,7 +5,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-/// Pixels per latent cell along a side.
+/// Pixels per latent cell along a side in the published autoencoder; others say theirs themselves.
 pub const DOWNSCALE: usize = 8;
 /// Latent cells per token along a side.
 pub const PATCH: usize = 2;
@@ -39,20 +39,17 @@ pub fn unpack(tokens: Tensor<3>, [height, width]: [usize; 2]) -> Tensor<4> {
         .reshape([batch, channels, height, width])
 }
 
-/// Folds a pixel mask into latent space: each 8×8 patch becomes 64 channels, channel `8y + x` of the patch.
+/// Folds a pixel mask into latent space: each patch of `cell`×`cell` pixels becomes as many channels, channel
+/// `cell·y + x` of the patch.
 ///
 /// # Shapes
-/// - mask: `[B, 1, H, W]`, sides multiples of 8
-/// - output: `[B, 64, H/8, W/8]`
-pub fn fold_mask(mask: Tensor<4>) -> Tensor<4> {
+/// - mask: `[B, 1, H, W]`, sides multiples of `cell`
+/// - output: `[B, cell², H/cell, W/cell]`
+pub fn fold_mask(mask: Tensor<4>, cell: usize) -> Tensor<4> {
     let [batch, _, height, width] = mask.dims();
-    let (rows, columns) = (height / DOWNSCALE, width / DOWNSCALE);
-    mask.reshape([batch, rows, DOWNSCALE, columns, DOWNSCALE]).permute([0, 2, 4, 1, 3]).reshape([
-        batch,
-        DOWNSCALE * DOWNSCALE,
-        rows,
-        columns,
-    ])
+    let (rows, columns) = (height / cell, width / cell);
+    let patches = mask.reshape([batch, rows, cell, columns, cell]).permute([0, 2, 4, 1, 3]);
+    patches.reshape([batch, cell * cell, rows, columns])
 }
 
 /// Positions `(unit, row, column)` of the tokens of a grid, row-major; the released models know only unit 0.

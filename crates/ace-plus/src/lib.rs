@@ -17,6 +17,7 @@
 
 mod error;
 
+pub mod annotate;
 pub mod canvas;
 pub mod card;
 pub mod denoise;
@@ -30,9 +31,15 @@ pub mod unit;
 
 pub mod adapter;
 pub mod checkpoint;
+pub mod convert;
+pub mod digest;
+pub mod fetch;
+pub mod float8;
+pub mod gguf;
 pub mod picture;
+pub mod torch_noise;
 
 pub use card::Card;
-pub use edit::Edit;
+pub use edit::{Compat, Edit, SeedNoise};
 pub use error::{Error, Result};
 pub use pipeline::Ace;

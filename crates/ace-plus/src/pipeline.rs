@@ -1,20 +1,19 @@
 //! The stages of an edit, composed.
 
 use crate::{
-    Card, Edit, Error, Result, adapter, canvas,
+    Card, Edit, Error, Result,
+    adapter::{self, AdapterReport},
+    canvas,
     canvas::{Canvas, Plane},
     checkpoint::WeightFile,
     denoise::{self, Event, Observer, Stage, tell},
+    edit::SeedNoise,
     flow, latents,
     text::{self, TextConditioning, Tokenizers},
+    torch_noise,
     unit::{self, Units},
 };
-use ace_nn::{
-    autoencoder::{self, AutoEncoder},
-    clip::{self, Clip},
-    flux::{self, Flux},
-    t5::{self, T5},
-};
+use ace_nn::{autoencoder::AutoEncoder, clip::Clip, flux::Flux, t5::T5};
 use burn::{prelude::*, tensor::FloatDType};
 use image::RgbImage;
 use std::path::Path;
@@ -71,36 +70,24 @@ impl Ace {
             return Err(Error::input(format!("this device does not compute in {dtype:?}"), "choose f32"));
         }
         let open = |name: &Path| WeightFile::open(&folder.join(name));
-        let (precise, dtype_asked) = (Some(FloatDType::F32), Some(dtype));
+        let dtype_asked = Some(dtype);
         Ok(Self {
             card: card.clone(),
-            flux: open(&card.weights.flux)?.load(card.flux.init(device), &flux::keys::BFL, "", dtype_asked, device)?,
-            autoencoder: open(&card.weights.autoencoder)?.load(
-                card.autoencoder.init(device),
-                &autoencoder::keys::BFL,
-                "",
-                precise,
-                device,
-            )?,
-            t5: open(&card.weights.t5)?.load(card.t5.init(device), &t5::keys::TRANSFORMERS, "", dtype_asked, device)?,
-            clip: open(&card.weights.clip)?.load(
-                card.clip.init(device),
-                &clip::keys::TRANSFORMERS,
-                "",
-                dtype_asked,
-                device,
-            )?,
+            flux: open(&card.weights.flux)?.flux(&card.flux, dtype_asked, device)?,
+            autoencoder: open(&card.weights.autoencoder)?.autoencoder(&card.autoencoder, device)?,
+            t5: open(&card.weights.t5)?.t5(&card.t5, dtype_asked, device)?,
+            clip: open(&card.weights.clip)?.clip(&card.clip, dtype_asked, device)?,
             tokenizers: Tokenizers::load(card, folder)?,
             dtype,
             device: device.clone(),
         })
     }
 
-    /// Adds a LoRA file to the transformer; several add up.
+    /// Adds a LoRA file to the transformer, in whichever trainer's spelling; several add up. See [`adapter::attach`].
     ///
     /// # Errors
     /// If the file does not fit the transformer.
-    pub fn add_lora(&mut self, path: &Path, weight: f64) -> Result<()> {
+    pub fn add_lora(&mut self, path: &Path, weight: f64) -> Result<AdapterReport> {
         adapter::attach(&mut self.flux, &WeightFile::open(path)?, weight, &self.device)
     }
 
@@ -128,7 +115,7 @@ impl Ace {
     /// As [`Ace::edit`].
     pub fn run(&self, edit: &Edit, observer: Observer<'_>) -> Result<Edited> {
         edit.check()?;
-        let canvases = canvas::compose(&edit.inputs(&self.card), &self.card.canvas)?;
+        let canvases = edit.canvases(&self.card)?;
 
         tell(observer, Event::Stage(Stage::Text))?;
         let text = self.encode_text(&edit.instruction);
@@ -154,8 +141,28 @@ impl Ace {
         let decoded: Plane = unit::download(self.autoencoder.decode(latents[last].clone()));
         let image = canvas::crop_back(&decoded, &canvases[last], &self.card.canvas);
         match (&edit.image, &edit.mask) {
-            (Some(input), Some(mask)) if edit.keep_outside => canvas::keep_outside(&image, input, mask),
+            (Some(input), Some(mask)) if edit.keep_outside && edit.compat.is_none() => {
+                canvas::keep_outside(&image, input, mask)
+            }
             _ => image,
+        }
+    }
+
+    /// The seed's noise.
+    fn drawn_noise(&self, edit: &Edit, units: &Units, channels: usize) -> Result<Tensor<3>> {
+        match (edit.seed_noise, &units.grids[..]) {
+            (SeedNoise::ChaCha, grids) => {
+                let mut rng = latents::rng(edit.seed, 0);
+                let drawn = grids.iter().map(|[h, w]| latents::noise([1, channels, *h, *w], &mut rng, &self.device));
+                Ok(units.pack(drawn.collect()))
+            }
+            (SeedNoise::Torch, [[h, w]]) => {
+                Ok(latents::pack(torch_noise::noise([1, channels, *h, *w], edit.seed, &self.device)))
+            }
+            (SeedNoise::Torch, grids) => Err(Error::input(
+                format!("this edit draws noise for {} pictures, torch's programs for one", grids.len()),
+                "leave out --seed-compat, or use a card whose layout is a canvas",
+            )),
         }
     }
 
@@ -163,9 +170,7 @@ impl Ace {
     fn noise(&self, edit: &Edit, units: &Units) -> Result<Tensor<3>> {
         let channels = self.card.autoencoder.latent_channels;
         let Some(noise) = &edit.noise else {
-            let mut rng = latents::rng(edit.seed, 0);
-            let drawn = units.grids.iter().map(|[h, w]| latents::noise([1, channels, *h, *w], &mut rng, &self.device));
-            return Ok(units.pack(drawn.collect()));
+            return self.drawn_noise(edit, units, channels);
         };
         let noise = noise.clone().convert::<f32>();
         let packed = [1, units.len(), self.card.flux.out_channels];

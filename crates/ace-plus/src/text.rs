@@ -9,6 +9,9 @@ use ace_nn::{clip::Clip, t5::T5};
 use burn::prelude::*;
 use std::path::Path;
 
+/// The end token of CLIP configurations that are older than their own correction: it stands for the largest id.
+const LEGACY_END: i64 = 2;
+
 /// The two tokenizers of a card.
 #[derive(Debug)]
 pub struct Tokenizers {
@@ -16,6 +19,8 @@ pub struct Tokenizers {
     clip: ClipTokenizer,
     t5_max_length: usize,
     clip_max_length: usize,
+    clean: bool,
+    clip_end_id: i64,
 }
 
 /// An instruction as numbers.
@@ -45,19 +50,31 @@ impl Tokenizers {
     /// If a file is missing or no tokenizer.
     pub fn load(card: &Card, folder: &Path) -> Result<Self> {
         let t5 = T5Tokenizer::from_file(&folder.join(&card.text.t5_tokenizer), &card.text.placeholders)?;
+        let clip = ClipTokenizer::from_dir(&folder.join(&card.text.clip_tokenizer))?;
+        let clip_end_id = card.text.clip_end_id.unwrap_or(clip.end_id());
         Ok(Self {
-            t5: t5.prepending(card.text.prepend),
-            clip: ClipTokenizer::from_dir(&folder.join(&card.text.clip_tokenizer))?,
+            t5: match card.text.prepend {
+                Some(prepend) => t5.prepending(prepend),
+                None => t5,
+            },
+            clip,
             t5_max_length: card.text.t5_max_length,
-            clip_max_length: card.clip.max_position_embeddings,
+            clip_max_length: card.text.clip_max_length.unwrap_or(usize::MAX).min(card.clip.max_position_embeddings),
+            clean: card.text.clean,
+            clip_end_id,
         })
     }
 
-    /// The ids of an instruction, cleaned of stray blanks.
+    /// The ids of an instruction, cleaned of stray blanks if the card says so.
     pub fn ids(&self, instruction: &str) -> TokenIds {
-        let text = clean(instruction);
+        let text = if self.clean { clean(instruction) } else { instruction.to_owned() };
         let clip = self.clip.encode(&text, self.clip_max_length);
-        let clip_end = clip.iter().position(|id| *id == self.clip.end_id()).unwrap_or(clip.len() - 1);
+        let end = match self.clip_end_id {
+            LEGACY_END => clip.iter().copied().max().unwrap_or_default(),
+            id => id,
+        };
+        // transformers takes the first token if there is no such id.
+        let clip_end = clip.iter().position(|id| *id == end).unwrap_or(0);
         TokenIds { t5: self.t5.encode(&text, self.t5_max_length), clip, clip_end }
     }
 }

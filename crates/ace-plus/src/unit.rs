@@ -3,14 +3,11 @@
 
 use crate::{
     canvas::{Canvas, Plane},
-    latents::{self, DOWNSCALE, PATCH},
+    latents::{self, PATCH},
 };
 use ace_nn::autoencoder::AutoEncoder;
 use burn::prelude::*;
 use serde::Deserialize;
-
-/// Features of a folded mask per token: 16×16 pixels.
-const MASK_FEATURES: usize = (DOWNSCALE * PATCH) * (DOWNSCALE * PATCH);
 
 /// Which conditions accompany the noise, and how.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -45,15 +42,18 @@ pub enum Join {
 }
 
 impl UnitPolicy {
-    /// Features per token that the transformer must take, for latents of `latent_features` per token.
-    pub fn in_channels(&self, latent_features: usize) -> usize {
+    /// Features per token that the transformer must take, for latents of `latent_features` per token and cells of
+    /// `cell` pixels along a side.
+    pub fn in_channels(&self, latent_features: usize, cell: usize) -> usize {
+        // Every pixel of a token's mask is a feature.
+        let mask_features = (cell * PATCH) * (cell * PATCH);
         match self.join {
             Join::Channels => self
                 .conditions
                 .iter()
-                .map(|condition| if *condition == Condition::Mask { MASK_FEATURES } else { latent_features })
+                .map(|condition| if *condition == Condition::Mask { mask_features } else { latent_features })
                 .fold(latent_features, |sum, features| sum + features),
-            Join::Sequence => latent_features + if self.has_mask() { MASK_FEATURES } else { 0 },
+            Join::Sequence => latent_features + if self.has_mask() { mask_features } else { 0 },
         }
     }
 
@@ -89,6 +89,7 @@ pub struct Units {
 impl Units {
     /// Encodes canvases into conditions; the edited picture's canvas is the last.
     pub fn encode(autoencoder: &AutoEncoder, canvases: &[Canvas], policy: &UnitPolicy, device: &Device) -> Self {
+        let cell = autoencoder.downscale();
         let mut beside = Vec::new();
         let mut behind = Vec::new();
         let (mut ids, mut behind_ids) = (Vec::new(), Vec::new());
@@ -97,9 +98,9 @@ impl Units {
             // The edited picture is unit 0, as in the released models; references in a sequence count from 1.
             let unit = if index + 1 == canvases.len() { 0 } else { index + 1 };
             let [_, height, width] = canvas.image.shape();
-            let grid = [height / DOWNSCALE, width / DOWNSCALE];
+            let grid = [height / cell, width / cell];
             let rows_columns = [grid[0] / PATCH, grid[1] / PATCH];
-            let mask = latents::pack(latents::fold_mask(upload(&canvas.mask, device)));
+            let mask = latents::pack(latents::fold_mask(upload(&canvas.mask, device), cell));
             // The pictures of a canvas have one size: one pass of the autoencoder encodes them all.
             let planes: Vec<&Plane> = policy.pictures().map(|condition| picture_of(canvas, condition)).collect();
             let mut encoded = encode_planes(autoencoder, &planes, device).into_iter().map(latents::pack);
@@ -132,7 +133,7 @@ impl Units {
                 }
             }
             ids.extend(latents::ids(rows_columns, unit));
-            let split = canvas.split / (DOWNSCALE * PATCH);
+            let split = canvas.split / (cell * PATCH);
             is_reference.extend((0..rows_columns[0]).flat_map(|_| (0..rows_columns[1]).map(|column| column < split)));
             grids.push(grid);
         }

@@ -12,7 +12,7 @@ use burn::prelude::*;
 pub fn fill_conditioning(recording: &Recording) -> Result<Findings> {
     let cells = |pixels: &str| Ok::<_, anyhow::Error>(recording.size(pixels)? / latents::DOWNSCALE);
     let grid = [cells("height")?, cells("width")?];
-    let mask = latents::pack(latents::fold_mask(recording.tensor("input.mask")?));
+    let mask = latents::pack(latents::fold_mask(recording.tensor("input.mask")?, latents::DOWNSCALE));
     let tokens = latents::pack(recording.tensor("input.latents")?);
     let ids = latents::ids(grid.map(|side| side / latents::PATCH), 0);
     let ids = TensorData::new(ids.concat(), [ids.len(), 3]);

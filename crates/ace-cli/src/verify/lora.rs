@@ -11,7 +11,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// PEFT writes a branch's factors beside the layer's weight.
-const PEFT: KeyMap = KeyMap { renames: &[("lora.0.lora_a", "lora_A"), ("lora.0.lora_b", "lora_B")] };
+const PEFT: KeyMap = KeyMap::renaming(&[("lora.0.lora_a", "lora_A"), ("lora.0.lora_b", "lora_B")]);
 
 /// `weight · alpha / rank` of an adapter.
 fn scale(recording: &Recording, adapter: usize) -> Result<f64> {

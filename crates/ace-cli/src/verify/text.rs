@@ -5,7 +5,7 @@ use ace_nn::{
     clip::{self, ClipConfig},
     keys::KeyMap,
     layers::empty,
-    t5::{self, NUM_BUCKETS, T5Config},
+    t5::{self, BUCKETS, MAX_DISTANCE, T5Config},
 };
 use anyhow::{Context, Result};
 use burn::{
@@ -14,15 +14,13 @@ use burn::{
 };
 
 /// Names of a T5 sublayer recorded alone: it is called by its class, with its norm beside it.
-const T5_SUBLAYER: KeyMap = KeyMap {
-    renames: &[
-        ("attention.layer_norm.scale", "layer_norm.weight"),
-        ("feed_forward.layer_norm.scale", "layer_norm.weight"),
-        ("attention.", "SelfAttention."),
-        ("feed_forward.", "DenseReluDense."),
-        ("relative_attention_bias", "SelfAttention.relative_attention_bias.weight"),
-    ],
-};
+const T5_SUBLAYER: KeyMap = KeyMap::renaming(&[
+    ("attention.layer_norm.scale", "layer_norm.weight"),
+    ("feed_forward.layer_norm.scale", "layer_norm.weight"),
+    ("attention.", "SelfAttention."),
+    ("feed_forward.", "DenseReluDense."),
+    ("relative_attention_bias", "SelfAttention.relative_attention_bias.weight"),
+]);
 
 /// T5's attention with the bias table that the first layer's file holds.
 #[derive(Module, Debug)]
@@ -49,11 +47,11 @@ pub fn t5_attention(recording: &Recording) -> Result<Findings> {
     let config: T5Config = serde_json::from_value(recording.config()?)?;
     let alone = AttentionAlone {
         attention: t5::SelfAttention::new(&config, device),
-        relative_attention_bias: empty([NUM_BUCKETS, config.num_heads], device),
+        relative_attention_bias: empty([BUCKETS, config.num_heads], device),
     };
     let alone = recording.weights(alone, &T5_SUBLAYER, device)?;
     let x = recording.tensor::<3>("input.x")?;
-    let bias = t5::relative_bias(alone.relative_attention_bias.val(), x.dims()[1]);
+    let bias = t5::relative_bias(alone.relative_attention_bias.val(), x.dims()[1], MAX_DISTANCE);
     Ok(vec![("output".into(), recording.error("output.x", alone.attention.forward(x, bias))?)])
 }
 
@@ -80,7 +78,7 @@ pub fn t5(recording: &Recording) -> Result<Findings> {
 pub fn clip_layer(recording: &Recording) -> Result<Findings> {
     let device = recording.device();
     let config: ClipConfig = serde_json::from_value(recording.config()?)?;
-    let layer = recording.weights(clip::Layer::new(&config, device), &KeyMap { renames: &[] }, device)?;
+    let layer = recording.weights(clip::Layer::new(&config, device), &KeyMap::default(), device)?;
     let output = layer.forward(recording.tensor("input.x")?);
     Ok(vec![("output".into(), recording.error("output.x", output)?)])
 }

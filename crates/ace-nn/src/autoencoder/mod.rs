@@ -111,6 +111,11 @@ impl AutoEncoder {
         self.decoder.forward(latents / self.scaling_factor + self.shift_factor)
     }
 
+    /// Pixels per latent cell along a side.
+    pub fn downscale(&self) -> usize {
+        1 << (self.encoder.down.len() - 1)
+    }
+
     /// `(z − shift)·scale`
     pub fn normalize(&self, raw: Tensor<4>) -> Tensor<4> {
         (raw - self.shift_factor) * self.scaling_factor

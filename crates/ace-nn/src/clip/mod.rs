@@ -7,7 +7,7 @@ pub mod keys;
 
 use crate::{
     attention,
-    layers::{LayerNorm, empty, quick_gelu},
+    layers::{LayerNorm, empty, gelu, quick_gelu},
     lora::Linear,
 };
 use burn::{
@@ -32,6 +32,27 @@ pub struct ClipConfig {
     pub num_heads: usize,
     /// Tokens of the longest text, 77 in CLIP-L.
     pub max_position_embeddings: usize,
+    /// Between the two layers of a feed-forward.
+    #[serde(default)]
+    pub hidden_act: Activation,
+    /// Of every norm, 1e-5.
+    #[serde(default = "epsilon")]
+    pub layer_norm_eps: f64,
+}
+
+/// What stands between the two layers of a feed-forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `x·σ(1.702·x)`: OpenAI's CLIP.
+    #[default]
+    QuickGelu,
+    /// `x·Φ(x)`: towers trained by others.
+    Gelu,
+}
+
+fn epsilon() -> f64 {
+    1e-5
 }
 
 /// The attention of one layer.
@@ -47,13 +68,23 @@ pub struct SelfAttention {
     pub out_proj: Linear,
 }
 
-/// Two linear layers with quick GELU between.
+/// Two linear layers with an activation between.
 #[derive(Module, Debug)]
 pub struct Mlp {
     /// `[intermediate_size, D]`
     pub fc1: Linear,
     /// `[D, intermediate_size]`
     pub fc2: Linear,
+    quick: bool,
+}
+
+impl Mlp {
+    /// # Shapes
+    /// - x, output: `[B, T, D]`
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let hidden = self.fc1.forward(x);
+        self.fc2.forward(if self.quick { quick_gelu(hidden) } else { gelu(hidden) })
+    }
 }
 
 /// One layer: norm, attention, norm, feed-forward.
@@ -76,12 +107,13 @@ impl Layer {
         let d = config.hidden_size;
         let project = || Linear::new(d, d, device);
         Self {
-            layer_norm1: LayerNorm::new(d, 1e-5, device),
+            layer_norm1: LayerNorm::new(d, config.layer_norm_eps, device),
             self_attn: SelfAttention { q_proj: project(), k_proj: project(), v_proj: project(), out_proj: project() },
-            layer_norm2: LayerNorm::new(d, 1e-5, device),
+            layer_norm2: LayerNorm::new(d, config.layer_norm_eps, device),
             mlp: Mlp {
                 fc1: Linear::new(d, config.intermediate_size, device),
                 fc2: Linear::new(config.intermediate_size, d, device),
+                quick: config.hidden_act == Activation::QuickGelu,
             },
             num_heads: config.num_heads,
         }
@@ -96,7 +128,7 @@ impl Layer {
         let attended = attention::causal(heads(&attn.q_proj), heads(&attn.k_proj), heads(&attn.v_proj));
         let x = x + attn.out_proj.forward(attention::join_heads(attended));
         let u = self.layer_norm2.forward(x.clone());
-        x + self.mlp.fc2.forward(quick_gelu(self.mlp.fc1.forward(u)))
+        x + self.mlp.forward(u)
     }
 }
 
@@ -120,7 +152,7 @@ impl ClipConfig {
             token_embedding: empty([self.vocab_size, self.hidden_size], device),
             position_embedding: empty([self.max_position_embeddings, self.hidden_size], device),
             layers: (0..self.num_layers).map(|_| Layer::new(self, device)).collect(),
-            final_layer_norm: LayerNorm::new(self.hidden_size, 1e-5, device),
+            final_layer_norm: LayerNorm::new(self.hidden_size, self.layer_norm_eps, device),
         }
     }
 }

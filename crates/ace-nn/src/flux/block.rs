@@ -23,6 +23,11 @@ impl QkNorm {
     fn new(head_dim: usize, device: &Device) -> Self {
         Self { query_norm: RmsNorm::new(head_dim, device), key_norm: RmsNorm::new(head_dim, device) }
     }
+
+    fn for_each(&mut self, path: &str, f: &mut dyn FnMut(&str, &mut RmsNorm)) {
+        f(&format!("{path}.query_norm"), &mut self.query_norm);
+        f(&format!("{path}.key_norm"), &mut self.key_norm);
+    }
 }
 
 /// Queries, keys and values, `[B, heads, L, d]` each.
@@ -167,6 +172,12 @@ impl DoubleBlock {
         f("txt_mlp.0", &mut self.txt_mlp.in_layer);
         f("txt_mlp.2", &mut self.txt_mlp.out_layer);
     }
+
+    /// Calls `f` with the path and each norm of queries or keys of the block.
+    pub fn for_each_norm(&mut self, f: &mut dyn FnMut(&str, &mut RmsNorm)) {
+        self.img_attn.norm.for_each("img_attn.norm", f);
+        self.txt_attn.norm.for_each("txt_attn.norm", f);
+    }
 }
 
 /// One stream; attention and feed-forward run side by side on the same normed input.
@@ -216,5 +227,10 @@ impl SingleBlock {
         f("linear1", &mut self.linear1);
         f("linear2", &mut self.linear2);
         f("modulation.lin", &mut self.modulation.lin);
+    }
+
+    /// Calls `f` with the path and each norm of queries or keys of the block.
+    pub fn for_each_norm(&mut self, f: &mut dyn FnMut(&str, &mut RmsNorm)) {
+        self.norm.for_each("norm", f);
     }
 }

@@ -22,7 +22,11 @@ pub use block::{BlockSize, DoubleBlock, Mlp, QkNorm, SingleBlock, StreamAttentio
 pub use embed::{MlpEmbedder, SINUSOID_DIM, sinusoid};
 pub use modulation::{Modulation, Shift};
 
-use crate::{layers::silu, lora::Linear, rope::Rope};
+use crate::{
+    layers::{RmsNorm, silu},
+    lora::Linear,
+    rope::Rope,
+};
 use burn::{module::Module, prelude::*, tensor::assert_shape};
 use serde::{Deserialize, Serialize};
 
@@ -248,6 +252,17 @@ impl Flux {
         }
         f("final_layer.adaLN_modulation.1", &mut self.final_layer.adaln_modulation);
         f("final_layer.linear", &mut self.final_layer.linear);
+    }
+
+    /// Calls `f` with the BFL path (`double_blocks.3.img_attn.norm.query_norm`) and each norm that has a scale, for
+    /// adapters that bring their own.
+    pub fn for_each_norm(&mut self, f: &mut dyn FnMut(&str, &mut RmsNorm)) {
+        for (i, block) in self.double_blocks.iter_mut().enumerate() {
+            block.for_each_norm(&mut |name, norm| f(&format!("double_blocks.{i}.{name}"), norm));
+        }
+        for (i, block) in self.single_blocks.iter_mut().enumerate() {
+            block.for_each_norm(&mut |name, norm| f(&format!("single_blocks.{i}.{name}"), norm));
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! transformers' names for the weights of [`T5`](super::T5) (spec §7.4).
+//! Names for the weights of [`T5`](super::T5): transformers' (spec §7.4), and llama.cpp's in GGUF files (spec §7.7).
 
 use crate::keys::KeyMap;
 
@@ -16,14 +16,40 @@ pub const TRANSFORMERS: KeyMap = KeyMap {
         // The bias table is stored with the first layer.
         ("relative_attention_bias", "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
     ],
+    joined: &[],
+    swapped: &[],
+    reversed: None,
+    aliases: &[("shared.weight", "encoder.embed_tokens.weight")],
+    // ComfyUI's checkpoints of several networks leave one beside each text encoder.
+    unused: &["logit_scale"],
+    flat: &[],
 };
 
-/// The embedding has two names in the wild; files hold one of them or both, tied.
-pub const EMBEDDING: [&str; 2] = ["shared.weight", "encoder.embed_tokens.weight"];
+/// Module path to llama.cpp key.
+pub const LLAMA_CPP: KeyMap = KeyMap {
+    renames: &[
+        ("layers.", "enc.blk."),
+        (".attention.layer_norm.scale", ".attn_norm.weight"),
+        (".feed_forward.layer_norm.scale", ".ffn_norm.weight"),
+        (".attention.", ".attn_"),
+        (".feed_forward.wi_0.", ".ffn_gate."),
+        (".feed_forward.wi_1.", ".ffn_up."),
+        (".feed_forward.wo.", ".ffn_down."),
+        ("final_layer_norm.scale", "enc.output_norm.weight"),
+        ("shared", "token_embd.weight"),
+        ("relative_attention_bias", "enc.blk.0.attn_rel_b.weight"),
+    ],
+    joined: &[],
+    swapped: &[],
+    reversed: None,
+    aliases: &[],
+    unused: &[],
+    flat: &[],
+};
 
 #[cfg(test)]
 mod tests {
-    use super::TRANSFORMERS;
+    use super::{LLAMA_CPP, TRANSFORMERS};
 
     #[test]
     fn paths_become_published_keys() {
@@ -35,6 +61,22 @@ mod tests {
             ("relative_attention_bias", "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
         ] {
             assert_eq!(TRANSFORMERS.key(path), key);
+        }
+    }
+    #[test]
+    fn llama_cpp_has_names_of_its_own() {
+        for (path, key) in [
+            ("layers.3.attention.q.weight", "enc.blk.3.attn_q.weight"),
+            ("layers.0.attention.layer_norm.scale", "enc.blk.0.attn_norm.weight"),
+            ("layers.11.feed_forward.layer_norm.scale", "enc.blk.11.ffn_norm.weight"),
+            ("layers.1.feed_forward.wi_0.weight", "enc.blk.1.ffn_gate.weight"),
+            ("layers.1.feed_forward.wi_1.weight", "enc.blk.1.ffn_up.weight"),
+            ("layers.1.feed_forward.wo.weight", "enc.blk.1.ffn_down.weight"),
+            ("final_layer_norm.scale", "enc.output_norm.weight"),
+            ("shared", "token_embd.weight"),
+            ("relative_attention_bias", "enc.blk.0.attn_rel_b.weight"),
+        ] {
+            assert_eq!(LLAMA_CPP.key(path), key);
         }
     }
 }

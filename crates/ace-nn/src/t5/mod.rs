@@ -16,8 +16,10 @@ use burn::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Buckets of the relative position bias; the published models all have 32 over a distance of 128.
-pub const NUM_BUCKETS: usize = 32;
+/// Buckets of the relative position bias in the published models, and the distance from which all are alike.
+pub const BUCKETS: usize = 32;
+/// As [`BUCKETS`].
+pub const MAX_DISTANCE: usize = 128;
 
 /// Sizes of a [`T5`], with transformers' names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,6 +37,27 @@ pub struct T5Config {
     pub num_layers: usize,
     /// Heads.
     pub num_heads: usize,
+    /// Buckets of the relative position bias, 32.
+    #[serde(default = "buckets")]
+    pub relative_attention_num_buckets: usize,
+    /// Distance from which on all positions share a bucket, 128.
+    #[serde(default = "max_distance")]
+    pub relative_attention_max_distance: usize,
+    /// Of every norm, 1e-6.
+    #[serde(default = "epsilon")]
+    pub layer_norm_epsilon: f64,
+}
+
+fn buckets() -> usize {
+    BUCKETS
+}
+
+fn max_distance() -> usize {
+    MAX_DISTANCE
+}
+
+fn epsilon() -> f64 {
+    1e-6
 }
 
 /// The attention of one layer, with its norm.
@@ -59,7 +82,7 @@ impl SelfAttention {
         let inner = config.num_heads * config.d_kv;
         let project = || Linear::without_bias(config.d_model, inner, device);
         Self {
-            layer_norm: RmsNorm::new(config.d_model, device),
+            layer_norm: RmsNorm::with_epsilon(config.d_model, config.layer_norm_epsilon, device),
             q: project(),
             k: project(),
             v: project(),
@@ -95,7 +118,7 @@ impl FeedForward {
     /// A layer with empty weights.
     pub fn new(config: &T5Config, device: &Device) -> Self {
         Self {
-            layer_norm: RmsNorm::new(config.d_model, device),
+            layer_norm: RmsNorm::with_epsilon(config.d_model, config.layer_norm_epsilon, device),
             wi_0: Linear::without_bias(config.d_model, config.d_ff, device),
             wi_1: Linear::without_bias(config.d_model, config.d_ff, device),
             wo: Linear::without_bias(config.d_ff, config.d_model, device),
@@ -123,12 +146,13 @@ pub struct Layer {
 pub struct T5 {
     /// `[vocab_size, d_model]`
     pub shared: Param<Tensor<2>>,
-    /// `[32, heads]`, shared by all layers.
+    /// `[buckets, heads]`, shared by all layers.
     pub relative_attention_bias: Param<Tensor<2>>,
     /// Layers.
     pub layers: Vec<Layer>,
     /// After the last layer.
     pub final_layer_norm: RmsNorm,
+    max_distance: usize,
 }
 
 impl T5Config {
@@ -136,14 +160,15 @@ impl T5Config {
     pub fn init(&self, device: &Device) -> T5 {
         T5 {
             shared: empty([self.vocab_size, self.d_model], device),
-            relative_attention_bias: empty([NUM_BUCKETS, self.num_heads], device),
+            relative_attention_bias: empty([self.relative_attention_num_buckets, self.num_heads], device),
             layers: (0..self.num_layers)
                 .map(|_| Layer {
                     attention: SelfAttention::new(self, device),
                     feed_forward: FeedForward::new(self, device),
                 })
                 .collect(),
-            final_layer_norm: RmsNorm::new(self.d_model, device),
+            final_layer_norm: RmsNorm::with_epsilon(self.d_model, self.layer_norm_epsilon, device),
+            max_distance: self.relative_attention_max_distance,
         }
     }
 }
@@ -156,7 +181,7 @@ impl T5 {
         let [batch, len] = ids.dims();
         let [_, width] = self.shared.dims();
         let rows = self.shared.val().select(0, ids.reshape([batch * len]));
-        let bias = relative_bias(self.relative_attention_bias.val(), len);
+        let bias = relative_bias(self.relative_attention_bias.val(), len, self.max_distance);
         let mut x = rows.reshape([batch, len, width]);
         for layer in &self.layers {
             x = layer.feed_forward.forward(layer.attention.forward(x, bias.clone()));
@@ -165,26 +190,34 @@ impl T5 {
     }
 }
 
-/// The bias of every pair of positions, `[1, heads, T, T]` (query, key), from the table `[32, heads]`.
-pub fn relative_bias(table: Tensor<2>, len: usize) -> Tensor<4> {
-    let [_, heads] = table.dims();
-    let buckets: Vec<i32> =
-        (0..len).flat_map(|query| (0..len).map(move |key| bucket(key as i64 - query as i64) as i32)).collect();
-    let buckets = Tensor::<1, Int>::from_data(TensorData::new(buckets, [len * len]), &table.device());
-    table.select(0, buckets).reshape([len, len, heads]).permute([2, 0, 1]).unsqueeze_dim(0)
+/// The bias of every pair of positions, `[1, heads, T, T]` (query, key), from the table `[buckets, heads]`.
+pub fn relative_bias(table: Tensor<2>, len: usize, max_distance: usize) -> Tensor<4> {
+    let [buckets, heads] = table.dims();
+    let of = |query: usize, key: usize| bucket(key as i64 - query as i64, buckets, max_distance) as i32;
+    let places: Vec<i32> = (0..len).flat_map(|query| (0..len).map(move |key| of(query, key))).collect();
+    let places = Tensor::<1, Int>::from_data(TensorData::new(places, [len * len]), &table.device());
+    table.select(0, places).reshape([len, len, heads]).permute([2, 0, 1]).unsqueeze_dim(0)
 }
 
-/// The bucket of a distance `key − query`: exact below 8, then by powers, everything from 91 on alike.
-///
-/// The limits are written down (spec §11) because the logarithm of the definition rounds differently at them.
-fn bucket(distance: i64) -> usize {
+/// The bucket of a distance `key − query`: half of them for each direction, of these the first half exact, the rest by
+/// powers up to `max_distance`, everything further alike.
+fn bucket(distance: i64, buckets: usize, max_distance: usize) -> usize {
+    // The published limits are written down (spec §11): the logarithm of the definition rounds differently at them.
     const STARTS: [u64; 7] = [12, 16, 23, 32, 46, 64, 91];
-    let size = distance.unsigned_abs();
+    let (size, half) = (distance.unsigned_abs(), buckets / 2);
+    let exact = half / 2;
     let within = match size {
-        0..8 => size as usize,
-        _ => 8 + STARTS.iter().filter(|start| size >= **start).count(),
+        _ if size < exact as u64 => size as usize,
+        _ if (buckets, max_distance) == (BUCKETS, MAX_DISTANCE) => {
+            exact + STARTS.iter().filter(|start| size >= **start).count()
+        }
+        _ => {
+            // In f32, as the reference computes it.
+            let part = (size as f32 / exact as f32).ln() / (max_distance as f32 / exact as f32).ln();
+            (exact + (part * (half - exact) as f32) as usize).min(half - 1)
+        }
     };
-    if distance > 0 { NUM_BUCKETS / 2 + within } else { within }
+    if distance > 0 { half + within } else { within }
 }
 
 #[cfg(test)]
@@ -197,10 +230,19 @@ mod tests {
             [(0, 0), (7, 7), (8, 8), (11, 8), (12, 9), (15, 9), (16, 10), (22, 10), (23, 11), (31, 11), (32, 12)];
         let more = [(45, 12), (46, 13), (63, 13), (64, 14), (90, 14), (91, 15), (5000, 15)];
         for (size, expected) in limits.into_iter().chain(more) {
-            assert_eq!(bucket(-size), expected, "key {size} before query");
+            assert_eq!(bucket(-size, 32, 128), expected, "key {size} before query");
             if size > 0 {
-                assert_eq!(bucket(size), 16 + expected, "key {size} after query");
+                assert_eq!(bucket(size, 32, 128), 16 + expected, "key {size} after query");
             }
         }
+    }
+
+    #[test]
+    fn other_tables_follow_the_definition() {
+        // transformers' own answers for 8 buckets over a distance of 20.
+        for (size, expected) in [(0, 0), (1, 1), (2, 2), (6, 2), (7, 3), (19, 3), (20, 3), (500, 3)] {
+            assert_eq!(bucket(-size, 8, 20), expected, "key {size} before query");
+        }
+        assert_eq!(bucket(1, 8, 20), 5);
     }
 }

@@ -15,8 +15,6 @@ use image::{GrayImage, RgbImage, imageops};
 use plane::center_offset;
 use serde::Deserialize;
 
-/// Pixels along one side of a token: the autoencoder's 8 times the patch of 2.
-const TOKEN: usize = 16;
 /// Longest side of an input, in pixels.
 const MAX_SIDE: u32 = 16_384;
 /// Largest canvas before it is fitted to the budget, in pixels (3 GiB as floats).
@@ -26,7 +24,7 @@ const MAX_AREA: usize = 1 << 28;
 #[derive(Deserialize, Clone, Debug, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct CanvasPolicy {
-    /// Budget of one edit in tokens of 16×16 px, references and image together.
+    /// Budget of one edit in tokens (of 16×16 px in the published models), references and image together.
     pub max_seq_len: usize,
     /// Longer pictures are cropped to this ratio of the sides, around their middle.
     pub max_aspect_ratio: f32,
@@ -38,6 +36,13 @@ pub struct CanvasPolicy {
     pub seam_crop: usize,
     /// One canvas, or one per picture.
     pub layout: Layout,
+    /// Pixels along one side of a token: the autoencoder's cell times the patch of 2.
+    #[serde(default = "published_token")]
+    pub token: usize,
+}
+
+fn published_token() -> usize {
+    crate::latents::DOWNSCALE * crate::latents::PATCH
 }
 
 /// How a reference meets the height of the image.
@@ -106,6 +111,35 @@ pub fn compose(inputs: &Inputs, policy: &CanvasPolicy) -> Result<Vec<Canvas>> {
     Ok(canvases.into_iter().map(|canvas| if policy.change_image { canvas.with_change() } else { canvas }).collect())
 }
 
+/// The canvas of plain FLUX-Fill, as diffusers prepares it: picture and mask as they are, the mask cut at one half (128
+/// of 255 and more is repainted), everything under it grey.
+///
+/// # Errors
+/// [`Error::Input`] if there is no image, a side is no multiple of the token, or there are references.
+pub fn compose_plain(inputs: &Inputs, policy: &CanvasPolicy) -> Result<Canvas> {
+    check(inputs, policy)?;
+    let Some(image) = inputs.image else {
+        return Err(Error::input("plain FLUX-Fill fills an image, and there is none", "give --image and --mask"));
+    };
+    if !inputs.references.is_empty() {
+        return Err(Error::input("plain FLUX-Fill knows no references", "leave them out, or leave out --compat"));
+    }
+    let (width, height) = image.dimensions();
+    let token = policy.token as u32;
+    if !width.is_multiple_of(token) || !height.is_multiple_of(token) {
+        return Err(Error::input(
+            format!("image is {width}x{height}; plain FLUX-Fill takes multiples of {token}"),
+            "crop or resize it first, or leave out --compat",
+        ));
+    }
+    let mask = match inputs.mask {
+        Some(mask) => Plane::cut_at_half(mask),
+        None => Plane::filled([1, height as usize, width as usize], 1.0),
+    };
+    let image = Plane::from_rgb(image).weighted(&mask, |mask| 1.0 - mask);
+    Ok(Canvas { image, change: None, mask, split: 0, output_size: (width, height) })
+}
+
 /// What the model should denoise to, `[3, H, W]` each: `target` in the place of the image, with the geometry of
 /// [`compose`] for the same inputs. A target of another size is first resized (nearest-exact) to the image's.
 ///
@@ -113,7 +147,7 @@ pub fn compose(inputs: &Inputs, policy: &CanvasPolicy) -> Result<Vec<Canvas>> {
 /// As [`compose`].
 pub fn compose_target(target: &RgbImage, inputs: &Inputs, policy: &CanvasPolicy) -> Result<Vec<Plane>> {
     check(inputs, policy)?;
-    check_size("target", target.dimensions())?;
+    check_size("target", target.dimensions(), policy)?;
     let (width, height) = inputs.image.map_or(inputs.size, RgbImage::dimensions);
     let target = nearest_exact(&Plane::from_rgb(target), height as usize, width as usize);
     // A size without an image is taken as it is, here as in `compose`.
@@ -214,7 +248,7 @@ fn side_by_side(image: Plane, mask: Plane, references: &[Plane], policy: &Canvas
     }
 
     let scale = budget_scale(&[(height, width)], policy);
-    let [fit_height, fit_width, fit_split] = [height, width, split].map(|side| fit_side(side, scale));
+    let [fit_height, fit_width, fit_split] = [height, width, split].map(|side| fit_side(side, scale, policy.token));
     if fit_height == 0 || fit_width == 0 {
         return Err(over_budget(height, width, policy));
     }
@@ -248,7 +282,8 @@ fn one_each(image: &Plane, mask: &Plane, references: &[Plane], policy: &CanvasPo
     // One scale for all shares the budget in proportion to their pixels.
     let scale = budget_scale(&sizes, policy);
     let compose = |(at, picture): (usize, &Plane)| {
-        let (height, width) = (fit_side(picture.height, scale), fit_side(picture.width, scale));
+        let (height, width) =
+            (fit_side(picture.height, scale, policy.token), fit_side(picture.width, scale, policy.token));
         if height == 0 || width == 0 {
             return Err(over_budget(picture.height, picture.width, policy));
         }
@@ -281,18 +316,22 @@ fn fitted(reference: &Plane, height: usize, policy: &CanvasPolicy) -> (usize, us
 
 /// By how much pictures of these heights and widths shrink to fit the budget together; at most 1.
 fn budget_scale(sizes: &[(usize, usize)], policy: &CanvasPolicy) -> f64 {
-    let tokens = |&(height, width): &(usize, usize)| (height as f64 / TOKEN as f64) * (width as f64 / TOKEN as f64);
+    let side = policy.token as f64;
+    let tokens = |&(height, width): &(usize, usize)| (height as f64 / side) * (width as f64 / side);
     (policy.max_seq_len as f64 / sizes.iter().map(tokens).sum::<f64>()).sqrt().min(1.0)
 }
 
 /// A scaled side, rounded down to whole tokens.
-fn fit_side(side: usize, scale: f64) -> usize {
-    (side as f64 * scale) as usize / TOKEN * TOKEN
+fn fit_side(side: usize, scale: f64, token: usize) -> usize {
+    (side as f64 * scale) as usize / token * token
 }
 
 fn over_budget(height: usize, width: usize, policy: &CanvasPolicy) -> Error {
     Error::input(
-        format!("max_seq_len {} leaves less than {TOKEN} px of a side of {width}x{height}", policy.max_seq_len),
+        format!(
+            "max_seq_len {} leaves less than {} px of a side of {width}x{height}",
+            policy.max_seq_len, policy.token
+        ),
         "raise max_seq_len, or use fewer or smaller pictures",
     )
 }
@@ -306,11 +345,11 @@ fn check(inputs: &Inputs, policy: &CanvasPolicy) -> Result<()> {
         ));
     }
     match inputs.image {
-        Some(image) => check_size("image", image.dimensions())?,
-        None => check_size("size", inputs.size)?,
+        Some(image) => check_size("image", image.dimensions(), policy)?,
+        None => check_size("size", inputs.size, policy)?,
     }
     for (at, reference) in inputs.references.iter().enumerate() {
-        check_size(&format!("reference {}", at + 1), reference.dimensions())?;
+        check_size(&format!("reference {}", at + 1), reference.dimensions(), policy)?;
     }
     if let Some(mask) = inputs.mask {
         let Some(image) = inputs.image else {
@@ -335,8 +374,8 @@ fn check(inputs: &Inputs, policy: &CanvasPolicy) -> Result<()> {
     }
 }
 
-fn check_size(name: &str, (width, height): (u32, u32)) -> Result<()> {
-    let least = TOKEN as u32;
+fn check_size(name: &str, (width, height): (u32, u32), policy: &CanvasPolicy) -> Result<()> {
+    let least = policy.token as u32;
     if width < least || height < least {
         let what = format!("{name} is {width}x{height}; the least is {least}x{least}");
         return Err(Error::input(what, "use a larger picture, or scale it up first"));

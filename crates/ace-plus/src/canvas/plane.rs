@@ -48,6 +48,12 @@ impl Plane {
         Self { channels: 1, height: mask.height() as usize, width: mask.width() as usize, data }
     }
 
+    /// An 8-bit mask as `[1, H, W]`: 1 from one half on, as diffusers cuts it.
+    pub fn cut_at_half(mask: &GrayImage) -> Self {
+        let data = mask.as_raw().iter().map(|&grey| f32::from(u8::from(grey >= 128))).collect();
+        Self { channels: 1, height: mask.height() as usize, width: mask.width() as usize, data }
+    }
+
     /// Back to 8 bits, rounded and clamped; NaN becomes black.
     ///
     /// # Panics

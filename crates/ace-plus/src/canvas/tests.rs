@@ -9,6 +9,7 @@ fn policy() -> CanvasPolicy {
         change_image: false,
         seam_crop: 30,
         layout: Layout::Canvas,
+        token: 16,
     }
 }
 

@@ -1,7 +1,10 @@
 //! A card says everything about one model that is not code: sizes of its networks, where its weights are, what is
-//! concatenated with what, and how it wants to be sampled. Cards are the files `models/<name>/card.toml`.
+//! concatenated with what, and how it wants to be sampled. Cards are the files `models/<name>/card.toml`; a folder in
+//! diffusers' layout is its own card.
 
-use crate::{Error, Result, canvas::CanvasPolicy, flow::Shift, tokenizer::Prepend, unit::UnitPolicy};
+mod diffusers;
+
+use crate::{Error, Result, canvas::CanvasPolicy, flow::Shift, latents, tokenizer::Prepend, unit::UnitPolicy};
 use ace_nn::{autoencoder::AutoEncoderConfig, clip::ClipConfig, flux::FluxConfig, t5::T5Config};
 use serde::Deserialize;
 use std::{
@@ -10,7 +13,7 @@ use std::{
 };
 
 /// Cards that are part of the library.
-const BUILTIN: &[(&str, &str)] = &[("tiny", include_str!("../../../models/tiny/card.toml"))];
+const BUILTIN: &[(&str, &str)] = &[("tiny", include_str!("../../../../models/tiny/card.toml"))];
 
 /// Everything about one model that is not code.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -72,9 +75,20 @@ pub struct TextPolicy {
     /// Words that stand for pictures (`{image}` …), added to the sequence encoder's tokenizer in this order.
     #[serde(default)]
     pub placeholders: Vec<String>,
-    /// Whether the sequence encoder's words start with a blank everywhere or only at the beginning.
-    #[serde(default = "prepend_first")]
-    pub prepend: Prepend,
+    /// Whether the sequence encoder's words start with a blank everywhere or only at the beginning; as its tokenizer
+    /// says if absent.
+    #[serde(default)]
+    pub prepend: Option<Prepend>,
+    /// Tokens that the pooled encoder sees at most; all its positions if absent.
+    #[serde(default)]
+    pub clip_max_length: Option<usize>,
+    /// Whether stray blanks are taken out of an instruction, as in ACE++'s training; diffusers leaves them.
+    #[serde(default = "yes")]
+    pub clean: bool,
+    /// Id at which the pooled encoder's text ends, the tokenizer's end token if absent; 2, as in old configurations,
+    /// means the largest id of the text.
+    #[serde(default)]
+    pub clip_end_id: Option<i64>,
 }
 
 /// Sampling defaults of a card.
@@ -102,13 +116,50 @@ pub struct Task {
     pub repainting_scale: f32,
     /// What the user gives and gets, one line.
     pub about: String,
+    /// What is drawn of the image, in place of what is under the mask, before the network sees it.
+    #[serde(default)]
+    pub control: Option<Control>,
+    /// What the user must give beside the words.
+    #[serde(default)]
+    pub needs: Vec<Need>,
 }
 
-fn prepend_first() -> Prepend {
-    Prepend::First
+/// What stands under the mask in place of the image's own pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Control {
+    /// The image without its colours.
+    Grey,
+    /// The image in large squares of one colour.
+    Mosaic,
+    /// The image's edges, white on black.
+    Canny,
+    /// A map that the user has drawn: a contour, a depth, a small picture made large.
+    Map,
+}
+
+/// What a task must be given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Need {
+    /// A picture to edit.
+    Image,
+    /// What to repaint of it.
+    Mask,
+    /// A picture to take something from; named twice, two.
+    Reference,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Card {
+    /// Names of the cards that are part of the library.
+    pub fn builtins() -> impl Iterator<Item = &'static str> {
+        BUILTIN.iter().map(|(name, _)| *name)
+    }
+
     /// A card that is part of the library.
     ///
     /// # Errors
@@ -124,14 +175,32 @@ impl Card {
         Self::parse(text, Path::new(&format!("models/{name}/card.toml")))
     }
 
-    /// The card of a model folder (`card.toml` in it), or a card file itself.
+    /// The card of a model folder (`card.toml` in it), or a card file itself; of a folder that diffusers wrote, what its
+    /// own configurations say.
     ///
     /// # Errors
     /// If it cannot be read, has an unknown or missing field, or contradicts itself.
     pub fn load(path: &Path) -> Result<Self> {
+        if path.join(diffusers::INDEX).exists() && !path.join("card.toml").exists() {
+            let card = diffusers::card(path)?;
+            card.check().map_err(|problem| Error::format(path, problem, "its configurations contradict each other"))?;
+            return Ok(card);
+        }
         let file = if path.is_dir() { path.join("card.toml") } else { path.to_owned() };
         let text = fs::read_to_string(&file).map_err(Error::io(&file))?;
         Self::parse(&text, &file)
+    }
+
+    /// The built-in card of that name, or else what is in that folder or file.
+    ///
+    /// # Errors
+    /// As [`Card::builtin`] and [`Card::load`].
+    pub fn find(name: &Path) -> Result<Self> {
+        match name.to_str().map(Self::builtin) {
+            Some(Ok(card)) => Ok(card),
+            Some(Err(unknown)) if !name.exists() => Err(unknown),
+            _ => Self::load(name),
+        }
     }
 
     /// The defaults of a task.
@@ -163,18 +232,19 @@ impl Card {
     fn check(&self) -> std::result::Result<(), String> {
         self.flux.check()?;
         self.autoencoder.check()?;
-        if self.autoencoder.downscale() != crate::latents::DOWNSCALE {
+        let cell = self.autoencoder.downscale();
+        if self.canvas.token != cell * latents::PATCH {
             return Err(format!(
-                "the autoencoder shrinks by {}, the mask folds by {}",
-                self.autoencoder.downscale(),
-                crate::latents::DOWNSCALE
+                "canvas.token is {}, the autoencoder's is {}",
+                self.canvas.token,
+                cell * latents::PATCH
             ));
         }
         let latent_features = 4 * self.autoencoder.latent_channels;
         if self.flux.out_channels != latent_features {
             return Err(format!("flux.out_channels {} must be {latent_features}", self.flux.out_channels));
         }
-        let needed = self.unit.in_channels(latent_features);
+        let needed = self.unit.in_channels(latent_features, cell);
         if self.flux.in_channels != needed {
             return Err(format!("flux.in_channels is {}, the unit gives {needed}", self.flux.in_channels));
         }

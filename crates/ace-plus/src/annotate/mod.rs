@@ -1,0 +1,127 @@
+//! Annotators: what is shown of a picture under the mask where an edit keeps its greys, its colours or its edges.
+//!
+//! | name | shows | so the edit is to | in the official code |
+//! |---|---|---|---|
+//! | `none` | the picture itself | repaint, restore | no annotator |
+//! | `gray` | greys | recolour | `GrayAnnotator` |
+//! | `mosaic` | cells of 64×64 pixels | keep colours, redraw shapes | `ColorAnnotator` |
+//! | `canny` | white edges on black | keep edges, redraw all else | `CannyAnnotator` |
+//!
+//! They compute what OpenCV computes, because the weights were trained on its pictures: `gray` and `canny` to the byte,
+//! `mosaic` to one grey level ([`mosaic`] says where). The crates at hand do not: `imageproc`'s Canny blurs first, knows
+//! one channel and sorts directions by angle; `image`'s greys have other weights, its cubic resize another `a`.
+//!
+//! Contours and depth come from networks of their own. Their maps can be given as the image of an edit.
+
+mod canny;
+mod mosaic;
+
+pub use canny::canny;
+pub use mosaic::mosaic;
+
+use crate::{Error, Result, picture::blend};
+use image::{GrayImage, Rgb, RgbImage};
+use serde::Deserialize;
+
+/// What is shown of a picture under the mask. In a card it is its [`name`](Annotator::name).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Annotator {
+    /// The picture itself.
+    #[default]
+    None,
+    /// Its greys: [`gray`].
+    Gray,
+    /// Its colours in cells of 64×64 pixels: [`mosaic`].
+    Mosaic,
+    /// Its edges: [`canny`].
+    Canny,
+}
+
+impl Annotator {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::None, Self::Gray, Self::Mosaic, Self::Canny];
+
+    /// What it is called in cards and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Gray => "gray",
+            Self::Mosaic => "mosaic",
+            Self::Canny => "canny",
+        }
+    }
+
+    /// The annotator of that name.
+    ///
+    /// # Errors
+    /// If there is none; `contour` and `depth`, which are networks, are told apart from mere misspellings.
+    pub fn from_name(name: &str) -> Result<Self> {
+        if let Some(annotator) = Self::ALL.into_iter().find(|annotator| annotator.name() == name) {
+            return Ok(annotator);
+        }
+        if matches!(name, "contour" | "depth") {
+            let what = format!("annotator \"{name}\" is a network of its own, which is not part of this");
+            return Err(Error::input(what, format!("give your own {name} map as the image, with annotator none")));
+        }
+        let names = Self::ALL.map(Self::name).join(", ");
+        Err(Error::input(format!("there is no annotator \"{name}\""), format!("there are {names}")))
+    }
+
+    /// What it shows of `image`, in the same size.
+    pub fn draw(self, image: &RgbImage) -> RgbImage {
+        match self {
+            Self::None => image.clone(),
+            Self::Gray => gray(image),
+            Self::Mosaic => mosaic(image),
+            Self::Canny => canny(image),
+        }
+    }
+}
+
+impl TryFrom<String> for Annotator {
+    type Error = Error;
+
+    fn try_from(name: String) -> Result<Self> {
+        Self::from_name(&name)
+    }
+}
+
+/// Greys with the weights of red and blue swapped: `0.114 R + 0.587 G + 0.299 B`, in OpenCV's 15-bit fixed point.
+///
+/// The official code hands an RGB picture to OpenCV's `BGR2GRAY`, so this is what the weights know as grey.
+pub fn gray(image: &RgbImage) -> RgbImage {
+    let mut gray = image.clone();
+    for pixel in gray.pixels_mut() {
+        let [r, g, b] = pixel.0.map(u32::from);
+        // The weights add up to 2^15, so this is at most 255.
+        let value = (r * 3_735 + g * 19_235 + b * 9_798 + (1 << 14)) >> 15;
+        *pixel = Rgb([value as u8; 3]);
+    }
+    gray
+}
+
+/// What is `annotated` where the mask is white, the image where it is black, both where it is grey, rounded as Pillow's
+/// `Image.composite` rounds.
+///
+/// # Errors
+/// If the three differ in size.
+pub fn apply(image: &RgbImage, mask: &GrayImage, annotated: &RgbImage) -> Result<RgbImage> {
+    let (width, height) = image.dimensions();
+    for (what, (other_width, other_height)) in [("mask", mask.dimensions()), ("annotation", annotated.dimensions())] {
+        if (other_width, other_height) != (width, height) {
+            return Err(Error::input(
+                format!("{what} is {other_width}x{other_height} but image is {width}x{height}"),
+                format!("the {what} must cover the image exactly"),
+            ));
+        }
+    }
+    let mut output = image.clone();
+    for ((pixel, mask), annotated) in output.pixels_mut().zip(mask.pixels()).zip(annotated.pixels()) {
+        *pixel = Rgb(std::array::from_fn(|i| blend(pixel.0[i], annotated.0[i], mask.0[0])));
+    }
+    Ok(output)
+}
+
+#[cfg(test)]
+mod tests;

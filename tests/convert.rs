@@ -1,0 +1,232 @@
+//! Weights in other formats: what is converted there and back is the same, what is widened is what its numbers mean, and
+//! nothing is overwritten or misread.
+
+use crate::support::{TestDir, ace, data};
+use ace_plus::{
+    checkpoint::{self, Network, WeightFile},
+    convert::{self, Format, Options, Precision},
+    float8::Float8,
+};
+use burn::tensor::{Device, TensorData};
+use half::bf16;
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// The networks of the recorded folder, as diffusers wrote them.
+const NETWORKS: [(&str, Network); 4] = [
+    ("transformer", Network::Flux),
+    ("vae", Network::AutoEncoder),
+    ("text_encoder", Network::Clip),
+    ("text_encoder_2", Network::T5),
+];
+
+fn options(format: Format, precision: Option<Precision>) -> Options {
+    let card = ace_plus::Card::load(&data("fill")).expect("recorded");
+    Options { format: Some(format), precision, card: Some(card), ..Options::default() }
+}
+
+fn converted(from: &Path, to: PathBuf, options: &Options) -> PathBuf {
+    let result = convert::convert(from, &to, options, &Device::default(), &mut |_, _| true);
+    result.unwrap_or_else(|error| panic!("{}: {error} ({:?})", from.display(), error.hint()));
+    to
+}
+
+fn tensors(path: &Path) -> BTreeMap<String, TensorData> {
+    let file = WeightFile::open(path).expect("whole");
+    file.keys().map(|key| (key.to_owned(), file.data(key).expect("readable"))).collect()
+}
+
+#[test]
+fn every_network_goes_to_one_file_and_back_without_a_changed_bit() {
+    let dir = TestDir::new("convert-back");
+    for (name, network) in NETWORKS {
+        let original = data("fill").join(name);
+        let bfl = converted(&original, dir.file(&format!("{name}.safetensors")), &options(Format::Bfl, None));
+        let file = WeightFile::open(&bfl).expect("whole");
+        assert_eq!(file.networks().len(), 1);
+        assert_eq!(file.networks()[0].network, network);
+        // Small shards, so that tensors of one layer come to lie in several files.
+        let back = Options { shard_size: 20_000, ..options(Format::Diffusers, None) };
+        let back = converted(&bfl, dir.file(name), &back);
+        let (back_tensors, original) = (tensors(&back), tensors(&original));
+        assert_eq!(back_tensors.len(), original.len(), "{name}");
+        for (key, data) in original {
+            // transformers 5 leaves the tower's name out; written are the published names.
+            let key = if network == Network::Clip { format!("text_model.{key}") } else { key };
+            assert!(back_tensors.get(&key) == Some(&data), "{name}: {key}");
+        }
+        assert!(back.join("config.json").exists(), "{name}");
+    }
+    // BFL's keys are not diffusers'.
+    let bfl = WeightFile::open(&dir.file("transformer.safetensors")).expect("whole");
+    assert!(bfl.has("double_blocks.0.img_attn.qkv.weight") && !bfl.has("x_embedder.weight"));
+}
+
+#[test]
+fn a_converted_folder_is_the_same_model_to_whoever_reads_its_configurations() {
+    let dir = TestDir::new("convert-config");
+    for (name, _) in NETWORKS {
+        let original = data("fill").join(name);
+        let bfl = converted(&original, dir.file(&format!("{name}.safetensors")), &options(Format::Bfl, None));
+        converted(&bfl, dir.file(&format!("whole/{name}")), &options(Format::Diffusers, None));
+    }
+    for name in ["scheduler", "tokenizer", "tokenizer_2"] {
+        fs::create_dir_all(dir.file(&format!("whole/{name}"))).expect("writable");
+        for entry in fs::read_dir(data("fill").join(name)).expect("recorded") {
+            let entry = entry.expect("readable");
+            let to = dir.file(&format!("whole/{name}")).join(entry.file_name());
+            fs::copy(entry.path(), to).expect("writable");
+        }
+    }
+    fs::copy(data("fill/model_index.json"), dir.file("whole/model_index.json")).expect("writable");
+    let (card, original) =
+        (ace_plus::Card::load(&dir.file("whole")).expect("valid"), ace_plus::Card::load(&data("fill")).expect("valid"));
+    assert_eq!(card.flux, original.flux);
+    assert_eq!(card.autoencoder, original.autoencoder);
+    assert_eq!(card.t5, original.t5);
+    assert_eq!(card.clip, original.clip);
+    ace_plus::Ace::load(&card, &dir.file("whole"), &Device::default()).expect("every key has a place");
+}
+
+#[test]
+fn precisions_are_torchs() {
+    let dir = TestDir::new("convert-precision");
+    let original = data("fill/transformer");
+    let exact = tensors(&converted(&original, dir.file("f32.safetensors"), &options(Format::Bfl, None)));
+    let half = converted(&original, dir.file("bf16.safetensors"), &options(Format::Bfl, Some(Precision::BF16)));
+    for (key, half) in tensors(&half) {
+        let half: Vec<f32> = half.convert::<f32>().iter().collect();
+        let rounded: Vec<f32> = exact[&key].iter::<f32>().map(|value| bf16::from_f32(value).to_f32()).collect();
+        assert_eq!(half, rounded, "{key}");
+    }
+    let eight = converted(&original, dir.file("fp8.safetensors"), &options(Format::ComfyUi, Some(Precision::Fp8)));
+    let file = WeightFile::open(&eight).expect("whole");
+    for (key, eight) in tensors(&eight) {
+        let exact: Vec<f32> = exact[&key].iter().collect();
+        let expected = match file.shape(&key).expect("there").len() {
+            1 => exact,
+            // Eight bits lie within bf16.
+            _ => Float8::E4M3.decode(&Float8::E4M3.encode(&exact)),
+        };
+        assert_eq!(eight.convert::<f32>().iter::<f32>().collect::<Vec<_>>(), expected, "{key}");
+    }
+    let sizes = [&half, &eight].map(|path| fs::metadata(path).expect("there").len());
+    assert!(sizes[1] < sizes[0] * 6 / 10, "{sizes:?}");
+    // It loads as a network, widened.
+    let card = ace_plus::Card::load(&data("fill")).expect("recorded");
+    file.flux(&card.flux, None, &Device::default()).expect("a whole network");
+}
+
+/// A safetensors file by hand: key, dtype, shape, bytes.
+fn safetensors(tensors: &[(&str, &str, &[usize], &[u8])]) -> Vec<u8> {
+    let (mut header, mut body) = (serde_json::Map::new(), Vec::new());
+    for (key, dtype, shape, bytes) in tensors {
+        let offsets = [body.len(), body.len() + bytes.len()];
+        header.insert((*key).to_owned(), serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": offsets}));
+        body.extend_from_slice(bytes);
+    }
+    let header = serde_json::to_vec(&header).expect("JSON");
+    [&(header.len() as u64).to_le_bytes()[..], &header, &body].concat()
+}
+
+#[test]
+fn a_scale_beside_an_eight_bit_weight_multiplies_it() {
+    let codes: Vec<u8> = (0..24).map(|code| code * 5).collect();
+    let bytes = safetensors(&[
+        ("scaled_fp8", "F8_E4M3", &[2], &[0, 0]),
+        ("a.weight", "F8_E4M3", &[4, 6], &codes),
+        ("a.scale_weight", "F32", &[], &0.125f32.to_le_bytes()),
+        ("a.scale_input", "F32", &[], &3f32.to_le_bytes()),
+        ("b.weight", "F8_E5M2", &[4, 6], &codes),
+    ]);
+    let file = WeightFile::from_bytes(Path::new("scaled"), bytes).expect("whole");
+    assert_eq!(file.keys().collect::<Vec<_>>(), ["a.weight", "b.weight"]);
+    assert!(file.is_scaled("a.weight") && !file.is_scaled("b.weight"));
+    let read = |key: &str| file.data(key).expect("readable").convert::<f32>().iter::<f32>().collect::<Vec<_>>();
+    let scaled: Vec<f32> = Float8::E4M3.decode(&codes).iter().map(|value| value * 0.125).collect();
+    assert_eq!(read("a.weight"), scaled);
+    assert_eq!(read("b.weight"), Float8::E5M2.decode(&codes));
+}
+
+#[test]
+fn a_gguf_file_is_read_as_its_own_library_reads_it() {
+    let file = WeightFile::open(&data("gguf/types.gguf")).expect("whole");
+    assert!(file.is_gguf());
+    let theirs = WeightFile::open(&data("gguf/types.safetensors")).expect("recorded");
+    let mut types = 0;
+    for key in file.keys() {
+        let theirs: Vec<f32> = theirs.data(key).unwrap_or_else(|error| panic!("{key}: {error}")).iter().collect();
+        let widened = file.stored(key).expect("there").is_packed();
+        let theirs: Vec<f32> =
+            if widened { theirs.iter().map(|value| bf16::from_f32(*value).to_f32()).collect() } else { theirs };
+        let ours = file.data(key).expect("readable").convert::<f32>();
+        assert_eq!(ours.iter::<f32>().collect::<Vec<_>>(), theirs, "{key}");
+        types += 1;
+    }
+    assert_eq!(types, 16);
+}
+
+#[test]
+fn nothing_is_overwritten_unasked_and_nothing_half_written() {
+    let dir = TestDir::new("convert-refused");
+    let original = data("fill/transformer");
+    let bfl = converted(&original, dir.file("flux.safetensors"), &options(Format::Bfl, None));
+    let before = dir.names();
+    let refused = |from: &Path, to: &Path, options: &Options| {
+        let error = convert::convert(from, to, options, &Device::default(), &mut |_, _| true).expect_err("refused");
+        assert!(error.hint().is_some(), "{error}");
+        assert_eq!(dir.names(), before, "{error} left something");
+        error.to_string()
+    };
+    let plain = options(Format::Bfl, None);
+    assert!(refused(&original, &bfl, &plain).contains("is there already"));
+    assert!(refused(&bfl, &bfl, &Options { force: true, ..plain.clone() }).contains("is what is to be converted"));
+    let lora = data("adapters/first/pytorch_lora_weights.safetensors");
+    assert!(refused(&lora, &dir.file("o"), &options(Format::Bfl, Some(Precision::Fp8))).contains("a LoRA in fp8"));
+    let without = Options { card: None, ..options(Format::Diffusers, None) };
+    assert!(refused(&bfl, &dir.file("o"), &without).contains("not FLUX.1's sizes"));
+    let vae = data("fill/vae");
+    assert!(refused(&vae, &dir.file("o"), &options(Format::Bfl, Some(Precision::Fp8))).contains("fp8"));
+    // Stopped in the middle.
+    let mut calls = 0;
+    let stopped = convert::convert(&original, &dir.file("o"), &plain, &Device::default(), &mut |_, _| {
+        calls += 1;
+        calls < 5
+    });
+    assert!(matches!(stopped, Err(ace_plus::Error::Cancelled)) && dir.names() == before);
+    converted(&original, bfl.clone(), &Options { force: true, ..plain });
+}
+
+#[test]
+fn the_program_says_what_a_file_is() {
+    let dir = TestDir::new("inspect");
+    let said = |words: &[&str]| {
+        let output = ace().args(words).current_dir(dir.path()).output().expect("starts");
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    let folder = data("fill/transformer");
+    let (code, text) = said(&["inspect", folder.to_str().expect("a name")]);
+    assert_eq!(code, Some(0), "{text}");
+    for part in
+        ["safetensors in 5 files", "FLUX transformer", "diffusers", "288 input features", "1 double and 2 single"]
+    {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+    let (_, text) = said(&["inspect", data("adapters/first").to_str().expect("a name")]);
+    for part in ["LoRA", "diffusers", "2 to 5"] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+    let tensors = BTreeMap::from([("x".to_owned(), TensorData::new(vec![1f32], [1]))]);
+    checkpoint::write(&dir.file("odd.safetensors"), &tensors, &[]).expect("writable");
+    let (code, text) = said(&["inspect", "odd.safetensors"]);
+    assert!(code == Some(1) && text.contains("nothing that is known is in this file, only x"), "{text}");
+    let (code, text) =
+        said(&["convert", folder.to_str().expect("a name"), "out.safetensors", "--format", "bfl", "--dtype", "bf16"]);
+    assert!(code == Some(0) && text.contains("FLUX transformer as bfl"), "{text}");
+    assert!(dir.file("out.safetensors").exists());
+    let (code, text) = said(&["convert", "out.safetensors", "o", "--format", "paint"]);
+    assert!(code == Some(2) && text.contains("bfl, diffusers, comfyui"), "{text}");
+}

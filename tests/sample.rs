@@ -1,0 +1,126 @@
+//! `ace sample` over and over: what made a picture stands in it and makes it again, several pictures at once, and noise
+//! as torch draws it.
+
+use crate::support::{TestDir, ace};
+use ace_plus::picture;
+use image::{GrayImage, Luma, Rgb, RgbImage};
+use std::{fs, process::Output};
+
+/// A folder with a picture, a mask and another mask.
+fn folder(name: &str) -> TestDir {
+    let dir = TestDir::new(name);
+    RgbImage::from_fn(64, 64, |x, y| Rgb([x as u8, y as u8, 90])).save(dir.file("image.png")).expect("writable");
+    for (name, left) in [("mask.png", 16), ("other.png", 32)] {
+        let mask = GrayImage::from_fn(64, 64, |x, _| Luma([if x >= left { 255 } else { 0 }]));
+        mask.save(dir.file(name)).expect("writable");
+    }
+    dir
+}
+
+/// Runs `ace sample` with the shipped miniature and one step.
+fn run(dir: &TestDir, words: &[&str]) -> Output {
+    ace().arg("sample").args(words).current_dir(dir.path()).output().expect("the program starts")
+}
+
+#[track_caller]
+fn runs(dir: &TestDir, words: &[&str]) {
+    let output = run(dir, words);
+    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[track_caller]
+fn fails(dir: &TestDir, words: &[&str], message: &str) {
+    let before = dir.names();
+    let output = run(dir, words);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains(message) && said.contains("\nhint: "), "{words:?}: {said}");
+    assert_eq!(dir.names(), before, "{words:?} left something");
+}
+
+fn bytes(dir: &TestDir, name: &str) -> Vec<u8> {
+    fs::read(dir.file(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn pixels(dir: &TestDir, name: &str) -> Vec<u8> {
+    picture::read_rgb(&dir.file(name)).expect("a picture").into_raw()
+}
+
+const EDIT: [&str; 10] =
+    ["--image", "image.png", "--mask", "mask.png", "-p", "make the circle green", "--steps", "1", "--seed", "5"];
+
+#[test]
+fn a_picture_says_what_made_it_and_is_made_again_byte_for_byte() {
+    let dir = folder("from");
+    let asked = [&EDIT[..], &["--guidance", "3.3", "--no-keep-outside", "--out", "first.png"]].concat();
+    runs(&dir, &asked);
+    runs(&dir, &["--from", "first.png", "--out", "again.png"]);
+    assert_eq!(bytes(&dir, "first.png"), bytes(&dir, "again.png"));
+    // What is said now replaces what was said then, and nothing else.
+    runs(
+        &dir,
+        &["--from", "first.png", "--mask", "mask.png", "--image", "image.png", "--seed", "6", "--out", "six.png"],
+    );
+    let six = [&asked[..9], &["6", "--guidance", "3.3", "--no-keep-outside", "--out", "direct.png"]].concat();
+    runs(&dir, &six);
+    assert_eq!(bytes(&dir, "six.png"), bytes(&dir, "direct.png"));
+    assert_ne!(pixels(&dir, "six.png"), pixels(&dir, "first.png"));
+    let said = picture::read_text(&dir.file("first.png"), "ace").expect("readable").expect("something");
+    for part in
+        ["\"seed\":5", "make the circle green", "\"guidance\":3.3", "\"keep_outside\":false", "\"version\"", "\"flux\""]
+    {
+        assert!(said.contains(part), "{part} is not in {said}");
+    }
+    // The same pixels without words.
+    runs(&dir, &["--from", "first.png", "--plain", "--out", "plain.png"]);
+    assert_eq!(picture::read_text(&dir.file("plain.png"), "ace").expect("readable"), None);
+    assert_eq!(pixels(&dir, "plain.png"), pixels(&dir, "first.png"));
+}
+
+#[test]
+fn what_is_not_as_it_was_is_named() {
+    let dir = folder("from-changed");
+    runs(&dir, &[&EDIT[..], &["--out", "first.png"]].concat());
+    fs::copy(dir.file("other.png"), dir.file("mask.png")).expect("writable");
+    fails(&dir, &["--from", "first.png", "--out", "o.png"], "mask.png has changed since the picture was made");
+    fs::remove_file(dir.file("image.png")).expect("there");
+    fails(&dir, &["--from", "first.png", "--mask", "other.png", "--out", "o.png"], "image.png");
+    fails(&dir, &["--from", "mask.png", "--out", "o.png"], "the picture does not say how it was made");
+    fails(&dir, &["--from", "none.png", "--out", "o.png"], "none.png");
+    fs::write(dir.file("words.png"), "no picture").expect("writable");
+    fails(&dir, &["--from", "words.png", "--out", "o.png"], "not a readable PNG");
+}
+
+#[test]
+fn several_seeds_and_several_words_make_the_pictures_that_each_makes_alone() {
+    let dir = folder("several");
+    fs::write(dir.file("words.txt"), "# two\na red circle\na blue star\n").expect("writable");
+    runs(&dir, &["--prompts", "words.txt", "--seed", "3", "--count", "2", "--steps", "1", "--plain", "--out", "o.png"]);
+    for name in ["o-1-seed3.png", "o-1-seed4.png", "o-2-seed3.png", "o-2-seed4.png"] {
+        assert!(dir.file(name).exists(), "{name}");
+    }
+    runs(&dir, &["-p", "a blue star", "--seed", "4", "--steps", "1", "--plain", "--out", "alone.png"]);
+    assert_eq!(bytes(&dir, "alone.png"), bytes(&dir, "o-2-seed4.png"));
+    assert_ne!(bytes(&dir, "alone.png"), bytes(&dir, "o-1-seed4.png"));
+    fails(&dir, &["--prompts", "none.txt", "--out", "p.png"], "none.txt");
+}
+
+#[test]
+fn the_noise_of_a_seed_can_be_torchs() {
+    let dir = folder("torch-seed");
+    let asked = |noise: &[&'static str], out: &'static str| {
+        [&["-p", "a red circle", "--steps", "1", "--plain", "--out", out], noise].concat()
+    };
+    runs(&dir, &asked(&["--seed", "11", "--seed-compat", "torch"], "torch.png"));
+    let noise = ace_plus::torch_noise::normal(11, 16 * 8 * 8);
+    let noise = burn::tensor::TensorData::new(noise, [1, 16, 8, 8]);
+    let tensors = std::collections::BTreeMap::from([("noise".to_owned(), noise)]);
+    ace_plus::checkpoint::write(&dir.file("noise.safetensors"), &tensors, &[]).expect("writable");
+    runs(&dir, &asked(&["--noise", "noise.safetensors"], "given.png"));
+    runs(&dir, &asked(&["--seed", "11"], "ours.png"));
+    assert_eq!(bytes(&dir, "torch.png"), bytes(&dir, "given.png"));
+    assert_ne!(bytes(&dir, "torch.png"), bytes(&dir, "ours.png"));
+    // It is remembered too.
+    runs(&dir, &["-p", "a red circle", "--steps", "1", "--seed", "11", "--seed-compat", "torch", "--out", "said.png"]);
+    runs(&dir, &["--from", "said.png", "--out", "again.png"]);
+    assert_eq!(bytes(&dir, "said.png"), bytes(&dir, "again.png"));
+}
