@@ -88,10 +88,10 @@ fn random_model(dir: &TestDir) {
         checkpoint::write(&path, &tensors, &[]).expect("writable");
     }
     let device = support::device();
-    write(model.join(&card.weights.flux), card.flux.init(&device), &flux::keys::BFL);
-    write(model.join(&card.weights.autoencoder), card.autoencoder.init(&device), &autoencoder::keys::BFL);
-    write(model.join(&card.weights.t5), card.t5.init(&device), &t5::keys::TRANSFORMERS);
-    write(model.join(&card.weights.clip), card.clip.init(&device), &clip::keys::TRANSFORMERS);
+    write(model.join(card.weights.flux.first()), card.flux.init(&device), &flux::keys::BFL);
+    write(model.join(card.weights.autoencoder.first()), card.autoencoder.init(&device), &autoencoder::keys::BFL);
+    write(model.join(card.weights.t5.first()), card.t5.init(&device), &t5::keys::TRANSFORMERS);
+    write(model.join(card.weights.clip.first()), card.clip.init(&device), &clip::keys::TRANSFORMERS);
 }
 
 #[test]
@@ -99,6 +99,9 @@ fn help_lists_the_verbs() {
     let dir = TestDir::new("cli-help");
     let output = run(&dir, &["--help"]);
     assert!(output.status.success());
+    for verb in ["fetch", "doctor", "inspect", "convert"] {
+        assert!(stdout(&output).contains(&format!("\n  {verb}")), "{verb}");
+    }
     for verb in ["sample", "train", "eval", "verify"] {
         assert!(stdout(&output).contains(&format!("\n  {verb}")), "{verb}");
         let help = run(&dir, &[verb, "--help"]);

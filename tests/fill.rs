@@ -115,7 +115,7 @@ fn plain_fill_says_what_it_cannot_take() {
     let folder = support::data("fill");
     let mut card = Card::load(&folder).expect("valid");
     let edit = edit(&folder, &mut card);
-    let told = |edit: &Edit| edit.canvases(&card).expect_err("refused").to_string();
+    let told = |edit: &Edit| edit.prepare(&card).expect_err("refused").to_string();
     let odd = image::RgbImage::new(50, 48);
     assert!(told(&Edit { image: None, mask: None, ..edit.clone() }).contains("there is none"));
     assert!(told(&edit.clone().reference(odd.clone())).contains("no references"));

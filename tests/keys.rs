@@ -1,7 +1,8 @@
-//! The published checkpoints by name and shape, written down from their descriptions (the key tables of BFL's and
-//! Hugging Face's files), against our modules at full size. Modules are lazy: nothing here is allocated.
+//! The published checkpoints by name and shape against our modules at full size: BFL's files written down from their key
+//! tables, diffusers' and transformers' recorded from their own modules on torch's `meta` device
+//! (`tests/reference/record_keys.py`). Modules are lazy and files are hollow: nothing here is allocated.
 
-use crate::support::{device, shapes};
+use crate::support::{self, TestDir, device, shapes};
 use ace_nn::{
     autoencoder::{self, AutoEncoderConfig},
     clip::{self, ClipConfig},
@@ -9,8 +10,17 @@ use ace_nn::{
     keys::KeyMap,
     t5::{self, T5Config},
 };
+use ace_plus::{
+    Card,
+    checkup::{Problem, checkup},
+};
 use burn::module::Module;
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::Write,
+    path::Path,
+};
 
 type Shapes = BTreeMap<String, Vec<usize>>;
 
@@ -253,4 +263,101 @@ fn clip_has_the_keys_of_the_published_file() {
         layer_norm_eps: 1e-5,
     };
     assert_published(&config.init(&device()), &clip::keys::TRANSFORMERS, &list, 196, 123_060_480);
+}
+
+/// The list that diffusers or transformers gave for a network on torch's `meta` device, at full size.
+fn recorded(name: &str) -> Shapes {
+    let text = fs::read_to_string(support::data("keys").join(format!("{name}.txt"))).expect("a recording");
+    let mut shapes = Shapes::new();
+    for line in text.lines() {
+        let mut words = line.split(' ');
+        let key = words.next().expect("a key");
+        let shape: Vec<usize> = words.map(|side| side.parse().expect("a side")).collect();
+        for key in numbered(key) {
+            assert!(shapes.insert(key.clone(), shape.clone()).is_none(), "{key} twice");
+        }
+    }
+    shapes
+}
+
+/// `a.{0..2}.b` as `a.0.b`, `a.1.b`, `a.2.b`, for each such place.
+fn numbered(key: &str) -> Vec<String> {
+    let Some((head, rest)) = key.split_once('{') else { return vec![key.to_owned()] };
+    let (range, tail) = rest.split_once('}').expect("a range");
+    let (first, last) = range.split_once("..").expect("a range");
+    let [first, last] = [first, last].map(|number| number.parse::<usize>().expect("a number"));
+    (first..=last).flat_map(|number| numbered(&format!("{head}{number}{tail}"))).collect()
+}
+
+/// A weight file with a true header and nothing but holes behind it: 24 GB that take no room.
+fn hollow(path: &Path, shapes: &Shapes) {
+    let (mut header, mut end) = (serde_json::Map::new(), 0);
+    for (key, shape) in shapes {
+        let begin = end;
+        end += 2 * shape.iter().product::<usize>();
+        let entry = serde_json::json!({ "dtype": "BF16", "shape": shape, "data_offsets": [begin, end] });
+        header.insert(key.clone(), entry);
+    }
+    let header = serde_json::to_vec(&header).expect("JSON");
+    fs::create_dir_all(path.parent().expect("inside")).expect("writable");
+    let mut file = fs::File::create(path).expect("writable");
+    file.write_all(&(header.len() as u64).to_le_bytes()).expect("writable");
+    file.write_all(&header).expect("writable");
+    file.set_len((8 + header.len() + end) as u64).expect("a file with holes");
+}
+
+/// What is wrong with the networks of a folder, as far as they are there.
+fn problems(card: &str, folder: &Path) -> Vec<(String, String)> {
+    let card = Card::builtin(card).expect("a sound card");
+    let findings = checkup(&card, folder, None, &device(), None).expect("readable");
+    let networks = findings.into_iter().filter(|finding| finding.path.is_some());
+    let message = |problem: Option<Problem>| problem.map_or("ok".to_owned(), |problem| problem.message());
+    networks.map(|finding| (finding.part.to_string(), message(finding.problem))).collect()
+}
+
+#[test]
+fn files_with_the_recorded_keys_are_taken_at_full_size_and_others_are_not() {
+    let dir = TestDir::new("keys-full");
+    let mut lists = ["transformer", "vae", "text_encoder_2", "text_encoder"].map(|name| (name, recorded(name)));
+    // One tensor under two names; files have either, or both.
+    let tied = lists[2].1.remove("encoder.embed_tokens.weight").expect("a tied weight");
+    assert_eq!(lists.each_ref().map(|(_, list)| list.len()), [1160, 244, 219, 196]);
+    assert_eq!(
+        lists.each_ref().map(|(_, list)| parameters(list)),
+        [11_902_391_360, 83_819_683, 4_762_310_656, 123_060_480]
+    );
+    for (name, list) in &lists {
+        let file = if name.starts_with("text") { "model" } else { "diffusion_pytorch_model" };
+        hollow(&dir.file(&format!("{name}/{file}.safetensors")), list);
+    }
+    let all_ok = ["flux", "autoencoder", "t5", "clip"].map(|part| (part.to_owned(), "ok".to_owned()));
+    assert_eq!(problems("flux1-fill-dev", dir.path()), all_ok);
+
+    let t5 = dir.file("text_encoder_2/model.safetensors");
+    let mut both = lists[2].1.clone();
+    both.insert("encoder.embed_tokens.weight".into(), tied);
+    hollow(&t5, &both);
+    assert_eq!(problems("flux1-fill-dev", dir.path()), all_ok);
+    both.remove("shared.weight");
+    hollow(&t5, &both);
+    assert_eq!(problems("flux1-fill-dev", dir.path()), all_ok);
+
+    // The single files' keys, and those of the full fine-tune, in a folder of their own.
+    let single = TestDir::new("keys-single");
+    hollow(&single.file("flux1-fill-dev.safetensors"), &published_flux(384).0);
+    hollow(&single.file("ace_plus_fft.safetensors"), &published_flux(448).0);
+    hollow(&single.file("ae.safetensors"), &published_autoencoder().0);
+    assert_eq!(problems("flux1-fill-dev", single.path()), all_ok[..2]);
+    assert_eq!(problems("ace-plus-fft", single.path()), all_ok[..2]);
+
+    let mut lacking = published_flux(384).0;
+    lacking.remove("double_blocks.7.txt_attn.proj.bias");
+    hollow(&single.file("flux1-fill-dev.safetensors"), &lacking);
+    assert!(problems("flux1-fill-dev", single.path())[0].1.contains("double_blocks.7.txt_attn.proj.bias"));
+    let mut more = published_flux(384).0;
+    more.insert("double_blocks.19.img_mod.lin.bias".into(), vec![18432]);
+    hollow(&single.file("flux1-fill-dev.safetensors"), &more);
+    assert_ne!(problems("flux1-fill-dev", single.path())[0].1, "ok");
+    hollow(&single.file("flux1-fill-dev.safetensors"), &published_flux(64).0);
+    assert!(problems("flux1-fill-dev", single.path())[0].1.contains("64 input features, the card's 384"));
 }

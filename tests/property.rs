@@ -7,7 +7,8 @@ use ace_nn::{
     rope::Rope,
 };
 use ace_plus::{
-    canvas::{self, Canvas, CanvasPolicy, Inputs, Layout, ReferenceFit},
+    Card, Edit,
+    canvas::{self, Canvas, CanvasPolicy, Inputs, Layout, Plane, ReferenceFit},
     denoise, flow, latents,
     unit::{Condition, Join, UnitPolicy, Units},
 };
@@ -338,4 +339,96 @@ fn conditions_on_the_sequence_are_seen_but_get_no_velocity() {
     let last = behind.clone().narrow(1, len - 1, 1) + Tensor::ones([1, 1, width], &device());
     let changed = Units { behind: Some(Tensor::cat(vec![behind.narrow(1, 0, len - 1), last], 1)), ..units };
     assert!(distance(velocity(320, noisy, &changed), seen) > 1e-4);
+}
+
+// Native resolution ------------------------------------------------------------------------------------------------
+
+/// Numbers that look random, below `below`.
+fn draws(seed: u64) -> impl FnMut(u32) -> u32 {
+    let mut state = seed;
+    move |below| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 33) % u64::from(below)) as u32
+    }
+}
+
+/// A mask of a few random rectangles and specks; white above 128, with greys on both sides.
+fn random_mask(width: u32, height: u32, draw: &mut impl FnMut(u32) -> u32) -> GrayImage {
+    let mut mask = GrayImage::from_fn(width, height, |_, _| Luma([draw(129) as u8]));
+    for _ in 0..=draw(3) {
+        let (left, top) = (draw(width), draw(height));
+        let (right, bottom) =
+            ((left + 1 + draw(width / 2 + 1)).min(width), (top + 1 + draw(height / 2 + 1)).min(height));
+        for y in top..bottom {
+            for x in left..right {
+                mask.put_pixel(x, y, Luma([129 + draw(127) as u8]));
+            }
+        }
+    }
+    mask
+}
+
+#[test]
+fn outside_the_mask_every_byte_is_the_inputs_own_whatever_the_network_makes() {
+    let mut draw = draws(7);
+    let (mut cropped, mut whole) = (0, 0);
+    for trial in 0..150 {
+        let (width, height) = (16 + draw(300), 16 + draw(300));
+        // One in five is longer than the aspect ratio allows.
+        let (width, height) = if draw(5) == 0 { (width * 3, 16 + draw(40)) } else { (width, height) };
+        let input = RgbImage::from_fn(width, height, |_, _| Rgb([draw(256) as u8, draw(256) as u8, draw(256) as u8]));
+        let mask = random_mask(width, height, &mut draw);
+        let mut card = Card::builtin("ace-plus-portrait").expect("a sound card");
+        card.canvas.max_seq_len = 60 + draw(200) as usize;
+        let mut edit = Edit::new("words").image(input.clone()).mask(mask.clone());
+        edit.feather = draw(3) * draw(6);
+        for _ in 0..draw(3) {
+            edit = edit.reference(RgbImage::new(30 + draw(60), 30 + draw(60)));
+        }
+        // Some shapes leave the image no room beside the references: an error, never a picture.
+        let Ok(prepared) = edit.prepare(&card) else { continue };
+        let last = prepared.canvases.last().expect("a canvas");
+        let data = last.image.data.iter().map(|_| draw(201) as f32 / 100.0 - 1.0).collect();
+        let output = edit.finish(&Plane { data, ..last.image.clone() }, &prepared);
+        let case = format!("trial {trial}: {width}x{height}, {prepared:?}");
+        assert_eq!(output.dimensions(), (width, height), "{case}");
+        let feather = edit.feather;
+        let near = |x: u32, y: u32| {
+            let (columns, rows) = (x.saturating_sub(feather)..=x + feather, y.saturating_sub(feather)..=y + feather);
+            rows.into_iter().any(|y| {
+                columns
+                    .clone()
+                    .any(|x| mask.get_pixel_checked(x, y).is_some_and(|grey| grey.0[0] > canvas::MASK_THRESHOLD))
+            })
+        };
+        let changed = output.enumerate_pixels().filter(|(x, y, pixel)| *pixel != input.get_pixel(*x, *y));
+        let (inside, outside): (Vec<_>, Vec<_>) = changed.partition(|(x, y, _)| near(*x, *y));
+        assert!(outside.is_empty(), "{case}: {} bytes outside changed", outside.len());
+        assert!(!inside.is_empty(), "{case}: nothing changed");
+        match prepared.region {
+            Some(_) => cropped += 1,
+            None => whole += 1,
+        }
+    }
+    assert!(cropped > 40 && whole > 20, "{cropped} were cropped, {whole} were not");
+}
+
+#[test]
+fn a_large_picture_is_edited_at_its_own_resolution() {
+    // 3000×2000 is six times the budget; the mask and what is around it are not.
+    let input = RgbImage::from_fn(3000, 2000, |x, y| Rgb([x as u8, y as u8, (x ^ y) as u8]));
+    let mask = GrayImage::from_fn(3000, 2000, |x, y| {
+        Luma([if (2500..2800).contains(&x) && (1700..1990).contains(&y) { 255 } else { 0 }])
+    });
+    let card = Card::builtin("flux1-fill-dev").expect("a sound card");
+    let edit = Edit::new("words").image(input.clone()).mask(mask);
+    let prepared = edit.prepare(&card).expect("a canvas");
+    let (region, canvas) = (prepared.region.expect("a part"), &prepared.canvases[0]);
+    // As much around it as the budget takes, in whole tokens, and not a pixel is resampled.
+    let tokens = region.width / 16 * (region.height / 16);
+    assert!(tokens <= 4096 && tokens > 3800, "{region:?}");
+    assert_eq!(canvas.image.shape(), [3, region.height as usize, region.width as usize]);
+    // A network that returns what it sees changes nothing.
+    let target = Plane::from_rgb(&region.of_rgb(&input));
+    assert_eq!(edit.finish(&target, &prepared), input);
 }

@@ -24,6 +24,12 @@ mod convert;
 // A folder as diffusers writes it, and an edit that diffusers made with it.
 mod fill;
 
+// Cards and the files they name: built in, on top of each other, found, fetched, looked over.
+mod cards;
+
+// The official programs' way from pixels to canvases and back.
+mod official;
+
 // Learning: exact resumption, adapters, widening, clipping.
 mod train;
 

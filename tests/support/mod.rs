@@ -1,6 +1,8 @@
 //! What several test modules need: a device, numbers that look random or count up, small networks, folders and the
 //! program.
 
+pub mod hub;
+
 use ace_nn::{
     autoencoder::{AutoEncoder, AutoEncoderConfig},
     flux::{Flux, FluxConfig},

@@ -14,6 +14,7 @@ const USAGE: &str = "\
 Usage: cargo xtask <verb> [--backend NAME] [options of the verb]
 
   sample | train | eval | verify   builds `ace` for one backend and runs it; --help after the verb lists its options
+  fetch | doctor                   get a model from the Hugging Face Hub, and see whether it is whole
   inspect | convert                weight files; nothing is computed
   check                            fmt, clippy, test and doc, cheapest first
 
@@ -22,7 +23,7 @@ software Vulkan device. Each but flex has a target folder of its own, because a 
 
 const VERBS: [&str; 4] = ["sample", "train", "eval", "verify"];
 /// Verbs that compute nothing and know no backend.
-const FILE_VERBS: [&str; 2] = ["inspect", "convert"];
+const FILE_VERBS: [&str; 4] = ["fetch", "doctor", "inspect", "convert"];
 const CPU: &str = "flex";
 const SOFTWARE: &str = "wgpu-software";
 /// Exit code for words that are not understood.

@@ -2,13 +2,14 @@
 
 use crate::{
     convert,
-    model::{Lora, ModelArgs},
+    model::{Lora, ModelArgs, Overrides},
 };
 use ace_plus::{
     Compat, SeedNoise,
     checkpoint::Network,
     convert::{Format, Precision},
 };
+use burn::tensor::FloatDType;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -32,6 +33,7 @@ Examples:
   ace sample --lora out/train/lora/lora.safetensors:0.8 --reference item.png -p \"the item on a teal background\"
   ace sample --from out/sample.png --seed 4      as that picture was made, from another seed
   ace sample -p \"a blue star\" --count 4 --out out/star.png
+  ace sample --model ace-plus-portrait --reference me.jpg -p \"…\" --fetch --dtype bf16
   ace sample --noise noise.safetensors --save-latents latents.safetensors -p \"a blue star\"";
 
 const TRAIN_EXAMPLES: &str = "\
@@ -70,6 +72,10 @@ pub enum Verb {
     Eval(EvalArgs),
     /// Compare every network with its recording
     Verify(VerifyArgs),
+    /// Get what a card needs from the Hugging Face Hub
+    Fetch(FetchArgs),
+    /// Say what is missing or broken of a model, and what mends it
+    Doctor(DoctorArgs),
     /// Say what a weight file is
     Inspect(InspectArgs),
     /// Write a network's weights, or a LoRA, in another spelling or precision
@@ -133,10 +139,20 @@ pub struct SampleArgs {
     /// What is blanked under the mask: 1 hides it from the network, 0 shows it [default: the task's, or 1]
     #[arg(long, value_name = "X", value_parser = finite, allow_negative_numbers = true)]
     pub repainting_scale: Option<f32>,
+    /// Your own drawing of the image for tasks that want one: contours, depths
+    #[arg(long, value_name = "FILE", requires = "image")]
+    pub map: Option<PathBuf>,
+    /// One of several places of the image with words of its own, one after the other; instead of --mask and --prompt
+    #[arg(long = "region", value_name = "MASK=TEXT", value_parser = RegionWords::parse, requires = "image",
+          conflicts_with_all = ["mask", "prompt", "prompts", "map"])]
+    pub regions: Vec<RegionWords>,
+    /// Pixels outside the mask over which the edit fades into the image [default: 0]
+    #[arg(long, value_name = "PIXELS")]
+    pub feather: Option<u32>,
     /// Take the decoded pixels everywhere instead of keeping the image's own where the mask is black
     #[arg(long)]
     pub no_keep_outside: bool,
-    /// Prepare and finish to the letter as another program does: diffusers (plain FLUX-Fill)
+    /// Prepare and finish to the letter as another program does: diffusers (plain FLUX-Fill), official (ACE++)
     #[arg(long, value_name = "NAME", value_parser = compat)]
     pub compat: Option<Compat>,
     /// Where the picture goes, a PNG; several get their line and seed behind the name, as o-2-seed7.png
@@ -149,6 +165,12 @@ pub struct SampleArgs {
     /// Initial noise instead of the seed's: safetensors with `noise`, `[1,16,h,w]` or packed `[1,L,64]`
     #[arg(long, value_name = "FILE")]
     pub noise: Option<PathBuf>,
+    /// Numbers of transformer and text encoders: f32, bf16 or f16, as far as the device computes in them [default: f32]
+    #[arg(long, value_name = "NAME", value_parser = dtype)]
+    pub dtype: Option<FloatDType>,
+    /// Fetch from the Hugging Face Hub what is missing of the model
+    #[arg(long)]
+    pub fetch: bool,
     /// Write the final latents: safetensors with `latents` `[1,16,h,w]` and `tokens` `[1,L,64]`
     #[arg(long, value_name = "FILE")]
     pub save_latents: Option<PathBuf>,
@@ -263,6 +285,71 @@ pub struct ConvertArgs {
     /// Replace what is there
     #[arg(long)]
     pub force: bool,
+}
+
+/// A place of an image and what should be there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RegionWords {
+    /// What to repaint.
+    pub mask: PathBuf,
+    /// What should be seen there.
+    pub words: String,
+}
+
+impl RegionWords {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((mask, words)) if !mask.is_empty() && !words.trim().is_empty() => {
+                Ok(Self { mask: mask.into(), words: words.trim().to_owned() })
+            }
+            _ => Err("a region is MASK=TEXT".to_owned()),
+        }
+    }
+}
+
+/// `ace fetch`.
+#[derive(Debug, Args)]
+pub struct FetchArgs {
+    /// Built-in card by its name, or a folder with a card.toml
+    #[arg(value_name = "CARD")]
+    pub card: String,
+    /// Folder in which files need not be fetched
+    #[arg(long, value_name = "DIR")]
+    pub weights: Option<PathBuf>,
+    /// Read what is there, and fetch again what does not have the digest that it should
+    #[arg(long)]
+    pub verify: bool,
+}
+
+/// `ace doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Built-in card by its name, or a folder with a model
+    #[arg(value_name = "CARD|DIR", default_value = crate::model::DEFAULT)]
+    pub card: String,
+    /// Folder of the weights that the card names [default: the card's own folder, then the Hugging Face cache]
+    #[arg(long, value_name = "DIR")]
+    pub weights: Option<PathBuf>,
+    #[command(flatten)]
+    pub overrides: Overrides,
+    /// Do not read whole files for their digests
+    #[arg(long)]
+    pub quick: bool,
+}
+
+/// The names of numbers.
+const DTYPES: [(&str, FloatDType); 3] =
+    [("f32", FloatDType::F32), ("bf16", FloatDType::BF16), ("f16", FloatDType::F16)];
+
+/// A kind of numbers by its name.
+pub fn dtype(name: &str) -> Result<FloatDType, String> {
+    let found = DTYPES.iter().find_map(|(known, dtype)| (*known == name).then_some(*dtype));
+    found.ok_or_else(|| format!("known are: {}", DTYPES.map(|(known, _)| known).join(", ")))
+}
+
+/// The name of a kind of numbers.
+pub fn dtype_name(dtype: FloatDType) -> &'static str {
+    DTYPES.iter().find_map(|(name, known)| (*known == dtype).then_some(*name)).unwrap_or("f32")
 }
 
 /// Another program by its name.

@@ -18,7 +18,9 @@ mod report;
 mod sheet;
 
 mod convert;
+mod doctor;
 mod eval;
+mod fetch;
 mod inspect;
 mod jobs;
 mod sample;
@@ -43,6 +45,8 @@ fn main() -> ExitCode {
         Verb::Train(args) => train::run(&args),
         Verb::Eval(args) => eval::run(&args),
         Verb::Verify(args) => verify(&args),
+        Verb::Fetch(args) => fetch::run(&args),
+        Verb::Doctor(args) => doctor::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Convert(args) => convert::run(&args),
     };

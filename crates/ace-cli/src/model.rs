@@ -1,9 +1,10 @@
 //! Which model: its card, the folder of its weights, and LoRAs on top. `sample` and `eval` find theirs here.
 
 use crate::report::Failure;
-use ace_plus::{Ace, Card, digest};
-use burn::tensor::Device;
+use ace_plus::{Ace, Card, Error, card::Files, digest, fetch::Hub};
+use burn::tensor::{Device, FloatDType};
 use clap::Args;
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// The model that is used when none is named.
@@ -12,14 +13,34 @@ pub const DEFAULT: &str = "tiny";
 const MODELS: &str = "models";
 
 /// Which model.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct ModelArgs {
     /// Built-in card by its name, or a folder with a card.toml [default: tiny]
     #[arg(long, value_name = "NAME|DIR")]
     pub model: Option<String>,
-    /// Folder of the weights that the card names [default: the card's own folder]
+    /// Folder of the weights that the card names [default: the card's own folder, then the Hugging Face cache]
     #[arg(long, value_name = "DIR")]
     pub weights: Option<PathBuf>,
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+/// Files in other places than the card's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Overrides {
+    /// Another file or folder for the transformer: fp8, GGUF, diffusers' …
+    #[arg(long, value_name = "FILE|DIR")]
+    pub flux: Option<PathBuf>,
+    /// Another file or folder for the autoencoder
+    #[arg(long, value_name = "FILE|DIR")]
+    pub autoencoder: Option<PathBuf>,
+    /// Another file or folder for T5
+    #[arg(long, value_name = "FILE|DIR")]
+    pub t5: Option<PathBuf>,
+    /// Another file or folder for CLIP
+    #[arg(long, value_name = "FILE|DIR")]
+    pub clip: Option<PathBuf>,
 }
 
 /// A LoRA file and how strongly it counts.
@@ -56,7 +77,10 @@ impl Lora {
 pub struct Model {
     /// Everything about the model that is not code.
     pub card: Card,
-    weights: PathBuf,
+    /// Folder in which they are looked for first.
+    pub weights: PathBuf,
+    /// Where they are looked for then, if the card says that they are published.
+    pub hub: Option<Hub>,
 }
 
 impl Model {
@@ -68,7 +92,7 @@ impl Model {
         let name = args.model.as_deref().unwrap_or(DEFAULT);
         // A bare name is a built-in card if there is one; `./tiny` is always a folder.
         let is_bare = !name.contains(['/', '\\']);
-        let (card, home) = match Card::builtin(name) {
+        let (mut card, home) = match Card::builtin(name) {
             Ok(card) if is_bare => (card, shipped(&Path::new(MODELS).join(name))),
             Err(unknown) if is_bare && !Path::new(name).exists() => return Err(unknown.into()),
             _ => {
@@ -77,15 +101,37 @@ impl Model {
                 (Card::load(path)?, home.to_owned())
             }
         };
+        let named = [
+            (&args.overrides.flux, &mut card.weights.flux),
+            (&args.overrides.autoencoder, &mut card.weights.autoencoder),
+            (&args.overrides.t5, &mut card.weights.t5),
+            (&args.overrides.clip, &mut card.weights.clip),
+        ];
+        for (path, places) in named {
+            if let Some(path) = path {
+                // An absolute path is the same from every folder.
+                *places = std::path::absolute(path).map_err(Error::io(path))?.into();
+            }
+        }
+        let hub = if card.repository.is_empty() { None } else { Hub::from_env().ok() };
         let weights = args.weights.clone().unwrap_or(home);
-        if !weights.as_os_str().is_empty() && !weights.is_dir() {
+        let must_be = args.weights.is_some() || hub.is_none();
+        if must_be && !weights.as_os_str().is_empty() && !weights.is_dir() {
             return Err(Failure::new(
                 format!("{}: there is no such folder with the weights of {}", weights.display(), card.name),
                 "say where they are with --weights DIR; a clone has those of the miniature in models/tiny",
             )
             .into());
         }
-        Ok(Self { card, weights })
+        Ok(Self { card, weights, hub })
+    }
+
+    /// Where everything of the model is.
+    ///
+    /// # Errors
+    /// If something is missing; all of it is named.
+    pub fn locate(&self) -> anyhow::Result<Files> {
+        Ok(self.card.locate(&self.weights, self.hub.as_ref())?)
     }
 
     /// Name and fingerprint of everything that the model consists of: its card, networks and tokenizers.
@@ -93,18 +139,21 @@ impl Model {
     /// # Errors
     /// If a file cannot be read.
     pub fn files(&self) -> anyhow::Result<Vec<(String, String)>> {
-        let paths = &self.card.weights;
-        let files = [
-            ("flux", &paths.flux),
-            ("autoencoder", &paths.autoencoder),
-            ("t5", &paths.t5),
-            ("clip", &paths.clip),
-            ("t5_tokenizer", &self.card.text.t5_tokenizer),
-            ("clip_tokenizer", &self.card.text.clip_tokenizer),
+        let files = self.locate()?;
+        let named = [
+            ("flux", &files.flux),
+            ("autoencoder", &files.autoencoder),
+            ("t5", &files.t5),
+            ("clip", &files.clip),
+            ("t5_tokenizer", &files.t5_tokenizer),
+            ("clip_tokenizer", &files.clip_tokenizer),
         ];
-        let mut found = vec![("card".to_owned(), digest::of_bytes(format!("{:?}", self.card).as_bytes()))];
-        for (name, path) in files {
-            found.push((name.to_owned(), digest::fingerprint(&self.weights.join(path))?));
+        let named = named.into_iter().chain(files.adapters.iter().map(|(path, _)| ("adapter", path)));
+        // Where files lie is no property of the model.
+        let card = Card { weights: self.card.weights.nowhere(), ..self.card.clone() };
+        let mut found = vec![("card".to_owned(), digest::of_bytes(format!("{card:?}").as_bytes()))];
+        for (name, path) in named {
+            found.push((name.to_owned(), digest::fingerprint(path)?));
         }
         Ok(found)
     }
@@ -113,8 +162,8 @@ impl Model {
     ///
     /// # Errors
     /// If a file is missing, truncated or foreign.
-    pub fn load(&self, loras: &[Lora], device: &Device) -> anyhow::Result<Ace> {
-        let mut ace = Ace::load(&self.card, &self.weights, device)?;
+    pub fn load(&self, loras: &[Lora], dtype: FloatDType, device: &Device) -> anyhow::Result<Ace> {
+        let mut ace = Ace::load_files(&self.card, &self.locate()?, dtype, device)?;
         for lora in loras {
             let skipped = ace.add_lora(&lora.path, lora.weight)?.skipped;
             if let [first, ..] = &skipped[..] {
@@ -153,7 +202,7 @@ mod tests {
 
     #[test]
     fn an_unknown_name_is_answered_with_the_known_ones() {
-        let args = ModelArgs { model: Some("giant".into()), weights: None };
+        let args = ModelArgs { model: Some("giant".into()), ..ModelArgs::default() };
         let error = Model::find(&args).unwrap_err();
         assert_eq!(error.to_string(), "there is no built-in card \"giant\"");
     }

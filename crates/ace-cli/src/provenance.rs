@@ -2,7 +2,11 @@
 //!
 //! No time and no place stands in it, so equal runs write equal files.
 
-use crate::{args::SampleArgs, model::Lora, report::Failure};
+use crate::{
+    args::{self, RegionWords, SampleArgs},
+    model::{Lora, Overrides},
+    report::Failure,
+};
 use ace_plus::{Compat, Error, SeedNoise, digest, picture};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -23,6 +27,10 @@ pub struct Provenance {
     pub model: Option<String>,
     /// Folder of the weights, if it was named.
     pub weights: Option<PathBuf>,
+    /// Files in other places than the card's.
+    pub overrides: Overrides,
+    /// Numbers of transformer and text encoders.
+    pub dtype: String,
     /// The card's networks and tokenizers: name and fingerprint.
     pub files: Vec<(String, String)>,
     /// Adapters in their order.
@@ -33,6 +41,9 @@ pub struct Provenance {
     pub image: Option<Input>,
     pub mask: Option<Input>,
     pub references: Vec<Input>,
+    pub map: Option<Input>,
+    /// Places with words of their own.
+    pub regions: Vec<(Input, String)>,
     pub size: Option<(u32, u32)>,
     pub seed: u64,
     /// Whether torch's generator drew the noise.
@@ -42,6 +53,7 @@ pub struct Provenance {
     pub guidance: f32,
     pub repainting_scale: f32,
     pub keep_outside: bool,
+    pub feather: u32,
     pub compat: Option<String>,
 }
 
@@ -112,10 +124,12 @@ impl Provenance {
     /// If a file that it takes from then is missing or has changed.
     pub fn under(self, args: &SampleArgs) -> Result<SampleArgs> {
         let mut now = args.clone();
-        if now.model.model.is_none() && now.model.weights.is_none() {
+        if now.model.model.is_none() && now.model.weights.is_none() && now.model.overrides == Overrides::default() {
             now.model.model = self.model;
             now.model.weights = self.weights;
+            now.model.overrides = self.overrides;
         }
+        now.dtype = now.dtype.or(args::dtype(&self.dtype).ok());
         if now.lora.is_empty() {
             for Adapter { file, weight } in self.loras {
                 file.check("--lora")?;
@@ -125,6 +139,13 @@ impl Provenance {
         // A picture of its own takes the mask of then away with the picture of then.
         if now.image.is_none() && now.width.is_none() {
             now.mask = taken(now.mask, self.mask, "--mask")?;
+            now.map = taken(now.map, self.map, "--map")?;
+            if now.regions.is_empty() {
+                for (mask, words) in self.regions {
+                    mask.check("--region")?;
+                    now.regions.push(RegionWords { mask: mask.path, words });
+                }
+            }
             now.image = taken(None, self.image, "--image")?;
             (now.width, now.height) = self.size.unzip();
         }
@@ -141,7 +162,7 @@ impl Provenance {
         if now.seed.is_empty() {
             now.seed = vec![self.seed];
         }
-        if now.prompt.is_none() && now.prompts.is_none() {
+        if now.prompt.is_none() && now.prompts.is_none() && now.regions.is_empty() {
             now.prompt = Some(self.prompt);
         }
         // Another task brings its own share of what is shown.
@@ -153,6 +174,7 @@ impl Provenance {
         now.steps = now.steps.or(Some(self.steps));
         now.guidance = now.guidance.or(Some(self.guidance));
         now.no_keep_outside |= !self.keep_outside;
+        now.feather = now.feather.or(Some(self.feather));
         now.compat = now.compat.or(self.compat.as_deref().and_then(Compat::from_name));
         Ok(now)
     }

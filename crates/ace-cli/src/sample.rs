@@ -1,7 +1,7 @@
 //! `ace sample`: pictures, made or edited. What is asked is checked whole before any weight is read.
 
 use crate::{
-    args::SampleArgs,
+    args::{self, RegionWords, SampleArgs},
     clock::{self, Clock},
     device, files, interrupted,
     jobs::{self, Job},
@@ -13,13 +13,14 @@ use crate::{
 };
 use ace_plus::{
     Ace, Card, Edit, Error, SeedNoise,
+    card::{Need, Task},
     checkpoint::{self, WeightFile},
     denoise::Event,
     pipeline::Edited,
 };
-use ace_train::shapes;
 use anyhow::Context;
-use burn::tensor::{DType, Device};
+use burn::tensor::{DType, Device, FloatDType};
+use image::GrayImage;
 use std::{
     collections::BTreeMap,
     fs,
@@ -47,6 +48,9 @@ pub fn run(asked_now: &SampleArgs) -> anyhow::Result<ExitCode> {
     let model = Model::find(&args.model)?;
     let asked = Asked::understand(args, &model.card)?;
     asked.check(args, &model.card)?;
+    if args.fetch {
+        crate::fetch::fetch(&model)?;
+    }
     let files = if args.plain && then.is_none() { Vec::new() } else { model.files()? };
     if let Some(then) = then.filter(|_| asked_now.model.model.is_none()) {
         then.check_files(&files)?;
@@ -55,12 +59,12 @@ pub fn run(asked_now: &SampleArgs) -> anyhow::Result<ExitCode> {
     crate::listen_to_interrupts("stopping; finished pictures stay, of this one nothing will be written");
 
     let begin = Instant::now();
-    let ace = model.load(&args.lora, &device)?;
+    let ace = model.load(&args.lora, args.dtype.unwrap_or(FloatDType::F32), &device)?;
     let mut load = begin.elapsed();
     for job in &asked.jobs {
         let edit = asked.edit_of(job);
         let mut clock = Clock::new(std::mem::take(&mut load));
-        let edited = make(&ace, &edit, &device, &mut clock)?;
+        let edited = make(&ace, &edit, &asked.regions, &device, &mut clock)?;
         let steps = edit.num_steps.unwrap_or(ace.card.sampling.num_steps);
         let provenance = match args.plain {
             true => None,
@@ -73,11 +77,17 @@ pub fn run(asked_now: &SampleArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Runs one edit with a progress bar.
-fn make(ace: &Ace, edit: &Edit, device: &Device, clock: &mut Clock) -> anyhow::Result<Edited> {
+fn make(
+    ace: &Ace,
+    edit: &Edit,
+    regions: &[(GrayImage, String)],
+    device: &Device,
+    clock: &mut Clock,
+) -> anyhow::Result<Edited> {
     let steps = edit.num_steps.unwrap_or(ace.card.sampling.num_steps);
     let mut progress = Progress::new("text", 0, steps as u64);
     let mut broken = None;
-    let result = ace.run(edit, &mut |event| {
+    let result = ace.run_regions(edit, regions, &mut |event| {
         // Devices work ahead of the program; waiting for them here is what makes times and bar true.
         if let Err(error) = device.sync() {
             broken = Some(anyhow::anyhow!("{error:?}"));
@@ -110,6 +120,8 @@ struct Written {
 /// What the command line asks for, with its pictures.
 struct Asked {
     edit: Edit,
+    /// Places with words of their own.
+    regions: Vec<(GrayImage, String)>,
     task: Option<String>,
     /// Whether to draw a sheet of each picture, and where if a place is named.
     sheet: Option<Option<PathBuf>>,
@@ -124,15 +136,15 @@ struct Inputs {
     image: Option<PathBuf>,
     mask: Option<PathBuf>,
     references: Vec<PathBuf>,
+    map: Option<PathBuf>,
 }
 
 impl Asked {
     fn understand(args: &SampleArgs, card: &Card) -> anyhow::Result<Self> {
         let mut asked = if is_bare(args) { Self::example()? } else { Self::words_and_pictures(args)? };
         if let Some(task) = &asked.task {
-            let about = card.find_task(task)?.about.clone();
             asked.edit = asked.edit.task(card, task)?;
-            Needs::of(task, asked.edit.repainting_scale).check(&asked.edit, task, &about)?;
+            check_needs(&asked.edit, card.find_task(task)?, !asked.regions.is_empty())?;
         }
         let edit = &mut asked.edit;
         edit.seed_noise = args.seed_compat.unwrap_or_default();
@@ -141,6 +153,7 @@ impl Asked {
         edit.repainting_scale = args.repainting_scale.unwrap_or(edit.repainting_scale);
         edit.keep_outside = !args.no_keep_outside;
         edit.compat = args.compat;
+        edit.feather = args.feather.unwrap_or_default();
         if let Some(path) = &args.noise {
             edit.noise = Some(WeightFile::open(path)?.data("noise")?);
         }
@@ -172,11 +185,25 @@ impl Asked {
         for path in &args.references {
             edit = edit.reference(files::read_rgb(path)?);
         }
+        if let Some(path) = &args.map {
+            edit = edit.map(files::read_rgb(path)?);
+        }
         if let (Some(width), Some(height)) = (args.width, args.height) {
             edit = edit.size(width, height);
         }
-        let inputs = Inputs { image: args.image.clone(), mask: args.mask.clone(), references: args.references.clone() };
-        Ok(Self { edit, task: args.task.clone(), sheet: None, jobs: Vec::new(), inputs })
+        let region = |region: &RegionWords| anyhow::Ok((files::read_mask(&region.mask)?, region.words.clone()));
+        let regions = args.regions.iter().map(region).collect::<Result<Vec<_>, _>>()?;
+        if let [(_, words), ..] = &regions[..] {
+            // The name of the whole; each place has its own.
+            edit.instruction.clone_from(words);
+        }
+        let inputs = Inputs {
+            image: args.image.clone(),
+            mask: args.mask.clone(),
+            references: args.references.clone(),
+            map: args.map.clone(),
+        };
+        Ok(Self { edit, regions, task: args.task.clone(), sheet: None, jobs: Vec::new(), inputs })
     }
 
     /// The picture that is shipped with the miniature; it comes with a sheet, to show what was done.
@@ -185,8 +212,9 @@ impl Asked {
         let words = fs::read_to_string(&instruction).map_err(Error::io(&instruction))?;
         let edit = Edit::new(words.trim()).image(files::read_rgb(&image)?).mask(files::read_mask(&mask)?);
         report::print(&format!("editing the shipped {} as models/tiny/examples/instruction.txt says", EXAMPLE[0]));
-        let inputs = Inputs { image: Some(image), mask: Some(mask), references: Vec::new() };
-        Ok(Self { edit, task: Some(EXAMPLE_TASK.to_owned()), sheet: Some(None), jobs: Vec::new(), inputs })
+        let inputs = Inputs { image: Some(image), mask: Some(mask), ..Inputs::default() };
+        let task = Some(EXAMPLE_TASK.to_owned());
+        Ok(Self { edit, regions: Vec::new(), task, sheet: Some(None), jobs: Vec::new(), inputs })
     }
 
     /// Where the sheet of a picture goes, if there is one.
@@ -253,6 +281,8 @@ impl Asked {
             device: device::name(device),
             model: args.model.model.clone(),
             weights: args.model.weights.clone(),
+            overrides: args.model.overrides.clone(),
+            dtype: args::dtype_name(args.dtype.unwrap_or(FloatDType::F32)).to_owned(),
             files,
             loras: args.lora.iter().map(lora).collect::<Result<_, _>>()?,
             prompt: edit.instruction.clone(),
@@ -260,6 +290,10 @@ impl Asked {
             image: input(&self.inputs.image)?,
             mask: input(&self.inputs.mask)?,
             references: self.inputs.references.iter().map(|path| Input::of(path)).collect::<Result<_, _>>()?,
+            map: input(&self.inputs.map)?,
+            regions: (args.regions.iter())
+                .map(|region| Ok((Input::of(&region.mask)?, region.words.clone())))
+                .collect::<anyhow::Result<_>>()?,
             size: edit.size,
             seed: edit.seed,
             seed_torch: edit.seed_noise == SeedNoise::Torch,
@@ -268,6 +302,7 @@ impl Asked {
             guidance: edit.guidance.unwrap_or(card.sampling.guidance),
             repainting_scale: edit.repainting_scale,
             keep_outside: edit.keep_outside,
+            feather: edit.feather,
             compat: edit.compat.map(|compat| compat.name().to_owned()),
         })
     }
@@ -282,7 +317,12 @@ impl Asked {
         if self.edit.num_steps == Some(0) {
             return Err(Failure::misuse("--steps is 0", "choose 1 or more").into());
         }
-        self.edit.canvases(card)?;
+        if self.regions.is_empty() {
+            self.edit.prepare(card)?;
+        }
+        for (mask, words) in &self.regions {
+            Edit { mask: Some(mask.clone()), instruction: words.clone(), ..self.edit.clone() }.prepare(card)?;
+        }
         Ok(())
     }
 
@@ -323,47 +363,30 @@ fn is_bare(args: &SampleArgs) -> bool {
         || args.mask.is_some()
         || args.task.is_some()
         || args.image.is_some()
-        || !args.references.is_empty();
+        || !args.references.is_empty()
+        || !args.regions.is_empty();
     let is_default = args.model.model.as_deref().is_none_or(|name| name == model::DEFAULT);
     !has_inputs && args.width.is_none() && args.noise.is_none() && is_default
 }
 
-/// What a task cannot do without.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Needs {
-    image: bool,
-    mask: bool,
-    references: usize,
-}
-
-impl Needs {
-    /// Tasks that the procedural world has too need what they were learned with. Of others it is only known that to
-    /// show the network what is under the mask takes an image.
-    fn of(task: &str, repainting_scale: f32) -> Self {
-        use shapes::Task;
-        let edits = |task| !matches!(task, Task::TextToImage | Task::Subject | Task::Compose);
-        match Task::from_name(task) {
-            Some(task) => {
-                let references = if task == Task::Compose { 2 } else { usize::from(task.has_reference()) };
-                Self { image: edits(task), mask: edits(task), references }
-            }
-            None => Self { image: repainting_scale < 1.0, mask: false, references: 0 },
-        }
+/// Refuses an edit without what its task cannot do without.
+fn check_needs(edit: &Edit, task: &Task, has_regions: bool) -> anyhow::Result<()> {
+    let needs = |need| task.needs.iter().filter(|needed| **needed == need).count();
+    // To show the network what is under the mask takes an image, whether the card says so or not.
+    let needs_image = needs(Need::Image) > 0 || task.repainting_scale < 1.0;
+    let mut missing = Vec::new();
+    if needs_image && edit.image.is_none() {
+        missing.push("--image FILE");
     }
-
-    fn check(self, edit: &Edit, task: &str, about: &str) -> anyhow::Result<()> {
-        let missing = [
-            (self.image && edit.image.is_none()).then_some("--image FILE"),
-            (self.mask && edit.mask.is_none()).then_some("--mask FILE"),
-            (self.references == 1 && edit.references.is_empty()).then_some("--reference FILE"),
-            (self.references == 2 && edit.references.len() < 2).then_some("--reference FILE --reference FILE"),
-        ];
-        let missing: Vec<_> = missing.into_iter().flatten().collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        Err(Failure::misuse(format!("task {task} needs {}", missing.join(" ")), format!("{task}: {about}")).into())
+    if needs(Need::Mask) > 0 && edit.mask.is_none() && !has_regions {
+        missing.push("--mask FILE");
     }
+    missing.extend(vec!["--reference FILE"; needs(Need::Reference).saturating_sub(edit.references.len())]);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let what = format!("task {} needs {}", task.name, missing.join(" "));
+    Err(Failure::misuse(what, format!("{}: {}", task.name, task.about)).into())
 }
 
 #[cfg(test)]
@@ -392,16 +415,22 @@ mod tests {
 
     #[test]
     fn a_task_names_what_it_lacks() {
-        let lacks = |task, edit: &Edit| Needs::of(task, 1.0).check(edit, task, "…").map_err(|error| error.to_string());
+        let card = Card::builtin("tiny").unwrap();
+        let lacks = |task: &str, edit: &Edit| {
+            check_needs(edit, card.find_task(task).unwrap(), false).map_err(|error| error.to_string())
+        };
         let (words, picture) = (Edit::new("words"), RgbImage::new(64, 64));
         assert_eq!(lacks("recolor", &words), Err("task recolor needs --image FILE --mask FILE".into()));
         assert_eq!(lacks("subject", &words), Err("task subject needs --reference FILE".into()));
+        let two = "task compose needs --reference FILE --reference FILE";
+        assert_eq!(lacks("compose", &words), Err(two.into()));
         let one = words.clone().reference(picture.clone());
-        assert_eq!(lacks("compose", &one), Err("task compose needs --reference FILE --reference FILE".into()));
+        assert_eq!(lacks("compose", &one), Err("task compose needs --reference FILE".into()));
         assert_eq!(lacks("subject", &one), Ok(()));
         assert_eq!(lacks("compose", &one.reference(picture)), Ok(()));
         assert_eq!(lacks("text_to_image", &words), Ok(()));
-        assert_eq!(Needs::of("portrait", 1.0), Needs { image: false, mask: false, references: 0 });
-        assert!(Needs::of("restyle", 0.0).image);
+        let shown =
+            Task { repainting_scale: 0.0, needs: Vec::new(), ..card.find_task("text_to_image").unwrap().clone() };
+        assert!(check_needs(&words, &shown, false).is_err());
     }
 }

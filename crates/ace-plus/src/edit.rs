@@ -2,7 +2,8 @@
 
 use crate::{
     Error, Result,
-    canvas::{self, Canvas, Inputs},
+    annotate::{self, Annotator},
+    canvas::{self, Canvas, CanvasPolicy, Inputs, Plane, Region},
     card::Card,
 };
 use burn::tensor::TensorData;
@@ -13,11 +14,14 @@ use image::{GrayImage, RgbImage};
 pub enum Compat {
     /// diffusers' `FluxFillPipeline`: picture and mask as given, the whole decoded picture back, words uncleaned.
     Diffusers,
+    /// The official ACE++ programs: 8-bit truncation, 30 columns cut at the seam and the rest stretched over them, the
+    /// whole decoded picture back, in the canvas's size if there is no reference.
+    Official,
 }
 
 impl Compat {
     /// Every one of them by name.
-    pub const ALL: [(&'static str, Self); 1] = [("diffusers", Self::Diffusers)];
+    pub const ALL: [(&'static str, Self); 2] = [("diffusers", Self::Diffusers), ("official", Self::Official)];
 
     /// What it is called.
     pub fn name(self) -> &'static str {
@@ -39,6 +43,23 @@ pub enum SeedNoise {
     ChaCha,
     /// What torch draws on a CPU in f32 and diffusers begins with, bit for bit ([`crate::torch_noise`]).
     Torch,
+}
+
+/// What the networks are to see of an edit.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    /// The canvases, the edited picture's last.
+    pub canvases: Vec<Canvas>,
+    /// The part of the image that they show, if not all of it.
+    pub region: Option<Region>,
+}
+
+/// The policy under which a region is not cropped: one that is longer than allowed has no room to be otherwise.
+fn admitting(region: Region, policy: &CanvasPolicy) -> CanvasPolicy {
+    let (long, short) = (region.width.max(region.height), region.width.min(region.height));
+    let ratio = long as f32 / short as f32;
+    let is_allowed = ratio <= policy.max_aspect_ratio;
+    CanvasPolicy { max_aspect_ratio: if is_allowed { policy.max_aspect_ratio } else { ratio.ceil() }, ..policy.clone() }
 }
 
 /// One edit, or one picture made from words alone. Build it up with the methods; what is not said, the card says.
@@ -64,8 +85,15 @@ pub struct Edit {
     pub guidance: Option<f32>,
     /// What is blanked under the mask, 0..1: 1 hides it from the network, 0 shows it.
     pub repainting_scale: f32,
-    /// Give back the input's own pixels wherever the mask is black.
+    /// What is drawn of the image under the mask before the network sees it.
+    pub annotator: Annotator,
+    /// The user's own drawing for [`Annotator::Map`], of the size of the image.
+    pub map: Option<RgbImage>,
+    /// Give back the input's own pixels wherever the mask is black. Of an image that is too large for the budget, only
+    /// the mask's surroundings are then edited, at native resolution.
     pub keep_outside: bool,
+    /// Pixels outside the mask over which the edit fades into the image; 0 for none.
+    pub feather: u32,
     /// Initial noise instead of the seed's: `[1, 16, h, w]`, or packed `[1, L, 64]`.
     pub noise: Option<TensorData>,
     /// Another program's preparation instead of ours.
@@ -86,7 +114,10 @@ impl Edit {
             num_steps: None,
             guidance: None,
             repainting_scale: 1.0,
+            annotator: Annotator::None,
+            map: None,
             keep_outside: true,
+            feather: 0,
             noise: None,
             compat: None,
         }
@@ -128,6 +159,12 @@ impl Edit {
         self
     }
 
+    /// Your own drawing of the image (contours, depths), for tasks that want one.
+    pub fn map(mut self, map: RgbImage) -> Self {
+        self.map = Some(map);
+        self
+    }
+
     /// What is blanked under the mask, 0..1.
     pub fn repainting_scale(mut self, scale: f32) -> Self {
         self.repainting_scale = scale;
@@ -139,7 +176,9 @@ impl Edit {
     /// # Errors
     /// If the card has no such task.
     pub fn task(mut self, card: &Card, name: &str) -> Result<Self> {
-        self.repainting_scale = card.find_task(name)?.repainting_scale;
+        let task = card.find_task(name)?;
+        self.repainting_scale = task.repainting_scale;
+        self.annotator = task.annotator;
         Ok(self)
     }
 
@@ -154,15 +193,68 @@ impl Edit {
         }
     }
 
-    /// The canvases of the edit, the edited picture's last.
+    /// What the networks are to see of the edit.
     ///
     /// # Errors
     /// If its pictures do not fit each other or the card.
-    pub fn canvases(&self, card: &Card) -> Result<Vec<Canvas>> {
-        let inputs = self.inputs(card);
+    pub fn prepare(&self, card: &Card) -> Result<Prepared> {
+        let annotated = self.annotated()?;
+        let inputs = Inputs { image: annotated.as_ref().or(self.image.as_ref()), ..self.inputs(card) };
+        let all_of = |canvases| Prepared { canvases, region: None };
         match self.compat {
-            Some(Compat::Diffusers) => Ok(vec![canvas::compose_plain(&inputs, &card.canvas)?]),
-            None => canvas::compose(&inputs, &card.canvas),
+            Some(Compat::Diffusers) => Ok(all_of(vec![canvas::compose_plain(&inputs, &card.canvas)?])),
+            Some(Compat::Official) => Ok(all_of(vec![canvas::compose_official(&inputs, &card.canvas)?])),
+            None => match (Region::around_mask(&inputs, &card.canvas), inputs.image, inputs.mask) {
+                (Some(region), Some(image), Some(mask)) if self.keep_outside => {
+                    let (image, mask) = (region.of_rgb(image), region.of_mask(mask));
+                    let inputs = Inputs { image: Some(&image), mask: Some(&mask), ..inputs };
+                    let canvases = canvas::compose(&inputs, &admitting(region, &card.canvas))?;
+                    Ok(Prepared { canvases, region: Some(region) })
+                }
+                _ => Ok(all_of(canvas::compose(&inputs, &card.canvas)?)),
+            },
+        }
+    }
+
+    /// The image with what its annotator draws under the mask, if one does.
+    fn annotated(&self) -> Result<Option<RgbImage>> {
+        if self.annotator == Annotator::None && self.map.is_none() {
+            return Ok(None);
+        }
+        let Some(image) = &self.image else {
+            return Err(Error::input("this task draws over an image, and there is none", "give --image"));
+        };
+        let drawn = self.annotator.draw(image, self.map.as_ref())?;
+        let everything = || GrayImage::from_pixel(image.width(), image.height(), image::Luma([255]));
+        match &self.mask {
+            Some(mask) => annotate::apply(image, mask, &drawn).map(Some),
+            None => annotate::apply(image, &everything(), &drawn).map(Some),
+        }
+    }
+
+    /// The picture out of the decoded canvas of the edited unit, `[3, H, W]`.
+    ///
+    /// # Panics
+    /// If `decoded` has not the shape of the last canvas, or `prepared` is of another edit.
+    pub fn finish(&self, decoded: &Plane, prepared: &Prepared) -> RgbImage {
+        let Some(last) = prepared.canvases.last() else { return RgbImage::new(0, 0) };
+        if self.compat == Some(Compat::Official) {
+            return canvas::crop_back_official(decoded, last);
+        }
+        let made = canvas::crop_back(decoded, last);
+        match (&self.image, &self.mask) {
+            (Some(input), Some(mask)) if self.keep_outside && self.compat.is_none() => {
+                let (width, height) = input.dimensions();
+                match prepared.region {
+                    Some(region) => canvas::stitch(&made, region, input, mask, self.feather),
+                    None if self.feather > 0 && made.dimensions() == (width, height) => {
+                        let whole = Region { left: 0, top: 0, width, height };
+                        canvas::stitch(&made, whole, input, mask, self.feather)
+                    }
+                    None => canvas::keep_outside(&made, input, mask),
+                }
+            }
+            _ => made,
         }
     }
 

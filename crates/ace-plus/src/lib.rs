@@ -31,6 +31,7 @@ pub mod unit;
 
 pub mod adapter;
 pub mod checkpoint;
+pub mod checkup;
 pub mod convert;
 pub mod digest;
 pub mod fetch;

@@ -3,11 +3,12 @@
 use crate::{
     Card, Edit, Error, Result,
     adapter::{self, AdapterReport},
-    canvas,
     canvas::{Canvas, Plane},
+    card::Files,
     checkpoint::WeightFile,
     denoise::{self, Event, Observer, Stage, tell},
-    edit::SeedNoise,
+    edit::{Prepared, SeedNoise},
+    fetch::Hub,
     flow, latents,
     text::{self, TextConditioning, Tokenizers},
     torch_noise,
@@ -15,7 +16,7 @@ use crate::{
 };
 use ace_nn::{autoencoder::AutoEncoder, clip::Clip, flux::Flux, t5::T5};
 use burn::{prelude::*, tensor::FloatDType};
-use image::RgbImage;
+use image::{GrayImage, RgbImage};
 use std::path::Path;
 
 /// A model ready to edit.
@@ -53,7 +54,8 @@ pub struct Edited {
 }
 
 impl Ace {
-    /// Loads every network of a card from the folder of its weights, in f32.
+    /// Loads every network of a card from the folder of its weights, or else from the cache of the Hugging Face Hub,
+    /// in f32, with the LoRAs that belong to the card.
     ///
     /// # Errors
     /// If a file is missing or does not fit the card; every key must be accounted for.
@@ -66,21 +68,34 @@ impl Ace {
     /// # Errors
     /// As [`Ace::load`], or if the device cannot compute in `dtype`.
     pub fn load_in(card: &Card, folder: &Path, dtype: FloatDType, device: &Device) -> Result<Self> {
+        // Without a home folder there is no cache to look into.
+        let hub = if card.repository.is_empty() { None } else { Hub::from_env().ok() };
+        Self::load_files(card, &card.locate(folder, hub.as_ref())?, dtype, device)
+    }
+
+    /// As [`Ace::load_in`], from files that were found before.
+    ///
+    /// # Errors
+    /// As [`Ace::load_in`].
+    pub fn load_files(card: &Card, files: &Files, dtype: FloatDType, device: &Device) -> Result<Self> {
         if !device.supports_dtype(dtype) {
             return Err(Error::input(format!("this device does not compute in {dtype:?}"), "choose f32"));
         }
-        let open = |name: &Path| WeightFile::open(&folder.join(name));
         let dtype_asked = Some(dtype);
-        Ok(Self {
+        let mut ace = Self {
             card: card.clone(),
-            flux: open(&card.weights.flux)?.flux(&card.flux, dtype_asked, device)?,
-            autoencoder: open(&card.weights.autoencoder)?.autoencoder(&card.autoencoder, device)?,
-            t5: open(&card.weights.t5)?.t5(&card.t5, dtype_asked, device)?,
-            clip: open(&card.weights.clip)?.clip(&card.clip, dtype_asked, device)?,
-            tokenizers: Tokenizers::load(card, folder)?,
+            flux: WeightFile::open(&files.flux)?.flux(&card.flux, dtype_asked, device)?,
+            autoencoder: WeightFile::open(&files.autoencoder)?.autoencoder(&card.autoencoder, device)?,
+            t5: WeightFile::open(&files.t5)?.t5(&card.t5, dtype_asked, device)?,
+            clip: WeightFile::open(&files.clip)?.clip(&card.clip, dtype_asked, device)?,
+            tokenizers: Tokenizers::read(card, &files.t5_tokenizer, &files.clip_tokenizer)?,
             dtype,
             device: device.clone(),
-        })
+        };
+        for (path, weight) in &files.adapters {
+            ace.add_lora(path, *weight)?;
+        }
+        Ok(ace)
     }
 
     /// Adds a LoRA file to the transformer, in whichever trainer's spelling; several add up. See [`adapter::attach`].
@@ -115,12 +130,12 @@ impl Ace {
     /// As [`Ace::edit`].
     pub fn run(&self, edit: &Edit, observer: Observer<'_>) -> Result<Edited> {
         edit.check()?;
-        let canvases = edit.canvases(&self.card)?;
+        let prepared = edit.prepare(&self.card)?;
 
         tell(observer, Event::Stage(Stage::Text))?;
         let text = self.encode_text(&edit.instruction);
         tell(observer, Event::Stage(Stage::Encode))?;
-        let units = self.encode_units(&canvases);
+        let units = self.encode_units(&prepared.canvases);
 
         tell(observer, Event::Stage(Stage::Denoise))?;
         let noise = self.noise(edit, &units)?;
@@ -131,21 +146,33 @@ impl Ace {
 
         tell(observer, Event::Stage(Stage::Decode))?;
         let latents = units.unpack(tokens.clone());
-        let image = self.decode(&latents, &canvases, edit);
+        let image = self.decode(&latents, &prepared, edit);
         Ok(Edited { image, tokens, latents, len: units.len() })
     }
 
+    /// One edit for each place of the image, one after the other: each has its mask and its words, and sees what those
+    /// before it have made. Without places it is [`Ace::run`].
+    ///
+    /// # Errors
+    /// As [`Ace::edit`].
+    pub fn run_regions(&self, edit: &Edit, regions: &[(GrayImage, String)], observer: Observer<'_>) -> Result<Edited> {
+        let Some(((mask, words), rest)) = regions.split_first() else { return self.run(edit, observer) };
+        let mut edit = Edit { mask: Some(mask.clone()), instruction: words.clone(), ..edit.clone() };
+        let mut edited = self.run(&edit, observer)?;
+        for (mask, words) in rest {
+            edit.image = Some(edited.image);
+            edit.mask = Some(mask.clone());
+            edit.instruction.clone_from(words);
+            edited = self.run(&edit, observer)?;
+        }
+        Ok(edited)
+    }
+
     /// The picture of the last unit, in the size of the image.
-    fn decode(&self, latents: &[Tensor<4>], canvases: &[Canvas], edit: &Edit) -> RgbImage {
+    fn decode(&self, latents: &[Tensor<4>], prepared: &Prepared, edit: &Edit) -> RgbImage {
         let last = latents.len() - 1;
         let decoded: Plane = unit::download(self.autoencoder.decode(latents[last].clone()));
-        let image = canvas::crop_back(&decoded, &canvases[last], &self.card.canvas);
-        match (&edit.image, &edit.mask) {
-            (Some(input), Some(mask)) if edit.keep_outside && edit.compat.is_none() => {
-                canvas::keep_outside(&image, input, mask)
-            }
-            _ => image,
-        }
+        edit.finish(&decoded, prepared)
     }
 
     /// The seed's noise.

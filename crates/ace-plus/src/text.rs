@@ -49,8 +49,17 @@ impl Tokenizers {
     /// # Errors
     /// If a file is missing or no tokenizer.
     pub fn load(card: &Card, folder: &Path) -> Result<Self> {
-        let t5 = T5Tokenizer::from_file(&folder.join(&card.text.t5_tokenizer), &card.text.placeholders)?;
-        let clip = ClipTokenizer::from_dir(&folder.join(&card.text.clip_tokenizer))?;
+        let [t5, clip] = [&card.text.t5_tokenizer, &card.text.clip_tokenizer].map(|place| folder.join(place.first()));
+        Self::read(card, &t5, &clip)
+    }
+
+    /// Reads a card's tokenizers from where they are: T5's file, CLIP's folder.
+    ///
+    /// # Errors
+    /// As [`Tokenizers::load`].
+    pub fn read(card: &Card, t5: &Path, clip: &Path) -> Result<Self> {
+        let t5 = T5Tokenizer::from_file(t5, &card.text.placeholders)?;
+        let clip = ClipTokenizer::from_dir(clip)?;
         let clip_end_id = card.text.clip_end_id.unwrap_or(clip.end_id());
         Ok(Self {
             t5: match card.text.prepend {

@@ -53,7 +53,7 @@ impl Start<'_> {
     /// If its file is missing or does not fit the card.
     pub fn autoencoder(&self, device: &Device) -> Result<AutoEncoder, Error> {
         let module = self.card.autoencoder.init(device);
-        let file = &self.card.weights.autoencoder;
+        let file = self.card.weights.autoencoder.first();
         self.network(Network::AutoEncoder, "autoencoder", file, &autoencoder::keys::BFL, module, device)
     }
 
@@ -65,8 +65,8 @@ impl Start<'_> {
         let (t5, clip) = (self.card.t5.init(device), self.card.clip.init(device));
         let files = &self.card.weights;
         Ok((
-            self.network(Network::T5, "t5", &files.t5, &t5::keys::TRANSFORMERS, t5, device)?,
-            self.network(Network::Clip, "clip", &files.clip, &clip::keys::TRANSFORMERS, clip, device)?,
+            self.network(Network::T5, "t5", files.t5.first(), &t5::keys::TRANSFORMERS, t5, device)?,
+            self.network(Network::Clip, "clip", files.clip.first(), &clip::keys::TRANSFORMERS, clip, device)?,
         ))
     }
 
@@ -80,7 +80,8 @@ impl Start<'_> {
             ..self.card.flux.clone()
         };
         let module = config.init(device);
-        let flux = self.network(Network::Flux, "flux", &self.card.weights.flux, &flux::keys::BFL, module, device)?;
+        let flux =
+            self.network(Network::Flux, "flux", self.card.weights.flux.first(), &flux::keys::BFL, module, device)?;
         let mut flux = match self.recipe.widen_from {
             Some(_) => widen(flux, &config, &self.card.flux)?,
             None => flux,

@@ -182,7 +182,7 @@ impl<'a> Run<'a> {
         let model = trainer.result();
         let (shift_factor, scaling_factor) = self.measure(&model)?;
         observer(Report::Measured { shift_factor, scaling_factor });
-        let file = &self.card.weights.autoencoder;
+        let file = self.card.weights.autoencoder.first();
         let keys = &ace_nn::autoencoder::keys::BFL;
         let weights = networks::write(&self.options.out, file, &model, keys, &self.note())?;
         Ok(Outcome::Finished { step: trainer.step, weights: vec![weights] })
@@ -245,13 +245,13 @@ impl<'a> Run<'a> {
         }
         let mut written = Vec::new();
         if self.recipe.trains(Network::Flux) {
-            written.push(networks::write(out, &files.flux, &model.flux, &flux::keys::BFL, &note)?);
+            written.push(networks::write(out, files.flux.first(), &model.flux, &flux::keys::BFL, &note)?);
         }
         if self.recipe.trains(Network::T5) {
-            written.push(networks::write(out, &files.t5, &model.t5, &t5::keys::TRANSFORMERS, &note)?);
+            written.push(networks::write(out, files.t5.first(), &model.t5, &t5::keys::TRANSFORMERS, &note)?);
         }
         if self.recipe.trains(Network::Clip) {
-            written.push(networks::write(out, &files.clip, &model.clip, &clip::keys::TRANSFORMERS, &note)?);
+            written.push(networks::write(out, files.clip.first(), &model.clip, &clip::keys::TRANSFORMERS, &note)?);
         }
         Ok(written)
     }

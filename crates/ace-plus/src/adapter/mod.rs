@@ -80,6 +80,14 @@ pub fn attach(flux: &mut Flux, file: &WeightFile, weight: f64, device: &Device) 
     Ok(report)
 }
 
+/// Whether [`attach`] would take a file, from its header alone.
+///
+/// # Errors
+/// As [`attach`].
+pub fn check(flux: &mut Flux, file: &WeightFile) -> Result<()> {
+    Plan::of(file, &Places::of(flux)).map(drop)
+}
+
 /// Who wrote a LoRA file; `None` if it is none, or none for a FLUX transformer. Whether it fits a model, [`attach`]
 /// finds out.
 ///

@@ -6,12 +6,13 @@
 //! | `gray` | greys | recolour | `GrayAnnotator` |
 //! | `mosaic` | cells of 64×64 pixels | keep colours, redraw shapes | `ColorAnnotator` |
 //! | `canny` | white edges on black | keep edges, redraw all else | `CannyAnnotator` |
+//! | `map` | a map of the user's | keep contours or depths | two networks |
 //!
 //! They compute what OpenCV computes, because the weights were trained on its pictures: `gray` and `canny` to the byte,
 //! `mosaic` to one grey level ([`mosaic`] says where). The crates at hand do not: `imageproc`'s Canny blurs first, knows
 //! one channel and sorts directions by angle; `image`'s greys have other weights, its cubic resize another `a`.
 //!
-//! Contours and depth come from networks of their own. Their maps can be given as the image of an edit.
+//! Contours and depth come from networks of their own, which are not part of this: their maps are given.
 
 mod canny;
 mod mosaic;
@@ -36,11 +37,13 @@ pub enum Annotator {
     Mosaic,
     /// Its edges: [`canny`].
     Canny,
+    /// A map that the user has drawn of it: contours, depths.
+    Map,
 }
 
 impl Annotator {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::None, Self::Gray, Self::Mosaic, Self::Canny];
+    pub const ALL: [Self; 5] = [Self::None, Self::Gray, Self::Mosaic, Self::Canny, Self::Map];
 
     /// What it is called in cards and on the command line.
     pub fn name(self) -> &'static str {
@@ -49,6 +52,7 @@ impl Annotator {
             Self::Gray => "gray",
             Self::Mosaic => "mosaic",
             Self::Canny => "canny",
+            Self::Map => "map",
         }
     }
 
@@ -62,20 +66,31 @@ impl Annotator {
         }
         if matches!(name, "contour" | "depth") {
             let what = format!("annotator \"{name}\" is a network of its own, which is not part of this");
-            return Err(Error::input(what, format!("give your own {name} map as the image, with annotator none")));
+            return Err(Error::input(what, format!("annotator map takes your own {name} map")));
         }
         let names = Self::ALL.map(Self::name).join(", ");
         Err(Error::input(format!("there is no annotator \"{name}\""), format!("there are {names}")))
     }
 
-    /// What it shows of `image`, in the same size.
-    pub fn draw(self, image: &RgbImage) -> RgbImage {
-        match self {
-            Self::None => image.clone(),
-            Self::Gray => gray(image),
-            Self::Mosaic => mosaic(image),
-            Self::Canny => canny(image),
-        }
+    /// What it shows of `image`, in the same size; `map` is the user's own.
+    ///
+    /// # Errors
+    /// If it is [`Annotator::Map`] and there is none, or there is one that it does not take.
+    pub fn draw(self, image: &RgbImage, map: Option<&RgbImage>) -> Result<RgbImage> {
+        Ok(match (self, map) {
+            (Self::Map, Some(map)) => map.clone(),
+            (Self::Map, None) => {
+                let hint = "contours and depths come from networks of their own, which are not part of this";
+                return Err(Error::input("this task needs a map that you have drawn (--map FILE)", hint));
+            }
+            (_, Some(_)) => {
+                return Err(Error::input("there is a map, and this task draws its own", "leave the map out"));
+            }
+            (Self::None, None) => image.clone(),
+            (Self::Gray, None) => gray(image),
+            (Self::Mosaic, None) => mosaic(image),
+            (Self::Canny, None) => canny(image),
+        })
     }
 }
 

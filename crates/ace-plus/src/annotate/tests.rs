@@ -19,7 +19,8 @@ fn greys_and_edges_are_opencvs_to_the_byte() {
         let image = rgb(name);
         for annotator in [Annotator::Gray, Annotator::Canny] {
             let theirs = rgb(&format!("{name}-{}", annotator.name()));
-            let wrong = annotator.draw(&image).pixels().zip(theirs.pixels()).filter(|(a, b)| a != b).count();
+            let wrong =
+                annotator.draw(&image, None).unwrap().pixels().zip(theirs.pixels()).filter(|(a, b)| a != b).count();
             assert_eq!(wrong, 0, "{name}, {}", annotator.name());
         }
     }
@@ -59,10 +60,10 @@ fn annotators_go_by_their_names() {
     }
     let error = Annotator::from_name("contour").unwrap_err();
     assert_eq!(error.to_string(), "annotator \"contour\" is a network of its own, which is not part of this");
-    assert_eq!(error.hint(), Some("give your own contour map as the image, with annotator none"));
+    assert_eq!(error.hint(), Some("annotator map takes your own contour map"));
     let error = Annotator::from_name("grey").unwrap_err();
     assert_eq!(error.to_string(), "there is no annotator \"grey\"");
-    assert_eq!(error.hint(), Some("there are none, gray, mosaic, canny"));
+    assert_eq!(error.hint(), Some("there are none, gray, mosaic, canny, map"));
 
     #[derive(Deserialize)]
     struct Task {

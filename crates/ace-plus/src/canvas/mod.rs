@@ -1,13 +1,18 @@
 //! From pixels to the canvas that the networks see, `[reference | image]` within the token budget, and the way back.
 //!
 //! The steps and their rounding are those of the official processor, because the published weights saw nothing else.
-//! Where it fails or loses something we differ: the mask is cropped with the image, a black mask is an error, and the
-//! result always comes back in the image's size. All of it is host floats; sampling and training walk the same road.
+//! Where it fails or loses something we differ: the mask is cropped with the image, a black mask is an error, references
+//! and image are shrunk apart so that the seam lies between two tokens, and the result comes back in the image's size and
+//! place. [`compose_official`] does not differ. All of it is host floats; sampling and training walk the same road.
 
+mod bicubic;
 mod plane;
+mod region;
 mod resize;
 
+pub use bicubic::bicubic;
 pub use plane::{MASK_THRESHOLD, Plane};
+pub use region::{Region, stitch};
 pub use resize::{bilinear_antialias, nearest_exact};
 
 use crate::error::{Error, Result};
@@ -15,6 +20,8 @@ use image::{GrayImage, RgbImage, imageops};
 use plane::center_offset;
 use serde::Deserialize;
 
+/// Columns right of the seam that the official programs cut off, in pixels.
+pub const OFFICIAL_SEAM: usize = 30;
 /// Longest side of an input, in pixels.
 const MAX_SIDE: u32 = 16_384;
 /// Largest canvas before it is fitted to the budget, in pixels (3 GiB as floats).
@@ -32,7 +39,8 @@ pub struct CanvasPolicy {
     pub reference_fit: ReferenceFit,
     /// Whether what lies under the mask travels in a change image of its own.
     pub change_image: bool,
-    /// Columns cut right of the seam from the output, where the reference may bleed in, in pixels; 0 for none.
+    /// Columns cut right of the seam from a picture that is made from references alone, where they may bleed in, in
+    /// pixels; 0 for none. An image's own place is kept.
     pub seam_crop: usize,
     /// One canvas, or one per picture.
     pub layout: Layout,
@@ -94,6 +102,8 @@ pub struct Canvas {
     pub mask: Plane,
     /// How many columns, from the left, belong to references.
     pub split: usize,
+    /// How many columns right of them are not part of the result.
+    pub cut: usize,
     /// Width and height in which the result comes back, in pixels.
     pub output_size: (u32, u32),
 }
@@ -104,10 +114,49 @@ pub struct Canvas {
 /// # Errors
 /// [`Error::Input`] if the pictures do not fit each other, the policy or the budget.
 pub fn compose(inputs: &Inputs, policy: &CanvasPolicy) -> Result<Vec<Canvas>> {
+    compose_at(inputs, policy, Seam::of(inputs, policy))
+}
+
+/// The canvas of an edit as the official programs prepare it (spec §5.2): one reference at most, reference and image
+/// shrunk together wherever the seam then lies, a black mask taken for a white one.
+///
+/// # Errors
+/// As [`compose`], and if there are several references, or the policy is not that of the official programs.
+pub fn compose_official(inputs: &Inputs, policy: &CanvasPolicy) -> Result<Canvas> {
+    if inputs.references.len() > 1 {
+        let what = format!("there are {} references; the official programs take one", inputs.references.len());
+        return Err(Error::input(what, "leave out the others, or leave out --compat"));
+    }
+    if policy.layout != Layout::Canvas {
+        return Err(Error::input("the official programs know one canvas, this card several", "leave out --compat"));
+    }
+    let is_black = inputs.mask.is_some_and(|mask| mask.as_raw().iter().all(|grey| *grey <= MASK_THRESHOLD));
+    let inputs = Inputs { mask: inputs.mask.filter(|_| !is_black), ..*inputs };
+    let canvases = compose_at(&inputs, policy, Seam { aligned: false, cut: OFFICIAL_SEAM })?;
+    // One for this layout.
+    canvases.into_iter().next().ok_or_else(|| Error::input("there is no canvas", "leave out --compat"))
+}
+
+/// Where reference and image meet on a canvas.
+#[derive(Clone, Copy)]
+struct Seam {
+    /// Whether it lies between two tokens and nowhere else.
+    aligned: bool,
+    /// Columns right of it that are not part of the result.
+    cut: usize,
+}
+
+impl Seam {
+    fn of(inputs: &Inputs, policy: &CanvasPolicy) -> Self {
+        Self { aligned: true, cut: if inputs.image.is_none() { policy.seam_crop } else { 0 } }
+    }
+}
+
+fn compose_at(inputs: &Inputs, policy: &CanvasPolicy, seam: Seam) -> Result<Vec<Canvas>> {
     check(inputs, policy)?;
     let (image, mask) = image_and_mask(inputs, policy)?;
     let image = image.weighted(&mask, |mask| 1.0 - mask * inputs.repainting_scale);
-    let canvases = arrange(image, mask, inputs.references, policy)?;
+    let canvases = arrange(image, mask, inputs.references, policy, seam)?;
     Ok(canvases.into_iter().map(|canvas| if policy.change_image { canvas.with_change() } else { canvas }).collect())
 }
 
@@ -137,7 +186,7 @@ pub fn compose_plain(inputs: &Inputs, policy: &CanvasPolicy) -> Result<Canvas> {
         None => Plane::filled([1, height as usize, width as usize], 1.0),
     };
     let image = Plane::from_rgb(image).weighted(&mask, |mask| 1.0 - mask);
-    Ok(Canvas { image, change: None, mask, split: 0, output_size: (width, height) })
+    Ok(Canvas { image, change: None, mask, split: 0, cut: 0, output_size: (width, height) })
 }
 
 /// What the model should denoise to, `[3, H, W]` each: `target` in the place of the image, with the geometry of
@@ -153,22 +202,22 @@ pub fn compose_target(target: &RgbImage, inputs: &Inputs, policy: &CanvasPolicy)
     // A size without an image is taken as it is, here as in `compose`.
     let target = if inputs.image.is_some() { crop_to_aspect(&target, policy) } else { target };
     let mask = Plane::zeros([1, target.height, target.width]);
-    let canvases = arrange(target, mask, inputs.references, policy)?;
+    let canvases = arrange(target, mask, inputs.references, policy, Seam::of(inputs, policy))?;
     Ok(canvases.into_iter().map(|canvas| canvas.image).collect())
 }
 
-/// The edited picture of a decoded canvas, `[3, H, W]`: without the references and `seam_crop` columns right of them,
-/// in `output_size` (bicubic, Catmull-Rom, widened when shrinking). A reference's own canvas comes back whole.
+/// The edited picture of a decoded canvas, `[3, H, W]`: without the references and what is cut right of them, in
+/// `output_size` (bicubic, Catmull-Rom, widened when shrinking). A reference's own canvas comes back whole.
 ///
 /// # Panics
 /// If `decoded` has not the shape of `canvas`.
-pub fn crop_back(decoded: &Plane, canvas: &Canvas, policy: &CanvasPolicy) -> RgbImage {
+pub fn crop_back(decoded: &Plane, canvas: &Canvas) -> RgbImage {
     assert_eq!(decoded.shape(), canvas.image.shape(), "crop_back: decoded");
     let left = match canvas.split {
         0 => 0,
         split if split >= decoded.width => 0,
-        // `arrange` left more columns than the seam takes; a policy of another card must not cut all of them.
-        split => (split + policy.seam_crop).min(decoded.width - 1),
+        // `arrange` left more columns than are cut; a canvas of somebody else's must not lose all of them.
+        split => (split + canvas.cut).min(decoded.width - 1),
     };
     let output = decoded.crop(0, left, decoded.height, decoded.width - left).to_rgb();
     let (width, height) = canvas.output_size;
@@ -176,6 +225,22 @@ pub fn crop_back(decoded: &Plane, canvas: &Canvas, policy: &CanvasPolicy) -> Rgb
         return output;
     }
     imageops::resize(&output, width, height, imageops::FilterType::CatmullRom)
+}
+
+/// The edited picture of a decoded canvas, `[3, H, W]`, as the official programs cut it out: without the references and
+/// [`OFFICIAL_SEAM`] columns right of them, stretched back to `output_size` (Pillow's bicubic); the whole canvas as it is
+/// if there is no reference. Bytes are cut off, not rounded (spec §5.3).
+///
+/// # Panics
+/// If `decoded` has not the shape of `canvas`.
+pub fn crop_back_official(decoded: &Plane, canvas: &Canvas) -> RgbImage {
+    assert_eq!(decoded.shape(), canvas.image.shape(), "crop_back_official: decoded");
+    if canvas.split == 0 {
+        return decoded.to_rgb_truncated();
+    }
+    let left = (canvas.split + canvas.cut).min(decoded.width - 1);
+    let output = decoded.crop(0, left, decoded.height, decoded.width - left).to_rgb_truncated();
+    bicubic(&output, canvas.output_size.0, canvas.output_size.1)
 }
 
 /// `output` with the input's own pixels wherever `mask` is [`MASK_THRESHOLD`] or below. An output smaller than the
@@ -222,22 +287,35 @@ fn image_and_mask(inputs: &Inputs, policy: &CanvasPolicy) -> Result<(Plane, Plan
 }
 
 fn crop_to_aspect(plane: &Plane, policy: &CanvasPolicy) -> Plane {
+    let (height, width) = in_aspect((plane.height, plane.width), policy);
+    plane.center_crop(height, width)
+}
+
+/// Height and width of what is left of a picture within the aspect ratio.
+fn in_aspect((height, width): (usize, usize), policy: &CanvasPolicy) -> (usize, usize) {
     let longest = |side: usize| (f64::from(policy.max_aspect_ratio) * side as f64) as usize;
-    plane.center_crop(plane.height.min(longest(plane.width)), plane.width.min(longest(plane.height)))
+    (height.min(longest(width)), width.min(longest(height)))
 }
 
 /// Puts image and references where the layout wants them, within the budget.
-fn arrange(image: Plane, mask: Plane, references: &[RgbImage], policy: &CanvasPolicy) -> Result<Vec<Canvas>> {
+fn arrange(
+    image: Plane,
+    mask: Plane,
+    references: &[RgbImage],
+    policy: &CanvasPolicy,
+    seam: Seam,
+) -> Result<Vec<Canvas>> {
     let references: Vec<Plane> = references.iter().map(|r| crop_to_aspect(&Plane::from_rgb(r), policy)).collect();
     match policy.layout {
-        Layout::Canvas => Ok(vec![side_by_side(image, mask, &references, policy)?]),
+        Layout::Canvas => Ok(vec![side_by_side(image, mask, &references, policy, seam)?]),
         Layout::Sequence => one_each(&image, &mask, &references, policy),
     }
 }
 
-fn side_by_side(image: Plane, mask: Plane, references: &[Plane], policy: &CanvasPolicy) -> Result<Canvas> {
+fn side_by_side(image: Plane, mask: Plane, references: &[Plane], policy: &CanvasPolicy, seam: Seam) -> Result<Canvas> {
     let output_size = (image.width as u32, image.height as u32);
-    let sizes: Vec<_> = references.iter().map(|reference| fitted(reference, image.height, policy)).collect();
+    let sizes: Vec<_> =
+        references.iter().map(|reference| fitted((reference.height, reference.width), image.height, policy)).collect();
     let split: usize = sizes.iter().map(|&(_, width)| width).sum();
     let (height, width) = (image.height, split + image.width);
     if height.saturating_mul(width) > MAX_AREA {
@@ -253,10 +331,10 @@ fn side_by_side(image: Plane, mask: Plane, references: &[Plane], policy: &Canvas
         return Err(over_budget(height, width, policy));
     }
     let share = fit_width - fit_split;
-    let seam = if references.is_empty() { 0 } else { policy.seam_crop };
-    if share <= seam || (fit_split == 0 && !references.is_empty()) {
+    let cut = if references.is_empty() { 0 } else { seam.cut };
+    if share <= cut || (fit_split == 0 && !references.is_empty()) {
         return Err(Error::input(
-            format!("references take {fit_split} and the image {share} of {fit_width} canvas columns, {seam} cut off"),
+            format!("references take {fit_split} and the image {share} of {fit_width} canvas columns, {cut} cut off"),
             "raise max_seq_len, or choose references and image of more similar shapes",
         ));
     }
@@ -264,16 +342,19 @@ fn side_by_side(image: Plane, mask: Plane, references: &[Plane], policy: &Canvas
     let mut pictures: Vec<Plane> = (references.iter().zip(&sizes))
         .map(|(reference, &(fit, width))| bilinear_antialias(reference, fit, width).pad_to_height(height))
         .collect();
-    pictures.push(image);
-    let image = Plane::beside(&pictures);
-    let mask = Plane::beside(&[Plane::zeros([1, height, split]), mask]);
-    Ok(Canvas {
-        image: nearest_exact(&image, fit_height, fit_width),
-        change: None,
-        mask: nearest_exact(&mask, fit_height, fit_width),
-        split: fit_split,
-        output_size,
-    })
+    let (image, mask) = if seam.aligned && !references.is_empty() {
+        let image = nearest_exact(&image, fit_height, share);
+        let mask = nearest_exact(&mask, fit_height, share);
+        let references = nearest_exact(&Plane::beside(&pictures), fit_height, fit_split);
+        let kept = Plane::zeros([1, fit_height, fit_split]);
+        (Plane::beside(&[references, image]), Plane::beside(&[kept, mask]))
+    } else {
+        pictures.push(image);
+        let image = nearest_exact(&Plane::beside(&pictures), fit_height, fit_width);
+        let mask = Plane::beside(&[Plane::zeros([1, height, split]), mask]);
+        (image, nearest_exact(&mask, fit_height, fit_width))
+    };
+    Ok(Canvas { image, change: None, mask, split: fit_split, cut, output_size })
 }
 
 fn one_each(image: &Plane, mask: &Plane, references: &[Plane], policy: &CanvasPolicy) -> Result<Vec<Canvas>> {
@@ -290,27 +371,27 @@ fn one_each(image: &Plane, mask: &Plane, references: &[Plane], policy: &CanvasPo
         let output_size = (picture.width as u32, picture.height as u32);
         Ok(if at < references.len() {
             let image = bilinear_antialias(picture, height, width);
-            Canvas { image, change: None, mask: Plane::zeros([1, height, width]), split: width, output_size }
+            Canvas { image, change: None, mask: Plane::zeros([1, height, width]), split: width, cut: 0, output_size }
         } else {
             let image = nearest_exact(picture, height, width);
-            Canvas { image, change: None, mask: nearest_exact(mask, height, width), split: 0, output_size }
+            Canvas { image, change: None, mask: nearest_exact(mask, height, width), split: 0, cut: 0, output_size }
         })
     };
     pictures().enumerate().map(compose).collect()
 }
 
 /// Height and width of a reference beside an image of `height` rows.
-fn fitted(reference: &Plane, height: usize, policy: &CanvasPolicy) -> (usize, usize) {
+fn fitted((own_height, own_width): (usize, usize), height: usize, policy: &CanvasPolicy) -> (usize, usize) {
     let scaled = |to: usize| {
-        let scale = to as f64 / reference.height as f64;
-        (to.max(1), ((reference.width as f64 * scale) as usize).max(1))
+        let scale = to as f64 / own_height as f64;
+        (to.max(1), ((own_width as f64 * scale) as usize).max(1))
     };
     match policy.reference_fit {
         ReferenceFit::Height => scaled(height),
-        ReferenceFit::KeepPixels { rate } if reference.height as f64 >= rate * height as f64 => {
+        ReferenceFit::KeepPixels { rate } if own_height as f64 >= rate * height as f64 => {
             scaled((height as f64 * rate) as usize)
         }
-        ReferenceFit::KeepPixels { .. } => (reference.height, reference.width),
+        ReferenceFit::KeepPixels { .. } => (own_height, own_width),
     }
 }
 

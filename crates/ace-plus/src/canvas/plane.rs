@@ -68,6 +68,20 @@ impl Plane {
         })
     }
 
+    /// Back to 8 bits, clamped and cut off as the official programs do: 0.999 of 255 is 254.
+    ///
+    /// # Panics
+    /// If the plane has not 3 channels.
+    pub fn to_rgb_truncated(&self) -> RgbImage {
+        assert_eq!(self.channels, 3, "to_rgb_truncated: channels");
+        let area = self.height * self.width;
+        RgbImage::from_fn(self.width as u32, self.height as u32, |x, y| {
+            let at = y as usize * self.width + x as usize;
+            let byte = |channel: usize| (((self.data[channel * area + at] + 1.0) / 2.0).clamp(0.0, 1.0) * 255.0) as u8;
+            image::Rgb([0, 1, 2].map(byte))
+        })
+    }
+
     /// Its `[channels, height, width]`.
     pub fn shape(&self) -> [usize; 3] {
         [self.channels, self.height, self.width]

@@ -188,6 +188,8 @@ pub(super) fn card(folder: &Path) -> Result<Card> {
         unit,
         // FLUX-Fill's own defaults, spec §6.2; ACE++'s adapters want 28 steps and a guidance of 50.
         sampling: Sampling { num_steps: 50, guidance: 30.0, size: (128 * cell as u32, 128 * cell as u32), shift },
+        adapter: Vec::new(),
+        repository: Vec::new(),
         task: Vec::new(),
     })
 }

@@ -1,19 +1,35 @@
 //! A card says everything about one model that is not code: sizes of its networks, where its weights are, what is
 //! concatenated with what, and how it wants to be sampled. Cards are the files `models/<name>/card.toml`; a folder in
 //! diffusers' layout is its own card.
+//!
+//! A card may stand on another one (`base = "flux1-fill-dev"`) and say only what differs. Tables are merged field by
+//! field, lists and values replace those of the base; repositories are added to the base's.
 
 mod diffusers;
+mod files;
 
-use crate::{Error, Result, canvas::CanvasPolicy, flow::Shift, latents, tokenizer::Prepend, unit::UnitPolicy};
+pub use files::{Adapter, Files, Part, Paths, Repository};
+
+use crate::{
+    Error, Result, annotate::Annotator, canvas::CanvasPolicy, flow::Shift, latents, tokenizer::Prepend,
+    unit::UnitPolicy,
+};
 use ace_nn::{autoencoder::AutoEncoderConfig, clip::ClipConfig, flux::FluxConfig, t5::T5Config};
 use serde::Deserialize;
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 /// Cards that are part of the library.
-const BUILTIN: &[(&str, &str)] = &[("tiny", include_str!("../../../../models/tiny/card.toml"))];
+const BUILTIN: &[(&str, &str)] = &[
+    ("tiny", include_str!("../../../../models/tiny/card.toml")),
+    ("flux1-fill-dev", include_str!("../../../../models/flux1-fill-dev/card.toml")),
+    ("ace-plus-portrait", include_str!("../../../../models/ace-plus-portrait/card.toml")),
+    ("ace-plus-subject", include_str!("../../../../models/ace-plus-subject/card.toml")),
+    ("ace-plus-local-editing", include_str!("../../../../models/ace-plus-local-editing/card.toml")),
+    ("ace-plus-fft", include_str!("../../../../models/ace-plus-fft/card.toml")),
+];
+
+/// Cards that stand on each other: more are a mistake.
+const MOST_BASES: usize = 8;
 
 /// Everything about one model that is not code.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -43,6 +59,12 @@ pub struct Card {
     pub unit: UnitPolicy,
     /// How it wants to be sampled.
     pub sampling: Sampling,
+    /// LoRAs that belong to it.
+    #[serde(default)]
+    pub adapter: Vec<Adapter>,
+    /// Where its files are published.
+    #[serde(default)]
+    pub repository: Vec<Repository>,
     /// Kinds of edit with defaults of their own.
     #[serde(default)]
     pub task: Vec<Task>,
@@ -53,13 +75,21 @@ pub struct Card {
 #[serde(deny_unknown_fields)]
 pub struct WeightPaths {
     /// Transformer.
-    pub flux: PathBuf,
+    pub flux: Paths,
     /// Autoencoder.
-    pub autoencoder: PathBuf,
+    pub autoencoder: Paths,
     /// Sequence encoder.
-    pub t5: PathBuf,
+    pub t5: Paths,
     /// Pooled encoder.
-    pub clip: PathBuf,
+    pub clip: Paths,
+}
+
+impl WeightPaths {
+    /// No place at all, for comparing cards whatever their files are called.
+    pub fn nowhere(&self) -> Self {
+        let nowhere = || Paths::from("");
+        Self { flux: nowhere(), autoencoder: nowhere(), t5: nowhere(), clip: nowhere() }
+    }
 }
 
 /// Tokenizers of a card.
@@ -67,9 +97,9 @@ pub struct WeightPaths {
 #[serde(deny_unknown_fields)]
 pub struct TextPolicy {
     /// `tokenizer.json` of the sequence encoder, relative to the weights folder.
-    pub t5_tokenizer: PathBuf,
+    pub t5_tokenizer: Paths,
     /// Folder with the pooled encoder's tokenizer, relative to the weights folder.
-    pub clip_tokenizer: PathBuf,
+    pub clip_tokenizer: Paths,
     /// Tokens that the sequence encoder sees, padding included.
     pub t5_max_length: usize,
     /// Words that stand for pictures (`{image}` …), added to the sequence encoder's tokenizer in this order.
@@ -118,24 +148,10 @@ pub struct Task {
     pub about: String,
     /// What is drawn of the image, in place of what is under the mask, before the network sees it.
     #[serde(default)]
-    pub control: Option<Control>,
+    pub annotator: Annotator,
     /// What the user must give beside the words.
     #[serde(default)]
     pub needs: Vec<Need>,
-}
-
-/// What stands under the mask in place of the image's own pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Control {
-    /// The image without its colours.
-    Grey,
-    /// The image in large squares of one colour.
-    Mosaic,
-    /// The image's edges, white on black.
-    Canny,
-    /// A map that the user has drawn: a contour, a depth, a small picture made large.
-    Map,
 }
 
 /// What a task must be given.
@@ -152,6 +168,37 @@ pub enum Need {
 
 fn yes() -> bool {
     true
+}
+
+/// The field that names the card under a card.
+const BASE: &str = "base";
+/// The list to which a card adds.
+const REPOSITORY: &str = "repository";
+
+/// A card's text with everything that it takes from the cards below.
+fn merged(mut own: toml::Table, path: &Path, depth: usize) -> Result<toml::Table> {
+    let Some(base) = own.remove(BASE) else { return Ok(own) };
+    let wrong = |reason: String| Error::format(path, reason, "base is the name of a built-in card");
+    let known = base.as_str().and_then(|name| BUILTIN.iter().find(|(known, _)| *known == name));
+    let Some((_, text)) = known.filter(|_| depth > 0) else {
+        return Err(wrong(format!("base = {base}: there is no such card")));
+    };
+    let below: toml::Table = toml::from_str(text).map_err(|source| wrong(source.message().to_owned()))?;
+    let mut all = merged(below, path, depth - 1)?;
+    lay_over(&mut all, own);
+    Ok(all)
+}
+
+fn lay_over(below: &mut toml::Table, own: toml::Table) {
+    for (field, value) in own {
+        match (below.get_mut(&field), value) {
+            (Some(toml::Value::Table(below)), toml::Value::Table(own)) => lay_over(below, own),
+            (Some(toml::Value::Array(below)), toml::Value::Array(own)) if field == REPOSITORY => below.extend(own),
+            (_, value) => {
+                below.insert(field, value);
+            }
+        }
+    }
 }
 
 impl Card {
@@ -218,13 +265,19 @@ impl Card {
     }
 
     fn parse(text: &str, path: &Path) -> Result<Self> {
-        let card: Self = toml::from_str(text).map_err(|source| {
+        let refused = |source: toml::de::Error| {
             // toml's own text spans several lines and draws the place; the first line with the place is what helps.
             let place = source.span().map_or(String::new(), |span| {
                 format!("line {}: ", text[..span.start.min(text.len())].lines().count().max(1))
             });
             Error::format(path, format!("{place}{}", source.message()), "models/README.md describes every field")
-        })?;
+        };
+        let own: toml::Table = toml::from_str(text).map_err(refused)?;
+        let card: Self = match own.contains_key(BASE) {
+            // Merged tables have no lines any more.
+            true => merged(own, path, MOST_BASES)?.try_into().map_err(refused)?,
+            false => toml::from_str(text).map_err(refused)?,
+        };
         card.check().map_err(|problem| Error::format(path, problem, "the sections of the card must fit each other"))?;
         Ok(card)
     }

@@ -10,8 +10,11 @@
 //!
 //! Source: <https://huggingface.co/docs/huggingface_hub/guides/manage-cache>.
 
-use super::is_sha256;
-use crate::{Error, Result, checkpoint::write_atomically, digest::sha256};
+use crate::{
+    Error, Result,
+    checkpoint::write_atomically,
+    digest::{is_sha256, sha256},
+};
 use std::{
     fs::{self, File, TryLockError},
     io::{self, ErrorKind},

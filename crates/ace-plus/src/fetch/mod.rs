@@ -13,12 +13,15 @@ mod http;
 #[cfg(test)]
 mod tests;
 
-use crate::{Error, Result, digest::sha256};
+use crate::{
+    Error, Result,
+    digest::{is_sha256, sha256},
+};
 use cache::{Folder, fits};
 use http::{Fault, Remote};
 use serde::Deserialize;
 use std::{
-    env,
+    env, fmt,
     fs::{self, OpenOptions},
     io::{ErrorKind, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
@@ -163,6 +166,11 @@ impl Hub {
         self
     }
 
+    /// Where files are kept.
+    pub fn cache(&self) -> &Path {
+        &self.cache
+    }
+
     /// Makes no request: what is not in the cache is an error.
     pub fn offline(mut self) -> Self {
         self.offline = true;
@@ -182,6 +190,26 @@ impl Hub {
         let Some(commit) = folder.commit(source.revision()) else { return Ok(None) };
         let pointer = folder.pointer(&commit, &source.file);
         Ok(fits(&pointer, source.size, source.sha256().as_deref())?.then_some(pointer))
+    }
+
+    /// Reads the file in the cache, and takes it out if it is not what was published: the next [`Hub::fetch`] then gets
+    /// it again. Says whether it stayed; a file whose digest nobody knows does.
+    ///
+    /// # Errors
+    /// As [`Hub::cached`], or if it cannot be removed.
+    pub fn verify(&self, source: &Source, progress: &mut dyn FnMut(Progress)) -> Result<bool> {
+        let Some(pointer) = self.cached(source)? else { return Ok(false) };
+        let blob = fs::canonicalize(&pointer).map_err(Error::io(&pointer))?;
+        let named = blob.file_name().and_then(|name| name.to_str()).filter(|name| is_sha256(name));
+        let Some(expected) = source.sha256().or(named.map(str::to_owned)) else { return Ok(true) };
+        let total = length(&blob);
+        let found = sha256(&blob, &mut |done| progress(Progress::Verifying { done, total }))?;
+        if found == expected {
+            return Ok(true);
+        }
+        remove(&pointer)?;
+        remove(&blob)?;
+        Ok(false)
     }
 
     /// Finds the file in the cache or fetches it there, and returns where it is.
@@ -308,6 +336,18 @@ impl Hub {
     }
 }
 
+impl fmt::Debug for Hub {
+    /// Without the token: logs are shown to others.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { endpoint, cache, offline, .. } = self;
+        f.debug_struct("Hub")
+            .field("endpoint", endpoint)
+            .field("cache", cache)
+            .field("offline", offline)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Source {
     /// The revision asked for.
     pub fn revision(&self) -> &str {
@@ -341,10 +381,6 @@ impl Source {
     fn error(&self, reason: impl Into<String>, hint: impl Into<String>) -> Error {
         Error::Fetch { file: format!("{}/{}", self.repo, self.file), reason: reason.into(), hint: Some(hint.into()) }
     }
-}
-
-fn is_sha256(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// Bytes of a file; none if there is none.
