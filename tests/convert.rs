@@ -3,6 +3,7 @@
 
 use crate::support::{TestDir, ace, data};
 use ace_plus::{
+    adapter,
     checkpoint::{self, Network, WeightFile},
     convert::{self, Format, Options, Precision},
     float8::Float8,
@@ -229,4 +230,65 @@ fn the_program_says_what_a_file_is() {
     assert!(dir.file("out.safetensors").exists());
     let (code, text) = said(&["convert", "out.safetensors", "o", "--format", "paint"]);
     assert!(code == Some(2) && text.contains("bfl, diffusers, comfyui"), "{text}");
+}
+
+/// What a LoRA file adds to each layer of the transformer of `card`.
+fn added(path: &Path, card: &ace_plus::Card) -> BTreeMap<String, Vec<f32>> {
+    let device = Device::default();
+    let mut flux = card.flux.init(&device);
+    adapter::attach(&mut flux, &WeightFile::open(path).expect("whole"), 1.0, &device).expect("it fits");
+    let mut all = BTreeMap::new();
+    flux.for_each_linear(&mut |path, linear| {
+        let products = linear.lora.iter().map(|branch| branch.lora_b.val().matmul(branch.lora_a.val()) * branch.scale);
+        if let Some(sum) = products.reduce(|sum, product| sum + product) {
+            all.insert(path.to_owned(), sum.into_data().iter::<f32>().collect());
+        }
+    });
+    all
+}
+
+#[test]
+fn a_lora_goes_to_every_spelling_and_adds_the_same() {
+    let dir = TestDir::new("convert-lora");
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
+    let fill = ace_plus::Card::load(&data("fill")).expect("recorded");
+    let peft = |name: &str| {
+        let folder = fs::read_dir(data("adapters").join(name)).expect("recorded");
+        folder.flatten().map(|entry| entry.path()).find(|path| path.extension().is_some_and(|e| e == "safetensors"))
+    };
+    let cases = [
+        (tiny.join("lora/subject.safetensors"), ace_plus::Card::builtin("tiny").expect("a sound card")),
+        (peft("first").expect("recorded"), fill.clone()),
+        (peft("second").expect("recorded"), fill),
+    ];
+    for (at, (original, card)) in cases.into_iter().enumerate() {
+        let expected = added(&original, &card);
+        assert!(!expected.is_empty());
+        let lora = |format| Options { format: Some(format), ..Options::default() };
+        let release = converted(&original, dir.file(&format!("{at}-release.safetensors")), &lora(Format::ComfyUi));
+        let diffusers = converted(&release, dir.file(&format!("{at}-diffusers.safetensors")), &lora(Format::Diffusers));
+        let back = converted(&diffusers, dir.file(&format!("{at}-back.safetensors")), &lora(Format::ComfyUi));
+        let keys = |path: &Path| WeightFile::open(path).expect("whole").keys().next().expect("a key").to_owned();
+        assert!(keys(&release).starts_with("lora_unet_") && keys(&diffusers).starts_with("transformer."));
+        for path in [release, diffusers, back] {
+            let ours = added(&path, &card);
+            assert_eq!(ours.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{}", path.display());
+            for (layer, theirs) in &expected {
+                let scale = theirs.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+                let off = ours[layer].iter().zip(theirs).fold(0.0_f32, |most, (a, b)| most.max((a - b).abs()));
+                // Factors are the same numbers; sums of parts are taken in another order.
+                assert!(off <= 1e-5 * scale, "{}: {layer} is off by {off} of {scale}", path.display());
+            }
+        }
+    }
+    let fp8 = Options { precision: Some(Precision::Fp8), ..Options::default() };
+    let refused = convert::convert(
+        &tiny.join("lora/subject.safetensors"),
+        &dir.file("fp8.safetensors"),
+        &fp8,
+        &Device::default(),
+        &mut |_, _| true,
+    );
+    assert!(refused.expect_err("refused").to_string().contains("a LoRA in fp8"));
+    assert!(!dir.file("fp8.safetensors").exists());
 }

@@ -298,7 +298,7 @@ fn any_number_of_references_becomes_matching_tokens_in_every_layout() {
                 assert_eq!(canvases.len(), if layout == Layout::Canvas { 1 } else { references + 1 }, "{case}");
 
                 let unit = conditions(join, change_image);
-                let units = Units::encode(&autoencoder, &canvases, &unit, &device());
+                let units = Units::encode(&autoencoder, &canvases, &unit, None, &device());
                 let len: usize = canvases.iter().map(|c| c.image.height / 16 * (c.image.width / 16)).sum();
                 assert!(units.len() == len && len <= policy.max_seq_len, "{case}: {len} tokens");
                 let behind = match join {
@@ -329,7 +329,7 @@ fn any_number_of_references_becomes_matching_tokens_in_every_layout() {
 fn conditions_on_the_sequence_are_seen_but_get_no_velocity() {
     let policy = policy(Layout::Canvas, false);
     let unit = conditions(Join::Sequence, false);
-    let units = Units::encode(&autoencoder(), &compose(1, &policy), &unit, &device());
+    let units = Units::encode(&autoencoder(), &compose(1, &policy), &unit, None, &device());
     let noisy = random([1, units.len(), 64], 7);
     let seen = velocity(320, noisy.clone(), &units);
     assert_eq!(seen.dims(), [1, units.len(), 64]);

@@ -30,6 +30,12 @@ mod cards;
 // The official programs' way from pixels to canvases and back.
 mod official;
 
+// Picture after picture: turns, branches, replay.
+mod session;
+
+// The autoencoder in tiles.
+mod tiling;
+
 // Learning: exact resumption, adapters, widening, clipping.
 mod train;
 

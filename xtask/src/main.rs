@@ -13,7 +13,8 @@ use std::{
 const USAGE: &str = "\
 Usage: cargo xtask <verb> [--backend NAME] [options of the verb]
 
-  sample | train | eval | verify   builds `ace` for one backend and runs it; --help after the verb lists its options
+  sample | session | train | eval | verify
+                                   builds `ace` for one backend and runs it; --help after the verb lists its options
   fetch | doctor                   get a model from the Hugging Face Hub, and see whether it is whole
   inspect | convert                weight files; nothing is computed
   check                            fmt, clippy, test and doc, cheapest first
@@ -21,7 +22,7 @@ Usage: cargo xtask <verb> [--backend NAME] [options of the verb]
 Backends: flex (default: pure Rust on the CPU), wgpu, vulkan, metal, cuda, rocm, and wgpu-software, which is wgpu for a
 software Vulkan device. Each but flex has a target folder of its own, because a build of one takes long.";
 
-const VERBS: [&str; 4] = ["sample", "train", "eval", "verify"];
+const VERBS: [&str; 5] = ["sample", "session", "train", "eval", "verify"];
 /// Verbs that compute nothing and know no backend.
 const FILE_VERBS: [&str; 4] = ["fetch", "doctor", "inspect", "convert"];
 const CPU: &str = "flex";

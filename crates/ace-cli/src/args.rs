@@ -72,6 +72,8 @@ pub enum Verb {
     Eval(EvalArgs),
     /// Compare every network with its recording
     Verify(VerifyArgs),
+    /// Edit picture after picture: turns, branches, replay
+    Session(Box<SessionArgs>),
     /// Get what a card needs from the Hugging Face Hub
     Fetch(FetchArgs),
     /// Say what is missing or broken of a model, and what mends it
@@ -140,10 +142,10 @@ pub struct SampleArgs {
     #[arg(long, value_name = "X", value_parser = finite, allow_negative_numbers = true)]
     pub repainting_scale: Option<f32>,
     /// Your own drawing of the image for tasks that want one: contours, depths
-    #[arg(long, value_name = "FILE", requires = "image")]
+    #[arg(long, value_name = "FILE")]
     pub map: Option<PathBuf>,
     /// One of several places of the image with words of its own, one after the other; instead of --mask and --prompt
-    #[arg(long = "region", value_name = "MASK=TEXT", value_parser = RegionWords::parse, requires = "image",
+    #[arg(long = "region", value_name = "MASK=TEXT", value_parser = RegionWords::parse,
           conflicts_with_all = ["mask", "prompt", "prompts", "map"])]
     pub regions: Vec<RegionWords>,
     /// Pixels outside the mask over which the edit fades into the image [default: 0]
@@ -168,6 +170,9 @@ pub struct SampleArgs {
     /// Numbers of transformer and text encoders: f32, bf16 or f16, as far as the device computes in them [default: f32]
     #[arg(long, value_name = "NAME", value_parser = dtype)]
     pub dtype: Option<FloatDType>,
+    /// Encode and decode pictures in tiles of at most so many pixels along a side: memory is then that of one tile
+    #[arg(long, value_name = "PIXELS")]
+    pub tile: Option<u32>,
     /// Fetch from the Hugging Face Hub what is missing of the model
     #[arg(long)]
     pub fetch: bool,
@@ -305,6 +310,54 @@ impl RegionWords {
             _ => Err("a region is MASK=TEXT".to_owned()),
         }
     }
+}
+
+const SESSION_EXAMPLES: &str = "\
+A turn edits the picture of the turn before it, and has all the options of `ace sample`. {image1} in the words is the
+picture of turn 1, as a reference. Without words for a turn, turns are read line by line: options as above, or plain
+words; `undo`, `at N` and `log` are understood too.
+
+Examples:
+  ace session chat -p \"a small red circle at the top left on a teal background\"
+  ace session chat --task recolor --mask m.png -p \"make the circle green\"
+  ace session chat --at 1 --task recolor --mask m.png -p \"make the circle blue\"      another branch
+  ace session chat --replay                      does every turn come out the same, byte by byte?";
+
+/// `ace session`.
+#[derive(Debug, Args)]
+#[command(after_help = SESSION_EXAMPLES)]
+pub struct SessionArgs {
+    /// Folder of the session; made if it is not there
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Go on from this turn; 0 is before the first
+    #[arg(long, value_name = "N")]
+    pub at: Option<usize>,
+    /// Go back to the turn before
+    #[arg(long, conflicts_with = "at")]
+    pub undo: bool,
+    /// List the turns
+    #[arg(long)]
+    pub log: bool,
+    /// Make every turn again, and compare
+    #[arg(long, conflicts_with_all = ["at", "undo", "log"])]
+    pub replay: bool,
+    /// Begin a new picture instead of editing the last
+    #[arg(long)]
+    pub new: bool,
+    #[command(flatten)]
+    pub turn: SampleArgs,
+}
+
+/// One line of a session.
+#[derive(Debug, Parser)]
+#[command(no_binary_name = true, disable_help_flag = true)]
+pub struct SessionLine {
+    /// Begin a new picture instead of editing the last
+    #[arg(long)]
+    pub new: bool,
+    #[command(flatten)]
+    pub turn: SampleArgs,
 }
 
 /// `ace fetch`.

@@ -24,6 +24,7 @@ mod fetch;
 mod inspect;
 mod jobs;
 mod sample;
+mod session;
 mod train;
 mod verify;
 
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         Verb::Train(args) => train::run(&args),
         Verb::Eval(args) => eval::run(&args),
         Verb::Verify(args) => verify(&args),
+        Verb::Session(args) => session::run(&args),
         Verb::Fetch(args) => fetch::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Inspect(args) => inspect::run(&args),

@@ -13,7 +13,8 @@ pub const DEFAULT: &str = "tiny";
 const MODELS: &str = "models";
 
 /// Which model.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ModelArgs {
     /// Built-in card by its name, or a folder with a card.toml [default: tiny]
     #[arg(long, value_name = "NAME|DIR")]
@@ -44,7 +45,7 @@ pub struct Overrides {
 }
 
 /// A LoRA file and how strongly it counts.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Lora {
     /// The file.
     pub path: PathBuf,

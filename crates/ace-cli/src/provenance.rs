@@ -54,6 +54,7 @@ pub struct Provenance {
     pub repainting_scale: f32,
     pub keep_outside: bool,
     pub feather: u32,
+    pub tile: Option<u32>,
     pub compat: Option<String>,
 }
 
@@ -174,6 +175,7 @@ impl Provenance {
         now.steps = now.steps.or(Some(self.steps));
         now.guidance = now.guidance.or(Some(self.guidance));
         now.no_keep_outside |= !self.keep_outside;
+        now.tile = now.tile.or(self.tile);
         now.feather = now.feather.or(Some(self.feather));
         now.compat = now.compat.or(self.compat.as_deref().and_then(Compat::from_name));
         Ok(now)

@@ -26,7 +26,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// The shipped example: a picture, what to repaint of it, and the words.
@@ -55,25 +55,53 @@ pub fn run(asked_now: &SampleArgs) -> anyhow::Result<ExitCode> {
     if let Some(then) = then.filter(|_| asked_now.model.model.is_none()) {
         then.check_files(&files)?;
     }
-    let device = device::open(args.backend.as_deref())?;
     crate::listen_to_interrupts("stopping; finished pictures stay, of this one nothing will be written");
-
-    let begin = Instant::now();
-    let ace = model.load(&args.lora, args.dtype.unwrap_or(FloatDType::F32), &device)?;
-    let mut load = begin.elapsed();
-    for job in &asked.jobs {
-        let edit = asked.edit_of(job);
-        let mut clock = Clock::new(std::mem::take(&mut load));
-        let edited = make(&ace, &edit, &asked.regions, &device, &mut clock)?;
-        let steps = edit.num_steps.unwrap_or(ace.card.sampling.num_steps);
-        let provenance = match args.plain {
-            true => None,
-            false => Some(asked.provenance(args, &edit, &ace.card, &device, files.clone())?),
-        };
-        let written = asked.write(args, job, &edit, edited, provenance.as_ref())?;
-        report::print(&asked.summary(&edit, written.size, steps, &device, &clock, &written.places));
-    }
+    Studio::open(args, &model, files)?.make(args, &asked)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A model in memory, and what its pictures say of it.
+pub struct Studio {
+    ace: Ace,
+    device: Device,
+    /// Name and fingerprint of the model's files.
+    files: Vec<(String, String)>,
+    /// Time that loading took, until a picture has told it.
+    load: Duration,
+}
+
+impl Studio {
+    /// Loads the model.
+    ///
+    /// # Errors
+    /// If a file is missing or broken, or there is no such backend.
+    pub fn open(args: &SampleArgs, model: &Model, files: Vec<(String, String)>) -> anyhow::Result<Self> {
+        let device = device::open(args.backend.as_deref())?;
+        let begin = Instant::now();
+        let ace = model.load(&args.lora, args.dtype.unwrap_or(FloatDType::F32), &device)?;
+        Ok(Self { ace, device, files, load: begin.elapsed() })
+    }
+
+    /// Makes every picture that is asked for, and says what was done.
+    ///
+    /// # Errors
+    /// If one cannot be made or written, or Ctrl-C stops it.
+    pub fn make(&mut self, args: &SampleArgs, asked: &Asked) -> anyhow::Result<()> {
+        let Self { ace, device, files, load } = self;
+        for job in &asked.jobs {
+            let edit = asked.edit_of(job);
+            let mut clock = Clock::new(std::mem::take(load));
+            let edited = make(ace, &edit, &asked.regions, device, &mut clock)?;
+            let steps = edit.num_steps.unwrap_or(ace.card.sampling.num_steps);
+            let provenance = match args.plain {
+                true => None,
+                false => Some(asked.provenance(args, &edit, &ace.card, device, files.clone())?),
+            };
+            let written = asked.write(args, job, &edit, edited, provenance.as_ref())?;
+            report::print(&asked.summary(&edit, written.size, steps, device, &clock, &written.places));
+        }
+        Ok(())
+    }
 }
 
 /// Runs one edit with a progress bar.
@@ -118,8 +146,9 @@ struct Written {
 }
 
 /// What the command line asks for, with its pictures.
-struct Asked {
-    edit: Edit,
+pub struct Asked {
+    /// The edit that all pictures have in common.
+    pub edit: Edit,
     /// Places with words of their own.
     regions: Vec<(GrayImage, String)>,
     task: Option<String>,
@@ -140,7 +169,11 @@ struct Inputs {
 }
 
 impl Asked {
-    fn understand(args: &SampleArgs, card: &Card) -> anyhow::Result<Self> {
+    /// Reads the pictures and puts the edit together.
+    ///
+    /// # Errors
+    /// If something is missing, cannot be read or does not go together.
+    pub fn understand(args: &SampleArgs, card: &Card) -> anyhow::Result<Self> {
         let mut asked = if is_bare(args) { Self::example()? } else { Self::words_and_pictures(args)? };
         if let Some(task) = &asked.task {
             asked.edit = asked.edit.task(card, task)?;
@@ -153,6 +186,7 @@ impl Asked {
         edit.repainting_scale = args.repainting_scale.unwrap_or(edit.repainting_scale);
         edit.keep_outside = !args.no_keep_outside;
         edit.compat = args.compat;
+        edit.tile = args.tile;
         edit.feather = args.feather.unwrap_or_default();
         if let Some(path) = &args.noise {
             edit.noise = Some(WeightFile::open(path)?.data("noise")?);
@@ -303,12 +337,16 @@ impl Asked {
             repainting_scale: edit.repainting_scale,
             keep_outside: edit.keep_outside,
             feather: edit.feather,
+            tile: edit.tile,
             compat: edit.compat.map(|compat| compat.name().to_owned()),
         })
     }
 
     /// Refuses what the edit would refuse, before the weights are read: that may take minutes.
-    fn check(&self, args: &SampleArgs, card: &Card) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// The edit's own.
+    pub fn check(&self, args: &SampleArgs, card: &Card) -> anyhow::Result<()> {
         if args.prompts.is_none() && self.edit.instruction.trim().is_empty() {
             return Err(
                 Failure::misuse("the instruction is empty", "say what should be seen or changed: -p \"…\"").into()

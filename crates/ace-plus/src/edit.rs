@@ -96,6 +96,8 @@ pub struct Edit {
     pub feather: u32,
     /// Initial noise instead of the seed's: `[1, 16, h, w]`, or packed `[1, L, 64]`.
     pub noise: Option<TensorData>,
+    /// The autoencoder works in tiles of at most so many pixels along a side; in one piece if absent.
+    pub tile: Option<u32>,
     /// Another program's preparation instead of ours.
     pub compat: Option<Compat>,
 }
@@ -119,6 +121,7 @@ impl Edit {
             keep_outside: true,
             feather: 0,
             noise: None,
+            tile: None,
             compat: None,
         }
     }

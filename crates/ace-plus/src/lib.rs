@@ -38,6 +38,7 @@ pub mod fetch;
 pub mod float8;
 pub mod gguf;
 pub mod picture;
+pub mod tiling;
 pub mod torch_noise;
 
 pub use card::Card;

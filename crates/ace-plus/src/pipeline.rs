@@ -11,6 +11,7 @@ use crate::{
     fetch::Hub,
     flow, latents,
     text::{self, TextConditioning, Tokenizers},
+    tiling::Tiling,
     torch_noise,
     unit::{self, Units},
 };
@@ -112,8 +113,18 @@ impl Ace {
     }
 
     /// Canvases to conditions.
-    pub fn encode_units(&self, canvases: &[Canvas]) -> Units {
-        Units::encode(&self.autoencoder, canvases, &self.card.unit, &self.device)
+    pub fn encode_units(&self, canvases: &[Canvas], tiling: Option<Tiling>) -> Units {
+        Units::encode(&self.autoencoder, canvases, &self.card.unit, tiling, &self.device)
+    }
+
+    /// The tiling of an edit, if it asks for one.
+    fn tiling(&self, edit: &Edit) -> Result<Option<Tiling>> {
+        let Some(pixels) = edit.tile else { return Ok(None) };
+        let tiling = Tiling::new(pixels as usize, self.autoencoder.downscale());
+        tiling.map(Some).ok_or_else(|| {
+            let least = 4 * self.autoencoder.downscale();
+            Error::input(format!("tiles of {pixels} pixels are too small"), format!("choose {least} or more"))
+        })
     }
 
     /// One edit; the result has the size of the image.
@@ -131,11 +142,12 @@ impl Ace {
     pub fn run(&self, edit: &Edit, observer: Observer<'_>) -> Result<Edited> {
         edit.check()?;
         let prepared = edit.prepare(&self.card)?;
+        let tiling = self.tiling(edit)?;
 
         tell(observer, Event::Stage(Stage::Text))?;
         let text = self.encode_text(&edit.instruction);
         tell(observer, Event::Stage(Stage::Encode))?;
-        let units = self.encode_units(&prepared.canvases);
+        let units = self.encode_units(&prepared.canvases, tiling);
 
         tell(observer, Event::Stage(Stage::Denoise))?;
         let noise = self.noise(edit, &units)?;
@@ -146,7 +158,7 @@ impl Ace {
 
         tell(observer, Event::Stage(Stage::Decode))?;
         let latents = units.unpack(tokens.clone());
-        let image = self.decode(&latents, &prepared, edit);
+        let image = self.decode(&latents, &prepared, edit, tiling);
         Ok(Edited { image, tokens, latents, len: units.len() })
     }
 
@@ -169,9 +181,12 @@ impl Ace {
     }
 
     /// The picture of the last unit, in the size of the image.
-    fn decode(&self, latents: &[Tensor<4>], prepared: &Prepared, edit: &Edit) -> RgbImage {
-        let last = latents.len() - 1;
-        let decoded: Plane = unit::download(self.autoencoder.decode(latents[last].clone()));
+    fn decode(&self, latents: &[Tensor<4>], prepared: &Prepared, edit: &Edit, tiling: Option<Tiling>) -> RgbImage {
+        let last = &latents[latents.len() - 1];
+        let decoded: Plane = match tiling {
+            Some(tiling) => tiling.decode(&self.autoencoder, last),
+            None => unit::download(self.autoencoder.decode(last.clone())),
+        };
         edit.finish(&decoded, prepared)
     }
 

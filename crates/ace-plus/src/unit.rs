@@ -4,6 +4,7 @@
 use crate::{
     canvas::{Canvas, Plane},
     latents::{self, PATCH},
+    tiling::Tiling,
 };
 use ace_nn::autoencoder::AutoEncoder;
 use burn::prelude::*;
@@ -87,8 +88,14 @@ pub struct Units {
 }
 
 impl Units {
-    /// Encodes canvases into conditions; the edited picture's canvas is the last.
-    pub fn encode(autoencoder: &AutoEncoder, canvases: &[Canvas], policy: &UnitPolicy, device: &Device) -> Self {
+    /// Encodes canvases into conditions, pictures in tiles if there is a tiling; the edited picture's canvas is the last.
+    pub fn encode(
+        autoencoder: &AutoEncoder,
+        canvases: &[Canvas],
+        policy: &UnitPolicy,
+        tiling: Option<Tiling>,
+        device: &Device,
+    ) -> Self {
         let cell = autoencoder.downscale();
         let mut beside = Vec::new();
         let mut behind = Vec::new();
@@ -103,7 +110,7 @@ impl Units {
             let mask = latents::pack(latents::fold_mask(upload(&canvas.mask, device), cell));
             // The pictures of a canvas have one size: one pass of the autoencoder encodes them all.
             let planes: Vec<&Plane> = policy.pictures().map(|condition| picture_of(canvas, condition)).collect();
-            let mut encoded = encode_planes(autoencoder, &planes, device).into_iter().map(latents::pack);
+            let mut encoded = encode_planes(autoencoder, &planes, tiling, device).into_iter().map(latents::pack);
             let mut next = || encoded.next().expect("one encoding per picture"); // counted two lines above
             match policy.join {
                 Join::Channels => {
@@ -207,9 +214,17 @@ pub fn download(tensor: Tensor<4>) -> Plane {
 }
 
 /// Normalized latents of pictures of one size, `[1, 16, H/8, W/8]` each; the posterior's mode.
-pub fn encode_planes(autoencoder: &AutoEncoder, planes: &[&Plane], device: &Device) -> Vec<Tensor<4>> {
+pub fn encode_planes(
+    autoencoder: &AutoEncoder,
+    planes: &[&Plane],
+    tiling: Option<Tiling>,
+    device: &Device,
+) -> Vec<Tensor<4>> {
     if planes.is_empty() {
         return Vec::new();
+    }
+    if let Some(tiling) = tiling {
+        return planes.iter().map(|plane| tiling.encode(autoencoder, plane, device)).collect();
     }
     let images = Tensor::cat(planes.iter().map(|plane| upload(plane, device)).collect(), 0);
     autoencoder.encode(images).split(1, 0)

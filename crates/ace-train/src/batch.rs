@@ -86,8 +86,9 @@ impl Encoder {
         let inputs = inputs(example);
         let canvases = canvas::compose(&inputs, &self.card.canvas)?;
         let targets = canvas::compose_target(&example.target, &inputs, &self.card.canvas)?;
-        let units = Units::encode(&self.autoencoder, &canvases, &self.card.unit, &self.device);
-        let clean = targets.iter().flat_map(|plane| unit::encode_planes(&self.autoencoder, &[plane], &self.device));
+        let units = Units::encode(&self.autoencoder, &canvases, &self.card.unit, None, &self.device);
+        let clean =
+            targets.iter().flat_map(|plane| unit::encode_planes(&self.autoencoder, &[plane], None, &self.device));
         Ok(Encoded {
             latents: host(units.pack(clean.collect())),
             beside: units.beside.map(host),

@@ -143,6 +143,24 @@ impl Plane {
         Self { channels, height, width, data }
     }
 
+    /// Planes below each other, top to bottom.
+    ///
+    /// # Panics
+    /// If there are none, or their channels or widths differ.
+    pub fn stacked(planes: &[Self]) -> Self {
+        let (channels, width) = (planes[0].channels, planes[0].width);
+        assert!(planes.iter().all(|plane| (plane.channels, plane.width) == (channels, width)), "stacked: shapes");
+        let height = planes.iter().map(|plane| plane.height).sum();
+        let mut data = Vec::with_capacity(channels * height * width);
+        for channel in 0..channels {
+            for plane in planes {
+                let size = plane.height * width;
+                data.extend_from_slice(&plane.data[channel * size..(channel + 1) * size]);
+            }
+        }
+        Self { channels, height, width, data }
+    }
+
     /// Every channel times `weight(mask)`, pixel by pixel; `mask` is `[1, H, W]` of the same size.
     ///
     /// # Panics

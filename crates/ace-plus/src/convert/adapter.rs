@@ -121,7 +121,10 @@ fn config(file: &WeightFile) -> Result<FluxConfig> {
     let single = blocks(&["single_blocks_", "single_transformer_blocks_"]);
     let double = plain.iter().any(|(name, _, _)| name.contains("double_blocks_"));
     let double = if double { blocks(&["double_blocks_"]) } else { doubles(&plain) };
-    let out_channels = rows(&["final_layer_linear"]).unwrap_or(64);
+    // diffusers calls the last layer as it calls one of each single block.
+    let last = plain.iter().find(|(name, key, _)| is_up(key) && name.contains("transformer_proj_out"));
+    let last = last.and_then(|(_, _, shape)| shape.first().copied());
+    let out_channels = rows(&["final_layer_linear"]).or(last).unwrap_or(64);
     let config = FluxConfig {
         in_channels: columns(&["img_in", "x_embedder"]).unwrap_or(out_channels).max(out_channels),
         out_channels,
