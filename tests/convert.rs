@@ -8,7 +8,7 @@ use ace_plus::{
     convert::{self, Format, Options, Precision},
     float8::Float8,
 };
-use burn::tensor::{Device, TensorData};
+use burn::tensor::{DType, Device, FloatDType, TensorData};
 use half::bf16;
 use std::{
     collections::BTreeMap,
@@ -291,4 +291,94 @@ fn a_lora_goes_to_every_spelling_and_adds_the_same() {
     );
     assert!(refused.expect_err("refused").to_string().contains("a LoRA in fp8"));
     assert!(!dir.file("fp8.safetensors").exists());
+}
+
+/// Writes a GGUF file: matrices as `Q8_0`, whatever has rows of another length than whole blocks as `F32`.
+fn write_q8(path: &Path, tensors: &BTreeMap<String, TensorData>) {
+    let string = |out: &mut Vec<u8>, text: &str| {
+        out.extend((text.len() as u64).to_le_bytes());
+        out.extend(text.as_bytes());
+    };
+    let (mut header, mut payload) = (Vec::new(), Vec::new());
+    header.extend(b"GGUF");
+    header.extend(3_u32.to_le_bytes());
+    header.extend((tensors.len() as u64).to_le_bytes());
+    header.extend(1_u64.to_le_bytes());
+    string(&mut header, "general.architecture");
+    header.extend(8_u32.to_le_bytes());
+    string(&mut header, "flux");
+    for (key, data) in tensors {
+        let shape = data.shape().to_vec();
+        let values: Vec<f32> = data.iter::<f32>().collect();
+        let is_packed = shape.len() == 2 && shape[1].is_multiple_of(32);
+        string(&mut header, key);
+        header.extend((shape.len() as u32).to_le_bytes());
+        shape.iter().rev().for_each(|side| header.extend((*side as u64).to_le_bytes()));
+        header.extend((if is_packed { 8_u32 } else { 0 }).to_le_bytes());
+        header.extend((payload.len() as u64).to_le_bytes());
+        if is_packed {
+            for block in values.chunks(32) {
+                let largest = block.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+                let scale = half::f16::from_f32(largest / 127.0);
+                payload.extend(scale.to_le_bytes());
+                let codes = block.iter().map(|value| match scale.to_f32() {
+                    0.0 => 0,
+                    scale => (value / scale).round().clamp(-127.0, 127.0) as i8,
+                });
+                payload.extend(codes.map(|code| code as u8));
+            }
+        } else {
+            values.iter().for_each(|value| payload.extend(value.to_le_bytes()));
+        }
+        payload.resize(payload.len().next_multiple_of(32), 0);
+    }
+    header.resize(header.len().next_multiple_of(32), 0);
+    header.extend(payload);
+    fs::write(path, header).expect("writable");
+}
+
+#[test]
+fn q8_stays_packed_and_gives_what_the_widened_weights_give() {
+    let dir = TestDir::new("convert-packed");
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
+    let card = ace_plus::Card::builtin("tiny").expect("a sound card");
+    let device = Device::default();
+    let gguf = dir.file("flux-Q8_0.gguf");
+    write_q8(&gguf, &tensors(&tiny.join("flux.safetensors")));
+    let small = fs::metadata(&gguf).expect("written").len();
+    assert!(small * 3 < fs::metadata(tiny.join("flux.safetensors")).expect("shipped").len());
+
+    let open = || WeightFile::open(&gguf).expect("whole");
+    let mut packed = open().packed().flux(&card.flux, Some(FloatDType::F32), &device).expect("it fits");
+    let mut widened = open().flux(&card.flux, Some(FloatDType::F32), &device).expect("it fits");
+    let mut weights = BTreeMap::new();
+    widened.for_each_linear(&mut |path, linear| {
+        weights.insert(path.to_owned(), linear.weight.val().into_data());
+    });
+    packed.for_each_linear(&mut |path, linear| {
+        let weight = linear.weight.val();
+        let [input, _] = linear.features();
+        assert_eq!(matches!(weight.dtype(), DType::QFloat(_)), input.is_multiple_of(32), "{path}");
+        assert_eq!(weight.dequantize().into_data(), weights[path], "{path}");
+    });
+
+    let file = gguf.to_str().expect("plain");
+    let sample = |words: &[&str], out: &str| {
+        let mut command = ace();
+        command.args([
+            "sample",
+            "-p",
+            "a big red circle at the center on a gray background",
+            "--plain",
+            "--flux",
+            file,
+        ]);
+        let output = command.args(["--out", out]).args(words).current_dir(dir.path()).output().expect("starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        fs::read(dir.file(out)).expect("a picture")
+    };
+    assert_eq!(sample(&[], "packed.png"), sample(&["--widen"], "widened.png"));
+    // With an adapter on top, and in other numbers.
+    let lora = tiny.join("lora/restoration.safetensors");
+    sample(&["--lora", lora.to_str().expect("plain"), "--dtype", "bf16"], "adapted.png");
 }

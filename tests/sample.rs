@@ -4,7 +4,7 @@
 use crate::support::{TestDir, ace};
 use ace_plus::picture;
 use image::{GrayImage, Luma, Rgb, RgbImage};
-use std::{fs, process::Output};
+use std::{fs, path::Path, process::Output};
 
 /// A folder with a picture, a mask and another mask.
 fn folder(name: &str) -> TestDir {
@@ -123,4 +123,19 @@ fn the_noise_of_a_seed_can_be_torchs() {
     runs(&dir, &["-p", "a red circle", "--steps", "1", "--seed", "11", "--seed-compat", "torch", "--out", "said.png"]);
     runs(&dir, &["--from", "said.png", "--out", "again.png"]);
     assert_eq!(bytes(&dir, "said.png"), bytes(&dir, "again.png"));
+}
+
+#[test]
+fn one_network_at_a_time_makes_the_same_picture() {
+    let dir = TestDir::new("sample-lean");
+    let lora = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny/lora/subject.safetensors");
+    let picture = |words: &[&str], out: &str| {
+        let mut command = ace();
+        command.args(["sample", "-p", "a blue star at the center on a gray background", "--plain", "--steps", "3"]);
+        command.args(["--lora", lora.to_str().expect("plain"), "--out", out]).args(words);
+        let output = command.current_dir(dir.path()).output().expect("the program starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        fs::read(dir.file(out)).expect("a picture")
+    };
+    assert_eq!(picture(&[], "whole.png"), picture(&["--low-memory"], "lean.png"));
 }

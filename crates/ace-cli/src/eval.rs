@@ -28,7 +28,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
     }
     let model = Model::find(&args.model)?;
     let device = device::open(args.backend.as_deref())?;
-    let ace = model.load(&args.lora, burn::tensor::FloatDType::F32, &device)?;
+    let ace = model.load(&args.lora, ace_plus::pipeline::Numbers::default(), &device)?;
     crate::listen_to_interrupts("stopping; nothing will be written");
 
     let begin = Instant::now();

@@ -1,8 +1,8 @@
 //! Which model: its card, the folder of its weights, and LoRAs on top. `sample` and `eval` find theirs here.
 
 use crate::report::Failure;
-use ace_plus::{Ace, Card, Error, card::Files, digest, fetch::Hub};
-use burn::tensor::{Device, FloatDType};
+use ace_plus::{Ace, Card, Error, card::Files, digest, fetch::Hub, lean::Lean, pipeline::Numbers};
+use burn::tensor::Device;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -163,8 +163,8 @@ impl Model {
     ///
     /// # Errors
     /// If a file is missing, truncated or foreign.
-    pub fn load(&self, loras: &[Lora], dtype: FloatDType, device: &Device) -> anyhow::Result<Ace> {
-        let mut ace = Ace::load_files(&self.card, &self.locate()?, dtype, device)?;
+    pub fn load(&self, loras: &[Lora], numbers: Numbers, device: &Device) -> anyhow::Result<Ace> {
+        let mut ace = Ace::load_files(&self.card, &self.locate()?, numbers, device)?;
         for lora in loras {
             let skipped = ace.add_lora(&lora.path, lora.weight)?.skipped;
             if let [first, ..] = &skipped[..] {
@@ -173,6 +173,15 @@ impl Model {
             }
         }
         Ok(ace)
+    }
+
+    /// The model with the LoRAs on top, of which nothing is loaded yet.
+    ///
+    /// # Errors
+    /// If a file is missing or cannot be opened.
+    pub fn lean(&self, loras: &[Lora], numbers: Numbers, device: &Device) -> anyhow::Result<Lean> {
+        let loras: Vec<_> = loras.iter().map(|lora| (lora.path.clone(), lora.weight)).collect();
+        Ok(Lean::new(&self.card, &self.locate()?, &loras, numbers, device)?)
     }
 }
 

@@ -31,6 +31,8 @@ pub struct Provenance {
     pub overrides: Overrides,
     /// Numbers of transformer and text encoders.
     pub dtype: String,
+    /// Whether packed weights were widened when they were read.
+    pub widen: bool,
     /// The card's networks and tokenizers: name and fingerprint.
     pub files: Vec<(String, String)>,
     /// Adapters in their order.
@@ -130,6 +132,7 @@ impl Provenance {
             now.model.weights = self.weights;
             now.model.overrides = self.overrides;
         }
+        now.widen |= self.widen;
         now.dtype = now.dtype.or(args::dtype(&self.dtype).ok());
         if now.lora.is_empty() {
             for Adapter { file, weight } in self.loras {

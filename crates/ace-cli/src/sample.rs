@@ -12,11 +12,11 @@ use crate::{
     sheet,
 };
 use ace_plus::{
-    Ace, Card, Edit, Error, SeedNoise,
+    Card, Edit, Error, SeedNoise,
     card::{Need, Task},
     checkpoint::{self, WeightFile},
     denoise::Event,
-    pipeline::Edited,
+    pipeline::{Edited, Editor, Numbers},
 };
 use anyhow::Context;
 use burn::tensor::{DType, Device, FloatDType};
@@ -62,7 +62,7 @@ pub fn run(asked_now: &SampleArgs) -> anyhow::Result<ExitCode> {
 
 /// A model in memory, and what its pictures say of it.
 pub struct Studio {
-    ace: Ace,
+    editor: Box<dyn Editor>,
     device: Device,
     /// Name and fingerprint of the model's files.
     files: Vec<(String, String)>,
@@ -78,8 +78,11 @@ impl Studio {
     pub fn open(args: &SampleArgs, model: &Model, files: Vec<(String, String)>) -> anyhow::Result<Self> {
         let device = device::open(args.backend.as_deref())?;
         let begin = Instant::now();
-        let ace = model.load(&args.lora, args.dtype.unwrap_or(FloatDType::F32), &device)?;
-        Ok(Self { ace, device, files, load: begin.elapsed() })
+        let editor: Box<dyn Editor> = match args.low_memory {
+            true => Box::new(model.lean(&args.lora, numbers(args), &device)?),
+            false => Box::new(model.load(&args.lora, numbers(args), &device)?),
+        };
+        Ok(Self { editor, device, files, load: begin.elapsed() })
     }
 
     /// Makes every picture that is asked for, and says what was done.
@@ -87,15 +90,15 @@ impl Studio {
     /// # Errors
     /// If one cannot be made or written, or Ctrl-C stops it.
     pub fn make(&mut self, args: &SampleArgs, asked: &Asked) -> anyhow::Result<()> {
-        let Self { ace, device, files, load } = self;
+        let Self { editor, device, files, load } = self;
         for job in &asked.jobs {
             let edit = asked.edit_of(job);
             let mut clock = Clock::new(std::mem::take(load));
-            let edited = make(ace, &edit, &asked.regions, device, &mut clock)?;
-            let steps = edit.num_steps.unwrap_or(ace.card.sampling.num_steps);
+            let edited = make(editor.as_ref(), &edit, &asked.regions, device, &mut clock)?;
+            let steps = edit.num_steps.unwrap_or(editor.card().sampling.num_steps);
             let provenance = match args.plain {
                 true => None,
-                false => Some(asked.provenance(args, &edit, &ace.card, device, files.clone())?),
+                false => Some(asked.provenance(args, &edit, editor.card(), device, files.clone())?),
             };
             let written = asked.write(args, job, &edit, edited, provenance.as_ref())?;
             report::print(&asked.summary(&edit, written.size, steps, device, &clock, &written.places));
@@ -104,18 +107,23 @@ impl Studio {
     }
 }
 
+/// In which numbers the model is to be held.
+fn numbers(args: &SampleArgs) -> Numbers {
+    Numbers { dtype: args.dtype.unwrap_or(FloatDType::F32), widen: args.widen }
+}
+
 /// Runs one edit with a progress bar.
 fn make(
-    ace: &Ace,
+    editor: &dyn Editor,
     edit: &Edit,
     regions: &[(GrayImage, String)],
     device: &Device,
     clock: &mut Clock,
 ) -> anyhow::Result<Edited> {
-    let steps = edit.num_steps.unwrap_or(ace.card.sampling.num_steps);
+    let steps = edit.num_steps.unwrap_or(editor.card().sampling.num_steps);
     let mut progress = Progress::new("text", 0, steps as u64);
     let mut broken = None;
-    let result = ace.run_regions(edit, regions, &mut |event| {
+    let result = editor.run_regions(edit, regions, &mut |event| {
         // Devices work ahead of the program; waiting for them here is what makes times and bar true.
         if let Err(error) = device.sync() {
             broken = Some(anyhow::anyhow!("{error:?}"));
@@ -316,7 +324,8 @@ impl Asked {
             model: args.model.model.clone(),
             weights: args.model.weights.clone(),
             overrides: args.model.overrides.clone(),
-            dtype: args::dtype_name(args.dtype.unwrap_or(FloatDType::F32)).to_owned(),
+            dtype: args::dtype_name(numbers(args).dtype).to_owned(),
+            widen: args.widen,
             files,
             loras: args.lora.iter().map(lora).collect::<Result<_, _>>()?,
             prompt: edit.instruction.clone(),

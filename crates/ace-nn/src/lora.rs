@@ -41,7 +41,7 @@ impl LoraBranch {
 /// A linear layer in the checkpoints' layout, with any number of low-rank branches.
 #[derive(Module, Debug)]
 pub struct Linear {
-    /// `[out, in]`
+    /// `[out, in]`; may be quantized, then every use of it widens it anew
     pub weight: Param<Tensor<2>>,
     /// `[out]`
     pub bias: Option<Param<Tensor<1>>>,
@@ -70,7 +70,8 @@ impl Linear {
     /// - x: `[.., in]`
     /// - output: `[.., out]`
     pub fn forward<const N: usize>(&self, x: Tensor<N>) -> Tensor<N> {
-        let mut y = linear(x.clone(), self.weight.val().transpose(), self.bias.as_ref().map(|bias| bias.val()));
+        let weight = dense(self.weight.val(), x.dtype());
+        let mut y = linear(x.clone(), weight.transpose(), self.bias.as_ref().map(|bias| bias.val()));
         for branch in &self.lora {
             // Factors stay in f32 while they are trained; the product follows the model's dtype.
             let a = branch.lora_a.val().cast(x.dtype()).transpose();
@@ -109,10 +110,18 @@ impl Linear {
     }
 }
 
-/// Changes a parameter in f32 and returns to its dtype.
+/// Changes a parameter in f32 and returns to its dtype; one that was quantized stays in f32.
 fn in_f32<const N: usize>(param: Param<Tensor<N>>, change: impl FnOnce(Tensor<N>) -> Tensor<N>) -> Param<Tensor<N>> {
-    param.map(|value| {
-        let dtype = value.dtype();
-        change(value.cast(DType::F32)).cast(dtype)
+    param.map(|value| match value.dtype() {
+        DType::QFloat(_) => change(dense(value, DType::F32)),
+        dtype => change(value.cast(DType::F32)).cast(dtype),
     })
+}
+
+/// A weight as floats: itself, or in `dtype` if it is quantized.
+fn dense<const N: usize>(weight: Tensor<N>, dtype: DType) -> Tensor<N> {
+    match weight.dtype() {
+        DType::QFloat(_) => weight.dequantize().cast(dtype),
+        _ => weight,
+    }
 }

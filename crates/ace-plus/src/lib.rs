@@ -37,6 +37,7 @@ pub mod digest;
 pub mod fetch;
 pub mod float8;
 pub mod gguf;
+pub mod lean;
 pub mod picture;
 pub mod tiling;
 pub mod torch_noise;

@@ -41,6 +41,38 @@ pub struct Ace {
     pub device: Device,
 }
 
+/// In which numbers a model is held and computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Numbers {
+    /// Of transformer and text encoders; the autoencoder computes in f32.
+    pub dtype: FloatDType,
+    /// Whether matrices that a file has in GGUF's `Q8_0` are widened once when they are read, which takes two to four
+    /// times the memory, instead of whenever they are used, which takes time.
+    pub widen: bool,
+}
+
+impl Default for Numbers {
+    fn default() -> Self {
+        Self { dtype: FloatDType::F32, widen: false }
+    }
+}
+
+impl Numbers {
+    /// Refuses what a device cannot compute in.
+    pub(crate) fn check(self, device: &Device) -> Result<()> {
+        if device.supports_dtype(self.dtype) {
+            return Ok(());
+        }
+        Err(Error::input(format!("this device does not compute in {:?}", self.dtype), "choose f32"))
+    }
+
+    /// Opens a weight file to be read in them.
+    pub(crate) fn open(self, path: &Path) -> Result<WeightFile> {
+        let file = WeightFile::open(path)?;
+        Ok(if self.widen { file } else { file.packed() })
+    }
+}
+
 /// What an edit gave.
 #[derive(Debug)]
 pub struct Edited {
@@ -61,36 +93,26 @@ impl Ace {
     /// # Errors
     /// If a file is missing or does not fit the card; every key must be accounted for.
     pub fn load(card: &Card, folder: &Path, device: &Device) -> Result<Self> {
-        Self::load_in(card, folder, FloatDType::F32, device)
-    }
-
-    /// As [`Ace::load`], with transformer and text encoders in `dtype`.
-    ///
-    /// # Errors
-    /// As [`Ace::load`], or if the device cannot compute in `dtype`.
-    pub fn load_in(card: &Card, folder: &Path, dtype: FloatDType, device: &Device) -> Result<Self> {
         // Without a home folder there is no cache to look into.
         let hub = if card.repository.is_empty() { None } else { Hub::from_env().ok() };
-        Self::load_files(card, &card.locate(folder, hub.as_ref())?, dtype, device)
+        Self::load_files(card, &card.locate(folder, hub.as_ref())?, Numbers::default(), device)
     }
 
-    /// As [`Ace::load_in`], from files that were found before.
+    /// As [`Ace::load`], from files that were found before, in other numbers.
     ///
     /// # Errors
-    /// As [`Ace::load_in`].
-    pub fn load_files(card: &Card, files: &Files, dtype: FloatDType, device: &Device) -> Result<Self> {
-        if !device.supports_dtype(dtype) {
-            return Err(Error::input(format!("this device does not compute in {dtype:?}"), "choose f32"));
-        }
-        let dtype_asked = Some(dtype);
+    /// As [`Ace::load`], or if the device cannot compute in them.
+    pub fn load_files(card: &Card, files: &Files, numbers: Numbers, device: &Device) -> Result<Self> {
+        numbers.check(device)?;
+        let dtype = Some(numbers.dtype);
         let mut ace = Self {
             card: card.clone(),
-            flux: WeightFile::open(&files.flux)?.flux(&card.flux, dtype_asked, device)?,
+            flux: numbers.open(&files.flux)?.flux(&card.flux, dtype, device)?,
             autoencoder: WeightFile::open(&files.autoencoder)?.autoencoder(&card.autoencoder, device)?,
-            t5: WeightFile::open(&files.t5)?.t5(&card.t5, dtype_asked, device)?,
-            clip: WeightFile::open(&files.clip)?.clip(&card.clip, dtype_asked, device)?,
+            t5: numbers.open(&files.t5)?.t5(&card.t5, dtype, device)?,
+            clip: numbers.open(&files.clip)?.clip(&card.clip, dtype, device)?,
             tokenizers: Tokenizers::read(card, &files.t5_tokenizer, &files.clip_tokenizer)?,
-            dtype,
+            dtype: numbers.dtype,
             device: device.clone(),
         };
         for (path, weight) in &files.adapters {
@@ -117,16 +139,6 @@ impl Ace {
         Units::encode(&self.autoencoder, canvases, &self.card.unit, tiling, &self.device)
     }
 
-    /// The tiling of an edit, if it asks for one.
-    fn tiling(&self, edit: &Edit) -> Result<Option<Tiling>> {
-        let Some(pixels) = edit.tile else { return Ok(None) };
-        let tiling = Tiling::new(pixels as usize, self.autoencoder.downscale());
-        tiling.map(Some).ok_or_else(|| {
-            let least = 4 * self.autoencoder.downscale();
-            Error::input(format!("tiles of {pixels} pixels are too small"), format!("choose {least} or more"))
-        })
-    }
-
     /// One edit; the result has the size of the image.
     ///
     /// # Errors
@@ -142,32 +154,35 @@ impl Ace {
     pub fn run(&self, edit: &Edit, observer: Observer<'_>) -> Result<Edited> {
         edit.check()?;
         let prepared = edit.prepare(&self.card)?;
-        let tiling = self.tiling(edit)?;
-
+        let tiling = tiling(edit, &self.card)?;
         tell(observer, Event::Stage(Stage::Text))?;
         let text = self.encode_text(&edit.instruction);
         tell(observer, Event::Stage(Stage::Encode))?;
         let units = self.encode_units(&prepared.canvases, tiling);
-
         tell(observer, Event::Stage(Stage::Denoise))?;
-        let noise = self.noise(edit, &units)?;
-        let sampling = &self.card.sampling;
-        let times = flow::schedule(edit.num_steps.unwrap_or(sampling.num_steps), units.len(), &sampling.shift);
-        let guidance = edit.guidance.unwrap_or(sampling.guidance);
-        let tokens = denoise::denoise(&self.flux, noise, &units, &text, &times, guidance, self.dtype, observer)?;
-
+        let tokens = denoised(&self.card, &self.flux, edit, &units, &text, self.dtype, &self.device, observer)?;
         tell(observer, Event::Stage(Stage::Decode))?;
-        let latents = units.unpack(tokens.clone());
-        let image = self.decode(&latents, &prepared, edit, tiling);
-        Ok(Edited { image, tokens, latents, len: units.len() })
+        Ok(decoded(&self.autoencoder, edit, &prepared, &units, tokens, tiling))
     }
+}
 
-    /// One edit for each place of the image, one after the other: each has its mask and its words, and sees what those
-    /// before it have made. Without places it is [`Ace::run`].
+/// What makes pictures of edits: [`Ace`] with every network in memory, [`crate::lean::Lean`] with one at a time.
+pub trait Editor {
+    /// What is known about the model.
+    fn card(&self) -> &Card;
+
+    /// One edit.
     ///
     /// # Errors
-    /// As [`Ace::edit`].
-    pub fn run_regions(&self, edit: &Edit, regions: &[(GrayImage, String)], observer: Observer<'_>) -> Result<Edited> {
+    /// If the edit's parts do not fit each other or the card, a file cannot be read, or the observer cancels.
+    fn run(&self, edit: &Edit, observer: Observer<'_>) -> Result<Edited>;
+
+    /// One edit for each place of the image, one after the other: each has its mask and its words, and sees what those
+    /// before it have made. Without places it is [`Editor::run`].
+    ///
+    /// # Errors
+    /// As [`Editor::run`].
+    fn run_regions(&self, edit: &Edit, regions: &[(GrayImage, String)], observer: Observer<'_>) -> Result<Edited> {
         let Some(((mask, words), rest)) = regions.split_first() else { return self.run(edit, observer) };
         let mut edit = Edit { mask: Some(mask.clone()), instruction: words.clone(), ..edit.clone() };
         let mut edited = self.run(&edit, observer)?;
@@ -179,56 +194,101 @@ impl Ace {
         }
         Ok(edited)
     }
+}
 
-    /// The picture of the last unit, in the size of the image.
-    fn decode(&self, latents: &[Tensor<4>], prepared: &Prepared, edit: &Edit, tiling: Option<Tiling>) -> RgbImage {
-        let last = &latents[latents.len() - 1];
-        let decoded: Plane = match tiling {
-            Some(tiling) => tiling.decode(&self.autoencoder, last),
-            None => unit::download(self.autoencoder.decode(last.clone())),
-        };
-        edit.finish(&decoded, prepared)
+impl Editor for Ace {
+    fn card(&self) -> &Card {
+        &self.card
     }
 
-    /// The seed's noise.
-    fn drawn_noise(&self, edit: &Edit, units: &Units, channels: usize) -> Result<Tensor<3>> {
-        match (edit.seed_noise, &units.grids[..]) {
-            (SeedNoise::ChaCha, grids) => {
-                let mut rng = latents::rng(edit.seed, 0);
-                let drawn = grids.iter().map(|[h, w]| latents::noise([1, channels, *h, *w], &mut rng, &self.device));
-                Ok(units.pack(drawn.collect()))
-            }
-            (SeedNoise::Torch, [[h, w]]) => {
-                Ok(latents::pack(torch_noise::noise([1, channels, *h, *w], edit.seed, &self.device)))
-            }
-            (SeedNoise::Torch, grids) => Err(Error::input(
-                format!("this edit draws noise for {} pictures, torch's programs for one", grids.len()),
-                "leave out --seed-compat, or use a card whose layout is a canvas",
-            )),
-        }
+    fn run(&self, edit: &Edit, observer: Observer<'_>) -> Result<Edited> {
+        Self::run(self, edit, observer)
     }
+}
 
-    /// The edit's own noise, or the seed's.
-    fn noise(&self, edit: &Edit, units: &Units) -> Result<Tensor<3>> {
-        let channels = self.card.autoencoder.latent_channels;
-        let Some(noise) = &edit.noise else {
-            return self.drawn_noise(edit, units, channels);
-        };
-        let noise = noise.clone().convert::<f32>();
-        let packed = [1, units.len(), self.card.flux.out_channels];
-        let shape = noise.shape().to_vec();
-        if shape == packed {
-            return Ok(Tensor::from_data(noise, &self.device));
+/// The tiling of an edit, if it asks for one.
+pub(crate) fn tiling(edit: &Edit, card: &Card) -> Result<Option<Tiling>> {
+    let Some(pixels) = edit.tile else { return Ok(None) };
+    let cell = card.autoencoder.downscale();
+    let tiling = Tiling::new(pixels as usize, cell);
+    tiling.map(Some).ok_or_else(|| {
+        Error::input(format!("tiles of {pixels} pixels are too small"), format!("choose {} or more", 4 * cell))
+    })
+}
+
+/// The tokens of an edit's picture.
+#[allow(clippy::too_many_arguments)] // two networks' outputs, two inputs, and where and how: none belong together
+pub(crate) fn denoised(
+    card: &Card,
+    flux: &Flux,
+    edit: &Edit,
+    units: &Units,
+    text: &TextConditioning,
+    dtype: FloatDType,
+    device: &Device,
+    observer: Observer<'_>,
+) -> Result<Tensor<3>> {
+    let noise = noise(card, edit, units, device)?;
+    let sampling = &card.sampling;
+    let times = flow::schedule(edit.num_steps.unwrap_or(sampling.num_steps), units.len(), &sampling.shift);
+    let guidance = edit.guidance.unwrap_or(sampling.guidance);
+    denoise::denoise(flux, noise, units, text, &times, guidance, dtype, observer)
+}
+
+/// The picture of the last unit, in the size of the image, and what it came from.
+pub(crate) fn decoded(
+    autoencoder: &AutoEncoder,
+    edit: &Edit,
+    prepared: &Prepared,
+    units: &Units,
+    tokens: Tensor<3>,
+    tiling: Option<Tiling>,
+) -> Edited {
+    let latents = units.unpack(tokens.clone());
+    let last = &latents[latents.len() - 1];
+    let plane: Plane = match tiling {
+        Some(tiling) => tiling.decode(autoencoder, last),
+        None => unit::download(autoencoder.decode(last.clone())),
+    };
+    Edited { image: edit.finish(&plane, prepared), tokens, latents, len: units.len() }
+}
+
+/// The seed's noise.
+fn drawn_noise(edit: &Edit, units: &Units, channels: usize, device: &Device) -> Result<Tensor<3>> {
+    match (edit.seed_noise, &units.grids[..]) {
+        (SeedNoise::ChaCha, grids) => {
+            let mut rng = latents::rng(edit.seed, 0);
+            let drawn = grids.iter().map(|[h, w]| latents::noise([1, channels, *h, *w], &mut rng, device));
+            Ok(units.pack(drawn.collect()))
         }
-        if let [[h, w]] = units.grids[..]
-            && shape == [1, channels, h, w]
-        {
-            return Ok(latents::pack(Tensor::from_data(noise, &self.device)));
-        }
-        let unpacked = units.grids.iter().map(|[h, w]| format!("[1, {channels}, {h}, {w}]")).collect::<Vec<_>>();
-        Err(Error::input(
-            format!("the noise has shape {shape:?}, expected {packed:?} or {}", unpacked.join(" + ")),
-            "the shape follows from the canvas: references and image side by side, an eighth of its pixels",
-        ))
+        (SeedNoise::Torch, [[h, w]]) => Ok(latents::pack(torch_noise::noise([1, channels, *h, *w], edit.seed, device))),
+        (SeedNoise::Torch, grids) => Err(Error::input(
+            format!("this edit draws noise for {} pictures, torch's programs for one", grids.len()),
+            "leave out --seed-compat, or use a card whose layout is a canvas",
+        )),
     }
+}
+
+/// The edit's own noise, or the seed's.
+fn noise(card: &Card, edit: &Edit, units: &Units, device: &Device) -> Result<Tensor<3>> {
+    let channels = card.autoencoder.latent_channels;
+    let Some(noise) = &edit.noise else {
+        return drawn_noise(edit, units, channels, device);
+    };
+    let noise = noise.clone().convert::<f32>();
+    let packed = [1, units.len(), card.flux.out_channels];
+    let shape = noise.shape().to_vec();
+    if shape == packed {
+        return Ok(Tensor::from_data(noise, device));
+    }
+    if let [[h, w]] = units.grids[..]
+        && shape == [1, channels, h, w]
+    {
+        return Ok(latents::pack(Tensor::from_data(noise, device)));
+    }
+    let unpacked = units.grids.iter().map(|[h, w]| format!("[1, {channels}, {h}, {w}]")).collect::<Vec<_>>();
+    Err(Error::input(
+        format!("the noise has shape {shape:?}, expected {packed:?} or {}", unpacked.join(" + ")),
+        "the shape follows from the canvas: references and image side by side, an eighth of its pixels",
+    ))
 }

@@ -37,6 +37,8 @@ pub struct WeightFile {
     path: PathBuf,
     parts: Vec<Part>,
     tensors: BTreeMap<String, Entry>,
+    /// Whether weights that burn can compute with as they are stay so.
+    packed: bool,
 }
 
 /// One file.
@@ -104,6 +106,18 @@ impl WeightFile {
         if is_index { Self::sharded(&file) } else { Self::of(&file, vec![(file.clone(), map(&file)?)]) }
     }
 
+    /// Leaves the matrices of linear layers as they are stored where burn has the same type, GGUF's `Q8_0`: 9 bits a
+    /// number on the device instead of 16 or 32, and widened anew whenever they are used.
+    pub fn packed(mut self) -> Self {
+        self.packed = true;
+        self
+    }
+
+    /// Whether weights stay packed.
+    pub(super) fn is_packed(&self) -> bool {
+        self.packed
+    }
+
     /// A file that is already in memory, such as one built into a program; `name` stands for its path in errors.
     ///
     /// # Errors
@@ -151,7 +165,7 @@ impl WeightFile {
     }
 
     fn of(path: &Path, files: Vec<(PathBuf, Bytes)>) -> Result<Self> {
-        let mut weights = Self { path: path.to_owned(), parts: Vec::new(), tensors: BTreeMap::new() };
+        let mut weights = Self { path: path.to_owned(), parts: Vec::new(), tensors: BTreeMap::new(), packed: false };
         for (file, bytes) in files {
             let Header { tensors, metadata, is_gguf } = Header::of(&file, &bytes)?;
             for (key, declared) in tensors {

@@ -4,13 +4,20 @@
 //! refused in milliseconds. A weight is read once, into the memory that the device gets: bf16 stays bf16 if that is asked
 //! for, anything else is converted on the way.
 
-use super::{WeightFile, file::place, stored::Values};
-use crate::{Error, Result};
+use super::{
+    Stored, WeightFile,
+    file::{Raw, place},
+    stored::Values,
+};
+use crate::{Error, Result, gguf::GgmlType};
 use ace_nn::keys::KeyMap;
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param},
     prelude::*,
-    tensor::{DType, FloatDType},
+    tensor::{
+        DType, FloatDType,
+        quantization::{QuantScheme, QuantValue, ScaleDtype},
+    },
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,7 +37,8 @@ impl WeightFile {
     ) -> Result<M> {
         let sources = self.sources(&module, keys, prefix)?;
         let dtype = dtype.map(DType::from);
-        let mut filler = Filler { file: self, sources, dtype, device, path: Vec::new(), error: None };
+        let mut filler =
+            Filler { file: self, sources, dtype, device, path: Vec::new(), container: String::new(), error: None };
         let module = module.map(&mut filler);
         filler.error.map_or(Ok(module), Err)
     }
@@ -92,6 +100,27 @@ impl WeightFile {
         }
     }
 
+    /// Matrices of `Q8_0` blocks, rows behind each other, as burn's quantized numbers; `None` if they are anything else.
+    fn join_packed(&self, keys: &[&str], shape: &[usize]) -> Result<Option<TensorData>> {
+        let raw = keys.iter().map(|key| self.raw(key)).collect::<Result<Vec<_>>>()?;
+        let is_q8 = |raw: &Raw| raw.stored == Stored::Block(GgmlType::Q8_0) && raw.scale == 1.0;
+        let &[rows, columns] = shape else { return Ok(None) };
+        if !raw.iter().all(is_q8) || columns % Q8_BLOCK != 0 {
+            return Ok(None);
+        }
+        let (mut values, mut scales) =
+            (Vec::with_capacity(rows * columns), Vec::with_capacity(rows * columns / Q8_BLOCK));
+        for (key, raw) in keys.iter().zip(&raw) {
+            for block in raw.bytes.chunks_exact(Q8_BLOCK + 2) {
+                scales.push(half::f16::from_le_bytes([block[0], block[1]]).to_f32());
+                values.extend(block[2..].iter().map(|byte| *byte as i8));
+            }
+            self.release(key);
+        }
+        let scheme = QuantScheme::default().with_value(QuantValue::Q8F).per_block([1, Q8_BLOCK as u8], ScaleDtype::F16);
+        Ok(Some(TensorData::quantized(values, shape.to_vec(), scheme, &scales, None)))
+    }
+
     /// The shape of tensors whose rows stand behind each other.
     pub(super) fn joined_shape(&self, keys: &[&str]) -> Result<Vec<usize>> {
         let shapes: Vec<&[usize]> = keys.iter().filter_map(|key| self.shape(key)).collect();
@@ -108,6 +137,9 @@ impl WeightFile {
         Ok(shape)
     }
 }
+
+/// Numbers that share a scale in `Q8_0`.
+const Q8_BLOCK: usize = 32;
 
 const FLOATS: &str = "weights are F64, F32, F16, BF16, F8_E4M3, F8_E5M2 or of one of GGUF's types";
 
@@ -232,21 +264,34 @@ struct Filler<'a> {
     dtype: Option<DType>,
     device: &'a Device,
     path: Vec<String>,
+    /// The type of what the last entered field belongs to.
+    container: String,
     error: Option<Error>,
 }
+
+/// What burn calls the type whose weights may stay packed: [`ace_nn::lora::Linear`].
+const LINEAR: &str = "Struct:Linear";
 
 impl Filler<'_> {
     fn read(&self) -> Result<Option<TensorData>> {
         let Some(source) = self.sources.get(&self.path.join(".")) else { return Ok(None) };
         let keys: Vec<&str> = source.keys.iter().map(String::as_str).collect();
+        if self.file.is_packed()
+            && self.container == LINEAR
+            && !source.swapped
+            && let Some(packed) = self.file.join_packed(&keys, &source.shape)?
+        {
+            return Ok(Some(packed));
+        }
         let (bytes, _, dtype) = self.file.join_swapped(&keys, source.swapped, self.dtype)?.into_parts();
         Ok(Some(TensorData::from_bytes(bytes, source.shape.clone(), dtype)))
     }
 }
 
 impl ModuleMapper for Filler<'_> {
-    fn enter_module(&mut self, name: &str, _container: &str) {
+    fn enter_module(&mut self, name: &str, container: &str) {
         self.path.push(name.to_owned());
+        container.clone_into(&mut self.container);
     }
 
     fn exit_module(&mut self, _name: &str, _container: &str) {

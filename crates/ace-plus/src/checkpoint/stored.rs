@@ -1,9 +1,8 @@
 //! How a file stores a tensor's numbers, and those numbers in a dtype that networks compute in.
 //!
-//! Numbers of few bits (8-bit floats, GGUF's blocks) are widened when they are read. They could stay packed on some
-//! devices, but burn 0.22.1 multiplies its own quantized tensors only, and on a CPU thirty times slower than what was
-//! widened, its E4M3 wrongly; GGUF's blocks of 32 with a scale in f16 are a layout of their own besides. So the file is
-//! small and the network is not.
+//! Numbers of few bits (8-bit floats, GGUF's blocks) are widened when they are read, but for GGUF's `Q8_0`, which is a
+//! type of burn's too ([`super::WeightFile::packed`]). Of burn 0.22.1's others none is a file's, and its E4M3 is wrong on
+//! a CPU.
 
 use crate::{
     float8::Float8,
