@@ -2,6 +2,7 @@
 
 use super::{
     header::{Header, Unique},
+    load::FLOATS,
     stored::Stored,
 };
 use crate::{Error, Result};
@@ -13,8 +14,10 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
+    io::{Read, Seek, SeekFrom},
     ops::Range,
     path::{Component, Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 /// What an index file is called: `<name>.safetensors.index.json`.
@@ -64,7 +67,8 @@ struct Entry {
 /// Where the bytes of a file are.
 #[derive(Debug)]
 enum Bytes {
-    Mapped(memmap2::Mmap),
+    /// Headers are read from the map, numbers from the file: a page that is mapped costs more than its bytes.
+    Mapped(memmap2::Mmap, Mutex<Reader>),
     Held(Cow<'static, [u8]>),
 }
 
@@ -73,11 +77,21 @@ impl std::ops::Deref for Bytes {
 
     fn deref(&self) -> &[u8] {
         match self {
-            Self::Mapped(map) => map,
+            Self::Mapped(map, _) => map,
             Self::Held(bytes) => bytes,
         }
     }
 }
+
+/// A file that is read a piece at a time.
+#[derive(Debug)]
+struct Reader {
+    file: File,
+    buffer: Vec<u8>,
+}
+
+/// Bytes of a piece: few enough to stay in a processor's cache.
+const PIECE: usize = 1 << 20;
 
 /// A tensor's bytes in the file, what they are, and by what the numbers are multiplied.
 #[derive(Debug, Clone, Copy)]
@@ -316,6 +330,38 @@ impl WeightFile {
         Ok(Raw { bytes: self.bytes(entry), stored: entry.stored, scale })
     }
 
+    /// Shows a tensor's bytes as they are stored, a piece at a time, each a whole number of `unit` bytes but the last.
+    ///
+    /// # Errors
+    /// If the key is missing, the file cannot be read any more, or `visit` finds something wrong.
+    pub(super) fn each_piece(
+        &self,
+        key: &str,
+        unit: usize,
+        visit: &mut dyn FnMut(&[u8]) -> std::result::Result<(), String>,
+    ) -> Result<()> {
+        let raw = self.raw(key)?;
+        let wrong = |reason: String| self.misfit(format!("{key}: {reason}"), FLOATS);
+        let piece = (PIECE / unit).max(1) * unit;
+        let part = self.tensors.get(key).map(|entry| (&self.parts[entry.part], &entry.range));
+        let Some((Part { bytes: Bytes::Mapped(_, reader), path, .. }, range)) = part else {
+            return raw.bytes.chunks(piece).try_for_each(visit).map_err(wrong);
+        };
+        // A thread that panicked while it read has left nothing behind that matters.
+        let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let Reader { file, buffer } = &mut *reader;
+        buffer.resize(piece.max(buffer.len()), 0);
+        file.seek(SeekFrom::Start(range.start as u64)).map_err(Error::io(path))?;
+        let mut left = range.len();
+        while left > 0 {
+            let bytes = &mut buffer[..left.min(piece)];
+            file.read_exact(bytes).map_err(Error::io(path))?;
+            visit(bytes).map_err(wrong)?;
+            left -= bytes.len();
+        }
+        Ok(())
+    }
+
     fn bytes(&self, entry: &Entry) -> &[u8] {
         &self.parts[entry.part].bytes[entry.range.clone()]
     }
@@ -325,7 +371,7 @@ impl WeightFile {
     pub(crate) fn release(&self, key: &str) {
         #[cfg(unix)]
         if let Some(entry) = self.tensors.get(key)
-            && let Bytes::Mapped(map) = &self.parts[entry.part].bytes
+            && let Bytes::Mapped(map, _) = &self.parts[entry.part].bytes
         {
             // SAFETY: the map is shared with the file and read only, so pages that are dropped come back as they were.
             #[allow(unsafe_code)]
@@ -362,7 +408,7 @@ fn map(path: &Path) -> Result<Bytes> {
     // the accepted price of not holding 24 GB twice.
     #[allow(unsafe_code)]
     let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
-    Ok(Bytes::Mapped(map))
+    Ok(Bytes::Mapped(map, Mutex::new(Reader { file, buffer: Vec::new() })))
 }
 
 /// The one index or weight file of a folder.

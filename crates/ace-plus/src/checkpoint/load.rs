@@ -82,10 +82,7 @@ impl WeightFile {
         let values = Values::new(wanted, is_alike.then_some(first.stored), elements);
         let mut values = values.ok_or_else(|| self.misfit(format!("{name} does not become {wanted:?}"), FLOATS))?;
         for (key, raw) in keys.iter().zip(&raw) {
-            raw.stored
-                .read(raw.bytes, raw.scale, &mut values)
-                .map_err(|reason| self.misfit(format!("{key}: {reason}"), FLOATS))?;
-            self.release(key);
+            self.each_piece(key, raw.stored.unit(), &mut |bytes| raw.stored.read(bytes, raw.scale, &mut values))?;
         }
         if swapped {
             values.swap_halves();
@@ -111,11 +108,13 @@ impl WeightFile {
         let (mut values, mut scales) =
             (Vec::with_capacity(rows * columns), Vec::with_capacity(rows * columns / Q8_BLOCK));
         for (key, raw) in keys.iter().zip(&raw) {
-            for block in raw.bytes.chunks_exact(Q8_BLOCK + 2) {
-                scales.push(half::f16::from_le_bytes([block[0], block[1]]).to_f32());
-                values.extend(block[2..].iter().map(|byte| *byte as i8));
-            }
-            self.release(key);
+            self.each_piece(key, raw.stored.unit(), &mut |bytes| {
+                for block in bytes.chunks_exact(raw.stored.unit()) {
+                    scales.push(half::f16::from_le_bytes([block[0], block[1]]).to_f32());
+                    values.extend(block[2..].iter().map(|byte| *byte as i8));
+                }
+                Ok(())
+            })?;
         }
         let scheme = QuantScheme::default().with_value(QuantValue::Q8F).per_block([1, Q8_BLOCK as u8], ScaleDtype::F16);
         Ok(Some(TensorData::quantized(values, shape.to_vec(), scheme, &scales, None)))
@@ -141,7 +140,8 @@ impl WeightFile {
 /// Numbers that share a scale in `Q8_0`.
 const Q8_BLOCK: usize = 32;
 
-const FLOATS: &str = "weights are F64, F32, F16, BF16, F8_E4M3, F8_E5M2 or of one of GGUF's types";
+/// What numbers can be.
+pub(super) const FLOATS: &str = "weights are F64, F32, F16, BF16, F8_E4M3, F8_E5M2 or of one of GGUF's types";
 
 /// Where the rows of a parameter are in a file.
 #[derive(Debug, Clone)]
