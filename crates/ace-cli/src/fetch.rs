@@ -32,19 +32,9 @@ pub fn run(args: &FetchArgs) -> anyhow::Result<ExitCode> {
         }
     }
     fetch(&model)?;
-    let files = model.locate()?;
-    let adapters = files.adapters.iter().map(|(path, _)| ("adapter", path));
-    let all = [
-        ("flux", &files.flux),
-        ("autoencoder", &files.autoencoder),
-        ("t5", &files.t5),
-        ("clip", &files.clip),
-        ("t5_tokenizer", &files.t5_tokenizer),
-        ("clip_tokenizer", &files.clip_tokenizer),
-    ];
     report::print(&format!("{} is complete", model.card.name));
-    for (name, path) in all.into_iter().chain(adapters) {
-        report::print(&format!("  {name:<16}{}", path.display()));
+    for (part, path) in model.locate()?.iter() {
+        report::print(&format!("  {:<16}{}", part.to_string(), path.display()));
     }
     Ok(ExitCode::SUCCESS)
 }

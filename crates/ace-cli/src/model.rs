@@ -140,21 +140,11 @@ impl Model {
     /// # Errors
     /// If a file cannot be read.
     pub fn files(&self) -> anyhow::Result<Vec<(String, String)>> {
-        let files = self.locate()?;
-        let named = [
-            ("flux", &files.flux),
-            ("autoencoder", &files.autoencoder),
-            ("t5", &files.t5),
-            ("clip", &files.clip),
-            ("t5_tokenizer", &files.t5_tokenizer),
-            ("clip_tokenizer", &files.clip_tokenizer),
-        ];
-        let named = named.into_iter().chain(files.adapters.iter().map(|(path, _)| ("adapter", path)));
         // Where files lie is no property of the model.
         let card = Card { weights: self.card.weights.nowhere(), ..self.card.clone() };
         let mut found = vec![("card".to_owned(), digest::of_bytes(format!("{card:?}").as_bytes()))];
-        for (name, path) in named {
-            found.push((name.to_owned(), digest::fingerprint(path)?));
+        for (part, path) in self.locate()?.iter() {
+            found.push((part.to_string(), digest::fingerprint(path)?));
         }
         Ok(found)
     }

@@ -83,6 +83,10 @@ impl Annotator {
                 let hint = "contours and depths come from networks of their own, which are not part of this";
                 return Err(Error::input("this task needs a map that you have drawn (--map FILE)", hint));
             }
+            (Self::None, Some(_)) => {
+                let hint = "choose a task that takes one, as contour and depth do, or leave the map out";
+                return Err(Error::input("there is a map, and nothing takes it", hint));
+            }
             (_, Some(_)) => {
                 return Err(Error::input("there is a map, and this task draws its own", "leave the map out"));
             }

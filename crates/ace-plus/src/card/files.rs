@@ -138,6 +138,22 @@ pub struct Files {
     pub adapters: Vec<(PathBuf, f64)>,
 }
 
+impl Files {
+    /// Every part with its place.
+    pub fn iter(&self) -> impl Iterator<Item = (Part, &Path)> {
+        let networks = [
+            (Part::Flux, &self.flux),
+            (Part::AutoEncoder, &self.autoencoder),
+            (Part::T5, &self.t5),
+            (Part::Clip, &self.clip),
+            (Part::T5Tokenizer, &self.t5_tokenizer),
+            (Part::ClipTokenizer, &self.clip_tokenizer),
+        ];
+        let adapters = self.adapters.iter().enumerate().map(|(at, (path, _))| (Part::Adapter(at), path));
+        networks.into_iter().chain(adapters).map(|(part, path)| (part, path.as_path()))
+    }
+}
+
 impl Card {
     /// Everything that it needs.
     pub fn parts(&self) -> impl Iterator<Item = Part> + use<> {

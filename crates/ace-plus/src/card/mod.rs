@@ -234,6 +234,10 @@ impl Card {
             return Ok(card);
         }
         let file = if path.is_dir() { path.join("card.toml") } else { path.to_owned() };
+        if path.is_dir() && !file.exists() {
+            let hint = "a model folder has a card.toml, or a model_index.json as diffusers writes it";
+            return Err(Error::format(path, "no model is in this folder", hint));
+        }
         let text = fs::read_to_string(&file).map_err(Error::io(&file))?;
         Self::parse(&text, &file)
     }
