@@ -150,6 +150,38 @@ fn parts_are_found_under_every_name_that_people_have_them() {
     assert_eq!(found(Part::Flux).as_deref(), Some("flux1-fill-dev.safetensors"));
 }
 
+#[test]
+fn what_diffusers_has_fetched_is_used() {
+    let dir = TestDir::new("cards-cache");
+    let card = Card::builtin("ace-plus-subject").expect("a sound card");
+    let repository = dir.file("hub/models--black-forest-labs--FLUX.1-Fill-dev");
+    let snapshot = repository.join("snapshots/0123");
+    let put = |file: &str| {
+        let path = snapshot.join(file);
+        fs::create_dir_all(path.parent().expect("inside")).expect("writable");
+        fs::write(path, "").expect("writable");
+    };
+    fs::create_dir_all(repository.join("refs")).expect("writable");
+    fs::write(repository.join("refs/main"), "0123").expect("writable");
+    let hub = Hub::new(dir.file("hub")).offline();
+    let found = |part| card.find_part(part, Path::new("nowhere"), Some(&hub)).expect("readable");
+    put("transformer/config.json");
+    put("transformer/diffusion_pytorch_model.safetensors.index.json");
+    for shard in 1..=2 {
+        put(&format!("transformer/diffusion_pytorch_model-0000{shard}-of-00003.safetensors"));
+    }
+    // One shard is not there yet.
+    assert_eq!(found(Part::Flux), None);
+    put("transformer/diffusion_pytorch_model-00003-of-00003.safetensors");
+    assert_eq!(found(Part::Flux), Some(snapshot.join("transformer")));
+    put("ae.safetensors");
+    assert_eq!(found(Part::AutoEncoder), Some(snapshot.join("ae.safetensors")));
+    assert_eq!(found(Part::Adapter(0)), None);
+    // What is fetched is the single file.
+    let files: Vec<_> = card.sources(Part::Flux).into_iter().map(|source| source.file).collect();
+    assert_eq!(files, ["flux1-fill-dev.safetensors"]);
+}
+
 /// Files of the miniature that the published one of these tests consists of.
 const FILES: [&str; 8] = [
     "flux.safetensors",
