@@ -116,7 +116,8 @@ impl WeightFile {
                 Ok(())
             })?;
         }
-        let scheme = QuantScheme::default().with_value(QuantValue::Q8F).per_block([1, Q8_BLOCK as u8], ScaleDtype::F16);
+        // Scales in f32: the file's are f16, which not every GPU reads.
+        let scheme = QuantScheme::default().with_value(QuantValue::Q8F).per_block([1, Q8_BLOCK as u8], ScaleDtype::F32);
         Ok(Some(TensorData::quantized(values, shape.to_vec(), scheme, &scales, None)))
     }
 
