@@ -139,3 +139,37 @@ fn one_network_at_a_time_makes_the_same_picture() {
     };
     assert_eq!(picture(&[], "whole.png"), picture(&["--low-memory"], "lean.png"));
 }
+
+#[test]
+fn regions_are_edited_one_after_the_other_and_come_out_again() {
+    let dir = TestDir::new("sample-regions");
+    let image = RgbImage::from_fn(64, 64, |x, y| Rgb([x as u8 * 3, y as u8 * 3, 90]));
+    image.save(dir.file("image.png")).expect("writable");
+    let inside = |at: u32, x: u32, y: u32| (at..at + 16).contains(&x) && (at..at + 16).contains(&y);
+    for (name, at) in [("first.png", 4), ("second.png", 40)] {
+        let mask = GrayImage::from_fn(64, 64, |x, y| Luma([if inside(at, x, y) { 255 } else { 0 }]));
+        mask.save(dir.file(name)).expect("writable");
+    }
+    let regions = [
+        "--image",
+        "image.png",
+        "--region",
+        "first.png=a red circle",
+        "--region",
+        "second.png=a blue star",
+        "--steps",
+        "2",
+    ];
+    runs(&dir, &[&regions[..], &["--out", "both.png"]].concat());
+    let both = picture::read_rgb(&dir.file("both.png")).expect("a PNG");
+    let changed = |at: u32| {
+        both.enumerate_pixels().filter(|(x, y, p)| inside(at, *x, *y) && *p != image.get_pixel(*x, *y)).count()
+    };
+    assert!(changed(4) > 100 && changed(40) > 100, "{} and {} pixels changed", changed(4), changed(40));
+    let outside = both.enumerate_pixels().filter(|(x, y, _)| !inside(4, *x, *y) && !inside(40, *x, *y));
+    assert!(outside.into_iter().all(|(x, y, pixel)| pixel == image.get_pixel(x, y)));
+    runs(&dir, &["--from", "both.png", "--out", "again.png"]);
+    assert_eq!(bytes(&dir, "again.png"), bytes(&dir, "both.png"));
+    let output = run(&dir, &["--image", "image.png", "--region", "first.png"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("a region is MASK=TEXT"));
+}
