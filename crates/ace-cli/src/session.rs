@@ -64,7 +64,7 @@ pub fn run(args: &SessionArgs) -> anyhow::Result<ExitCode> {
     } else if !args.undo && args.at.is_none() && !args.log {
         session.listen(&first, &home)?;
     }
-    if args.log || !has_turn {
+    if args.log || args.undo || (args.at.is_some() && !has_turn) {
         session.log();
     }
     Ok(ExitCode::SUCCESS)
