@@ -50,7 +50,7 @@ pub enum SeedNoise {
 pub struct Prepared {
     /// The canvases, the edited picture's last.
     pub canvases: Vec<Canvas>,
-    /// The part of the image that they show, if not all of it.
+    /// The part of the image that they show and into which what is made is stitched; nothing is stitched without one.
     pub region: Option<Region>,
 }
 
@@ -213,6 +213,11 @@ impl Edit {
                     let inputs = Inputs { image: Some(&image), mask: Some(&mask), ..inputs };
                     let canvases = canvas::compose(&inputs, &admitting(region, &card.canvas))?;
                     Ok(Prepared { canvases, region: Some(region) })
+                }
+                (None, Some(image), Some(_)) if self.keep_outside && card.canvas.match_colours => {
+                    let canvases = canvas::compose(&inputs, &card.canvas)?;
+                    let (width, height) = image.dimensions();
+                    Ok(Prepared { canvases, region: Some(Region { left: 0, top: 0, width, height }) })
                 }
                 _ => Ok(all_of(canvas::compose(&inputs, &card.canvas)?)),
             },

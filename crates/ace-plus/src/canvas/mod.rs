@@ -42,11 +42,18 @@ pub struct CanvasPolicy {
     /// Columns cut right of the seam from a picture that is made from references alone, where they may bleed in, in
     /// pixels; 0 for none. An image's own place is kept.
     pub seam_crop: usize,
+    /// Whether what was made under a mask is moved to the colours around it before it is put back.
+    #[serde(default = "yes")]
+    pub match_colours: bool,
     /// One canvas, or one per picture.
     pub layout: Layout,
     /// Pixels along one side of a token: the autoencoder's cell times the patch of 2.
     #[serde(default = "published_token")]
     pub token: usize,
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn published_token() -> usize {

@@ -8,6 +8,7 @@ fn policy() -> CanvasPolicy {
         reference_fit: ReferenceFit::Height,
         change_image: false,
         seam_crop: 30,
+        match_colours: true,
         layout: Layout::Canvas,
         token: 16,
     }

@@ -182,6 +182,7 @@ pub(super) fn card(folder: &Path) -> Result<Card> {
             reference_fit: ReferenceFit::Height,
             change_image,
             seam_crop: 30,
+            match_colours: true,
             layout: Layout::Canvas,
             token: cell * PATCH,
         },
