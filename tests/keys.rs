@@ -4,11 +4,10 @@
 
 use crate::support::{self, TestDir, device, shapes};
 use ace_nn::{
-    autoencoder::{self, AutoEncoderConfig},
-    clip::{self, ClipConfig},
+    autoencoder, clip,
     flux::{self, FluxConfig},
     keys::KeyMap,
-    t5::{self, T5Config},
+    t5,
 };
 use ace_plus::{
     Card,
@@ -62,21 +61,12 @@ fn assert_published<M: Module>(module: &M, keys: &KeyMap, published: &Published,
 
 /// FLUX.1 with a given number of input features: 64 text-to-image, 384 Fill and the ACE++ LoRAs, 448 ACE++ FFT.
 fn flux_config(in_channels: usize) -> FluxConfig {
-    FluxConfig {
-        in_channels,
-        out_channels: 64,
-        hidden_size: 3072,
-        num_heads: 24,
-        depth: 19,
-        depth_single_blocks: 38,
-        axes_dim: [16, 56, 56],
-        theta: 10_000.0,
-        mlp_ratio: 4.0,
-        context_in_dim: 4096,
-        vec_in_dim: 768,
-        guidance_embed: true,
-        qkv_bias: true,
-    }
+    FluxConfig { in_channels, ..published().flux }
+}
+
+/// The card with the published sizes.
+fn published() -> Card {
+    Card::builtin("flux1-fill-dev").expect("a sound card")
 }
 
 fn published_flux(in_channels: usize) -> Published {
@@ -189,15 +179,7 @@ fn published_autoencoder() -> Published {
 
 #[test]
 fn the_autoencoder_has_the_keys_of_the_published_file() {
-    let config = AutoEncoderConfig {
-        block_out_channels: vec![128, 256, 512, 512],
-        layers_per_block: 2,
-        latent_channels: 16,
-        norm_num_groups: 32,
-        scaling_factor: 0.3611,
-        shift_factor: 0.1159,
-    };
-    let autoencoder = config.init(&device());
+    let autoencoder = published().autoencoder.init(&device());
     assert_published(&autoencoder, &autoencoder::keys::BFL, &published_autoencoder(), 244, 83_819_683);
     assert_eq!(parameters(&shapes(&autoencoder.encoder)), 34_274_208);
     assert_eq!(parameters(&shapes(&autoencoder.decoder)), 49_545_475);
@@ -221,18 +203,7 @@ fn t5_has_the_keys_of_the_published_file() {
     }
     list.tensor("encoder.final_layer_norm.weight", &[4096]);
 
-    let config = T5Config {
-        vocab_size: 32128,
-        d_model: 4096,
-        d_kv: 64,
-        d_ff: 10240,
-        num_layers: 24,
-        num_heads: 64,
-        relative_attention_num_buckets: 32,
-        relative_attention_max_distance: 128,
-        layer_norm_epsilon: 1e-6,
-    };
-    assert_published(&config.init(&device()), &t5::keys::TRANSFORMERS, &list, 219, 4_762_310_656);
+    assert_published(&published().t5.init(&device()), &t5::keys::TRANSFORMERS, &list, 219, 4_762_310_656);
 }
 
 #[test]
@@ -252,17 +223,7 @@ fn clip_has_the_keys_of_the_published_file() {
     }
     list.layer("text_model.final_layer_norm", &[768]);
 
-    let config = ClipConfig {
-        vocab_size: 49408,
-        hidden_size: 768,
-        intermediate_size: 3072,
-        num_layers: 12,
-        num_heads: 12,
-        max_position_embeddings: 77,
-        hidden_act: clip::Activation::QuickGelu,
-        layer_norm_eps: 1e-5,
-    };
-    assert_published(&config.init(&device()), &clip::keys::TRANSFORMERS, &list, 196, 123_060_480);
+    assert_published(&published().clip.init(&device()), &clip::keys::TRANSFORMERS, &list, 196, 123_060_480);
 }
 
 /// The list that diffusers or transformers gave for a network on torch's `meta` device, at full size.

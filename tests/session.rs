@@ -58,6 +58,7 @@ fn turns_branch_and_come_out_the_same_again_wherever_the_folder_is() {
     let recolor = ["--task", "recolor", "--mask", "mask.png", "--steps", "2"];
 
     fails(&dir, &["--undo"], "there is no session");
+    fails(&dir, &["-p", FIRST, "--task", "juggle"], "has no task \"juggle\"");
     assert!(!dir.file("chat").exists());
     goes(&dir, &["-p", FIRST, "--steps", "2"]);
     goes(&dir, &[&recolor[..], &["-p", "make the circle green"]].concat());

@@ -39,6 +39,7 @@ const SHORT: usize = 16;
 /// If a turn cannot be made; those before it stay.
 pub fn run(args: &SessionArgs) -> anyhow::Result<ExitCode> {
     let home = env::current_dir().map_err(Error::io(Path::new(".")))?;
+    check_flags(&args.turn)?;
     let mut first = args.turn.clone();
     at_home(&mut first, &home)?;
     let has_turn = is_turn(&args.turn);
@@ -46,12 +47,23 @@ pub fn run(args: &SessionArgs) -> anyhow::Result<ExitCode> {
         let what = format!("{}: there is no session", args.dir.display());
         return Err(Failure::misuse(what, "begin one with a turn: ace session DIR -p \"…\"").into());
     }
+    let is_new = !args.dir.exists();
     fs::create_dir_all(&args.dir).map_err(Error::io(&args.dir))?;
     env::set_current_dir(&args.dir).map_err(Error::io(&args.dir))?;
-    let mut session = Session::open(&first)?;
+    let done = work(args, &first, &home, has_turn);
+    if is_new && !Path::new(FILE).exists() && env::set_current_dir(&home).is_ok() {
+        // No turn was finished: what is in the folder is of the one that failed. It can stay if it must.
+        let _ = fs::remove_dir_all(&args.dir);
+    }
+    done
+}
+
+/// What is asked for, in the session's folder.
+fn work(args: &SessionArgs, first: &SampleArgs, home: &Path, has_turn: bool) -> anyhow::Result<ExitCode> {
+    let mut session = Session::open(first)?;
     crate::listen_to_interrupts("stopping; turns that are finished stay");
     if args.replay {
-        return session.replay(&first);
+        return session.replay(first);
     }
     if args.undo {
         session.undo()?;
@@ -60,9 +72,9 @@ pub fn run(args: &SessionArgs) -> anyhow::Result<ExitCode> {
         session.go(turn)?;
     }
     if has_turn {
-        session.turn(&first, args.new)?;
+        session.turn(first, args.new)?;
     } else if !args.undo && args.at.is_none() && !args.log {
-        session.listen(&first, &home)?;
+        session.listen(first, home)?;
     }
     if args.log || args.undo || (args.at.is_some() && !has_turn) {
         session.log();
@@ -77,10 +89,7 @@ fn is_turn(args: &SampleArgs) -> bool {
 
 /// Makes paths independent of the current folder.
 fn at_home(args: &mut SampleArgs, home: &Path) -> anyhow::Result<()> {
-    let fix = |path: &mut PathBuf| -> anyhow::Result<()> {
-        *path = home.join(&*path);
-        Ok(())
-    };
+    let fix = |path: &mut PathBuf| *path = home.join(&*path);
     let overrides = &mut args.model.overrides;
     let optional = [
         &mut args.image,
@@ -94,13 +103,13 @@ fn at_home(args: &mut SampleArgs, home: &Path) -> anyhow::Result<()> {
         &mut overrides.clip,
     ];
     for path in optional.into_iter().flatten() {
-        fix(path)?;
+        fix(path);
     }
     for path in args.references.iter_mut().chain(args.lora.iter_mut().map(|lora| &mut lora.path)) {
-        fix(path)?;
+        fix(path);
     }
     for region in &mut args.regions {
-        fix(&mut region.mask)?;
+        fix(&mut region.mask);
     }
     if let Some(name) = &mut args.model.model
         && (name.contains(['/', '\\']) || home.join(&*name).exists())
@@ -109,6 +118,11 @@ fn at_home(args: &mut SampleArgs, home: &Path) -> anyhow::Result<()> {
         let path = absolute(home.join(&*name)).map_err(Error::io(Path::new(name)))?;
         *name = path.display().to_string();
     }
+    Ok(())
+}
+
+/// Refuses what makes several pictures, or other files than a turn's.
+fn check_flags(args: &SampleArgs) -> anyhow::Result<()> {
     let refused = [
         (args.count > 1 || args.seed.len() > 1, "--count"),
         (args.prompts.is_some(), "--prompts"),
@@ -324,6 +338,7 @@ impl Session {
         };
         let SessionLine { new, mut turn } = SessionLine::try_parse_from(words)
             .map_err(|error| Failure::misuse(error.to_string(), "a line has the options of ace sample"))?;
+        check_flags(&turn)?;
         at_home(&mut turn, home)?;
         turn.backend = turn.backend.or_else(|| first.backend.clone());
         turn.dtype = turn.dtype.or(first.dtype);

@@ -102,13 +102,11 @@ fn examine(card: &Card, part: Part, path: &Path, device: &Device) -> Option<Prob
         Part::T5Tokenizer => return broken(T5Tokenizer::from_file(path, &card.text.placeholders)),
         Part::ClipTokenizer => return broken(ClipTokenizer::from_dir(path)),
         Part::Adapter(_) => {
-            let file = match WeightFile::open(path) {
-                Ok(file) => file,
-                Err(error) => return Some(Problem::Broken(error)),
+            let fits = |file: WeightFile| adapter::check(&mut card.flux.init(device), &file);
+            return match WeightFile::open(path) {
+                Ok(file) => fits(file).err().map(|error| Problem::Foreign(error.to_string())),
+                Err(error) => Some(Problem::Broken(error)),
             };
-            let mut flux = card.flux.init(device);
-            let fits = adapter::check(&mut flux, &file);
-            return fits.err().map(|error| Problem::Foreign(error.to_string()));
         }
     };
     let file = match WeightFile::open(path) {

@@ -26,12 +26,9 @@ pub const fn diffusers(levels: usize) -> KeyMap {
             (".mid.attn_1.proj_out.", ".mid_block.attentions.0.to_out.0."),
             ("norm_out.", "conv_norm_out."),
         ],
-        joined: &[],
-        swapped: &[],
         reversed: Some(("decoder.up_blocks.", levels)),
-        aliases: &[],
-        unused: &[],
         flat: &[".attentions.0.to_"],
+        ..KeyMap::renaming(&[])
     }
 }
 

@@ -11,10 +11,6 @@ pub const TRANSFORMERS: KeyMap = KeyMap {
         ("token_embedding", "text_model.embeddings.token_embedding.weight"),
         ("position_embedding", "text_model.embeddings.position_embedding.weight"),
     ],
-    joined: &[],
-    swapped: &[],
-    reversed: None,
-    aliases: &[],
     // ComfyUI's file has the projection, OpenAI's the whole other tower too.
     unused: &[
         "text_projection.weight",
@@ -23,7 +19,7 @@ pub const TRANSFORMERS: KeyMap = KeyMap {
         "text_model.embeddings.position_ids",
         "vision_model.",
     ],
-    flat: &[],
+    ..KeyMap::renaming(&[])
 };
 
 /// Module path to the key of transformers 5.
@@ -33,10 +29,6 @@ pub const TRANSFORMERS_5: KeyMap = KeyMap {
         ("token_embedding", "embeddings.token_embedding.weight"),
         ("position_embedding", "embeddings.position_embedding.weight"),
     ],
-    joined: &[],
-    swapped: &[],
-    reversed: None,
-    aliases: &[],
     unused: &["text_projection.weight", "logit_scale", "embeddings.position_ids"],
-    flat: &[],
+    ..KeyMap::renaming(&[])
 };

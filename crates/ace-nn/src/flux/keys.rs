@@ -53,10 +53,7 @@ pub const DIFFUSERS: KeyMap = KeyMap {
     ],
     // Scale before shift.
     swapped: &["norm_out.linear."],
-    reversed: None,
-    aliases: &[],
-    unused: &[],
-    flat: &[],
+    ..KeyMap::renaming(&[])
 };
 
 #[cfg(test)]

@@ -16,13 +16,10 @@ pub const TRANSFORMERS: KeyMap = KeyMap {
         // The bias table is stored with the first layer.
         ("relative_attention_bias", "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
     ],
-    joined: &[],
-    swapped: &[],
-    reversed: None,
     aliases: &[("shared.weight", "encoder.embed_tokens.weight")],
     // ComfyUI's checkpoints of several networks leave one beside each text encoder.
     unused: &["logit_scale"],
-    flat: &[],
+    ..KeyMap::renaming(&[])
 };
 
 /// Module path to llama.cpp key.
@@ -39,12 +36,7 @@ pub const LLAMA_CPP: KeyMap = KeyMap {
         ("shared", "token_embd.weight"),
         ("relative_attention_bias", "enc.blk.0.attn_rel_b.weight"),
     ],
-    joined: &[],
-    swapped: &[],
-    reversed: None,
-    aliases: &[],
-    unused: &[],
-    flat: &[],
+    ..KeyMap::renaming(&[])
 };
 
 #[cfg(test)]

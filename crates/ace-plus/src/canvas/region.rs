@@ -168,16 +168,15 @@ fn distances(mask: &GrayImage) -> Vec<u32> {
     let far = u32::MAX / 2;
     let mut all: Vec<u32> = mask.as_raw().iter().map(|grey| if *grey > MASK_THRESHOLD { 0 } else { far }).collect();
     // Once from the upper left and once from the lower right: exact for this distance.
-    let order: [Box<dyn Fn(usize) -> usize>; 2] = [Box::new(|at| at), Box::new(move |at| width * height - 1 - at)];
-    for at_step in order {
-        for step in 0..width * height {
-            let at = at_step(step);
+    for backwards in [false, true] {
+        for step in 0..all.len() {
+            let at = if backwards { all.len() - 1 - step } else { step };
             let (x, y) = (at % width, at / width);
-            let rows = y.saturating_sub(1)..(y + 2).min(height);
-            let columns = x.saturating_sub(1)..(x + 2).min(width);
-            let nearest = rows.flat_map(|row| columns.clone().map(move |column| row * width + column));
-            let nearest = nearest.map(|other| all[other]).min().unwrap_or(far);
-            all[at] = all[at].min(nearest.saturating_add(1));
+            for row in y.saturating_sub(1)..(y + 2).min(height) {
+                for column in x.saturating_sub(1)..(x + 2).min(width) {
+                    all[at] = all[at].min(all[row * width + column].saturating_add(1));
+                }
+            }
         }
     }
     all

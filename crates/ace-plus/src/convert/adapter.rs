@@ -6,7 +6,7 @@
 
 use super::{Content, Format, Options, Precision, Report, place};
 use crate::{
-    Error, Result,
+    Card, Error, Result,
     adapter::{self, Dialect},
     checkpoint::{self, Stored, WeightFile},
 };
@@ -110,8 +110,9 @@ fn config(file: &WeightFile) -> Result<FluxConfig> {
         };
         plain.iter().filter_map(|(name, _, _)| index(name)).max().map_or(0, |last| last + 1)
     };
+    let published = Card::builtin("flux1-fill-dev")?.flux;
     // Every layer of a block reads the stream, or something wider.
-    let hidden_size = columns(&["_blocks_"]).unwrap_or(3072);
+    let hidden_size = columns(&["_blocks_"]).unwrap_or(published.hidden_size);
     if hidden_size == 0 || !hidden_size.is_multiple_of(2) {
         let reason = format!("a factor with {hidden_size} columns is not for a transformer");
         return Err(file.misfit(reason, "the file is broken"));
@@ -124,7 +125,7 @@ fn config(file: &WeightFile) -> Result<FluxConfig> {
     // diffusers calls the last layer as it calls one of each single block.
     let last = plain.iter().find(|(name, key, _)| is_up(key) && name.contains("transformer_proj_out"));
     let last = last.and_then(|(_, _, shape)| shape.first().copied());
-    let out_channels = rows(&["final_layer_linear"]).or(last).unwrap_or(64);
+    let out_channels = rows(&["final_layer_linear"]).or(last).unwrap_or(published.out_channels);
     let config = FluxConfig {
         in_channels: columns(&["img_in", "x_embedder"]).unwrap_or(out_channels).max(out_channels),
         out_channels,
@@ -134,12 +135,10 @@ fn config(file: &WeightFile) -> Result<FluxConfig> {
         depth: double.min(MOST_BLOCKS),
         depth_single_blocks: single.min(MOST_BLOCKS),
         axes_dim: [hidden_size, 0, 0],
-        theta: 10_000.0,
-        mlp_ratio: mlp.map_or(4.0, |rows| rows as f64 / hidden_size as f64),
-        context_in_dim: columns(&["txt_in", "context_embedder"]).unwrap_or(4096),
-        vec_in_dim: columns(&["vector_in_in_layer", "text_embedder_linear_1"]).unwrap_or(768),
-        guidance_embed: true,
-        qkv_bias: true,
+        mlp_ratio: mlp.map_or(published.mlp_ratio, |rows| rows as f64 / hidden_size as f64),
+        context_in_dim: columns(&["txt_in", "context_embedder"]).unwrap_or(published.context_in_dim),
+        vec_in_dim: columns(&["vector_in_in_layer", "text_embedder_linear_1"]).unwrap_or(published.vec_in_dim),
+        ..published
     };
     config.check().map_err(|problem| file.misfit(problem, "the factors do not belong to one transformer"))?;
     Ok(config)
