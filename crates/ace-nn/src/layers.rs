@@ -1,16 +1,13 @@
 //! The small layers that every network here is made of, with the parameter names and layouts of the checkpoints.
 //!
 //! burn's own layers store linear weights as `[in, out]` and call a norm's scale `gamma`; these keep the published
-//! layout instead, so that a 24 GB file is mapped to the device without being transposed or renamed.
+//! layout instead, so that a 24 GB file is mapped to the device without being transposed or renamed. What they compute
+//! is in `ace-kernels`.
 
 use burn::{
     module::{Module, Param, ParamId},
     prelude::*,
-    tensor::{
-        DType, activation,
-        module::{conv2d, layer_norm},
-        ops::ConvOptions,
-    },
+    tensor::{assert_shape, module::conv2d, ops::ConvOptions},
 };
 
 /// A parameter that is zero until a checkpoint or an initializer fills it; nothing is allocated before.
@@ -27,46 +24,9 @@ pub fn empty<const N: usize>(shape: [usize; N], device: &Device) -> Param<Tensor
     )
 }
 
-/// Runs `f` in f32 and returns to the dtype of `x`: norms and activations lose too much in 16 bits.
-fn in_f32<const N: usize>(x: Tensor<N>, f: impl FnOnce(Tensor<N>) -> Tensor<N>) -> Tensor<N> {
-    match x.dtype() {
-        DType::F32 | DType::F64 => f(x),
-        dtype => f(x.cast(DType::F32)).cast(dtype),
-    }
-}
-
-/// `gelu(x) = x/2 · (1 + tanh(√(2/π)·(x + 0.044715·x³)))`, the tanh approximation that FLUX and T5 use.
-pub fn gelu_tanh<const N: usize>(x: Tensor<N>) -> Tensor<N> {
-    // √(2/π); the cube is written as products because burn's own goes through a slow `powf`. The sigmoid form
-    // x·σ(2u) equals x/2·(1 + tanh u) and needs two passes over the data fewer.
-    const TWO_SQRT_2_OVER_PI: f64 = 2.0 * 0.797_884_560_802_865_4;
-    let square = x.clone() * x.clone();
-    let u = x.clone() * (square * (0.044_715 * TWO_SQRT_2_OVER_PI) + TWO_SQRT_2_OVER_PI);
-    x * activation::sigmoid(u)
-}
-
-/// `x·σ(1.702·x)`, CLIP's activation.
-pub fn quick_gelu<const N: usize>(x: Tensor<N>) -> Tensor<N> {
-    x.clone() * activation::sigmoid(x * 1.702)
-}
-
-/// `x·Φ(x)`, with the error function itself.
-pub fn gelu<const N: usize>(x: Tensor<N>) -> Tensor<N> {
-    activation::gelu(x)
-}
-
-/// `x·σ(x)`.
-pub fn silu<const N: usize>(x: Tensor<N>) -> Tensor<N> {
-    x.clone() * activation::sigmoid(x)
-}
-
-/// Layer norm without scale and shift, eps 1e-6: `(x − mean) / √(var + eps)` over the last axis, in f32.
-pub fn plain_layer_norm<const N: usize>(x: Tensor<N>) -> Tensor<N> {
-    let width = x.dims()[N - 1];
-    in_f32(x, |x| {
-        let ones = Tensor::ones([width], &x.device());
-        layer_norm(x, ones, None, 1e-6)
-    })
+/// How many numbers a vector of weights has; nothing is allocated.
+fn size(param: &Param<Tensor<1>>) -> usize {
+    param.lazy_shape()[0]
 }
 
 /// `x / √(mean(x²) + eps) · scale` over the last axis, the mean in f32.
@@ -90,12 +50,13 @@ impl RmsNorm {
 
     /// # Shapes
     /// - x, output: `[.., width]`
+    ///
+    /// # Panics
+    /// If `x` has another width.
     pub fn forward<const N: usize>(&self, x: Tensor<N>) -> Tensor<N> {
-        let normed = in_f32(x, |x| {
-            let mean_square = (x.clone() * x.clone()).mean_dim(N - 1);
-            x / (mean_square + self.epsilon).sqrt()
-        });
-        normed * self.scale.val().unsqueeze()
+        let width = size(&self.scale);
+        assert_shape!(x, [.., width]);
+        ace_kernels::rms_norm(x, self.scale.val(), self.epsilon)
     }
 }
 
@@ -117,13 +78,18 @@ impl LayerNorm {
 
     /// # Shapes
     /// - x, output: `[.., width]`
+    ///
+    /// # Panics
+    /// If `x` has another width.
     pub fn forward<const N: usize>(&self, x: Tensor<N>) -> Tensor<N> {
-        in_f32(x, |x| {
-            let (weight, bias) = (self.weight.val().cast(x.dtype()), self.bias.val().cast(x.dtype()));
-            layer_norm(x, weight, Some(bias), self.epsilon)
-        })
+        let width = size(&self.weight);
+        assert_shape!(x, [.., width]);
+        ace_kernels::scaled_layer_norm(x, self.weight.val(), self.bias.val(), self.epsilon)
     }
 }
+
+/// What the published autoencoders add to a group's variance.
+const GROUP_NORM_EPSILON: f64 = 1e-6;
 
 /// Group norm with scale and shift, eps 1e-6, statistics in f32.
 #[derive(Module, Debug)]
@@ -143,18 +109,13 @@ impl GroupNorm {
 
     /// # Shapes
     /// - x, output: `[B, channels, H, W]`
+    ///
+    /// # Panics
+    /// If `x` has another number of channels.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let [batch, channels, height, width] = x.dims();
-        let group = channels / self.num_groups * height * width;
-        in_f32(x, |x| {
-            // One row per group: the fused layer norm does the statistics.
-            let rows = x.reshape([batch * self.num_groups, group]);
-            let ones = Tensor::ones([group], &rows.device());
-            let normed = layer_norm(rows, ones, None, 1e-6).reshape([batch, channels, height, width]);
-            let weight = self.weight.val().cast(normed.dtype()).reshape([1, channels, 1, 1]);
-            let bias = self.bias.val().cast(normed.dtype()).reshape([1, channels, 1, 1]);
-            normed * weight + bias
-        })
+        let channels = size(&self.weight);
+        assert_shape!(x, [_, channels, _, _]);
+        ace_kernels::group_norm(x, self.num_groups, self.weight.val(), self.bias.val(), GROUP_NORM_EPSILON)
     }
 }
 
@@ -196,7 +157,12 @@ impl Conv2d {
     /// # Shapes
     /// - x: `[B, in, H, W]`
     /// - output: `[B, out, H', W']`
+    ///
+    /// # Panics
+    /// If `x` has another number of channels.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let input = self.weight.lazy_shape()[1];
+        assert_shape!(x, [_, input, _, _]);
         let mut options = ConvOptions::new([self.stride; 2], [0; 2], [1; 2], 1);
         options.padding = [(self.padding_before, self.padding_after); 2];
         conv2d(x, self.weight.val(), Some(self.bias.val()), options)

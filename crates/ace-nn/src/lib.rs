@@ -6,6 +6,10 @@
 //!
 //! Shape legend: `B` batch, `L` image tokens, `T` text tokens, `D` hidden size, `H`/`W` pixels, `h`/`w` latent cells.
 //!
+//! Operations that take time are in `ace-kernels`; here are the layers that have parameters, and the networks. Every
+//! public `forward` checks the shapes it is given and panics with the axis that is wrong: another shape is a mistake of
+//! the caller's code, not of a user. Each network also has a form that can be left between its blocks ([`poll`]).
+//!
 //! Networks are created with every weight zero and not yet allocated; whoever owns a checkpoint (or a seed) fills
 //! them through burn's `ModuleMapper`, parameter by parameter.
 
@@ -13,9 +17,16 @@ pub mod attention;
 pub mod keys;
 pub mod layers;
 pub mod lora;
+pub mod poll;
 pub mod rope;
+pub mod weight;
 
 pub mod autoencoder;
 pub mod clip;
 pub mod flux;
 pub mod t5;
+
+#[cfg(test)]
+mod shapes;
+#[cfg(test)]
+mod testing;

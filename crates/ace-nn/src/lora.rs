@@ -3,11 +3,14 @@
 //! The branches are never multiplied out: `ΔW` of a FLUX layer is as large as the layer, its branch a hundredth. Only
 //! [`Linear::fuse`] forms the product, once, for people who keep one adapter for good.
 
-use crate::layers::empty;
+use crate::{
+    layers::empty,
+    weight::{change_in_f32, multiply},
+};
 use burn::{
     module::{Module, Param},
     prelude::*,
-    tensor::{DType, module::linear},
+    tensor::{DType, assert_shape},
 };
 
 /// One low-rank branch of a [`Linear`]: `x ↦ scale·(x·Aᵀ)·Bᵀ`.
@@ -41,7 +44,7 @@ impl LoraBranch {
 /// A linear layer in the checkpoints' layout, with any number of low-rank branches.
 #[derive(Module, Debug)]
 pub struct Linear {
-    /// `[out, in]`; may be quantized, then every use of it widens it anew
+    /// `[out, in]`, dense or quantized: see [`weight`](crate::weight).
     pub weight: Param<Tensor<2>>,
     /// `[out]`
     pub bias: Option<Param<Tensor<1>>>,
@@ -69,14 +72,18 @@ impl Linear {
     /// # Shapes
     /// - x: `[.., in]`
     /// - output: `[.., out]`
+    ///
+    /// # Panics
+    /// If `x` has another number of features.
     pub fn forward<const N: usize>(&self, x: Tensor<N>) -> Tensor<N> {
-        let weight = dense(self.weight.val(), x.dtype());
-        let mut y = linear(x.clone(), weight.transpose(), self.bias.as_ref().map(|bias| bias.val()));
+        let [input, _] = self.features();
+        assert_shape!(x, [.., input]);
+        let mut y = multiply(x.clone(), self.weight.val(), self.bias.as_ref().map(|bias| bias.val()));
         for branch in &self.lora {
             // Factors stay in f32 while they are trained; the product follows the model's dtype.
-            let a = branch.lora_a.val().cast(x.dtype()).transpose();
-            let b = branch.lora_b.val().cast(x.dtype()).transpose();
-            y = y + linear(linear(x.clone(), a, None), b, None) * branch.scale;
+            let a = branch.lora_a.val().cast(x.dtype());
+            let b = branch.lora_b.val().cast(x.dtype());
+            y = y + multiply(multiply(x.clone(), a, None), b, None) * branch.scale;
         }
         y
     }
@@ -94,34 +101,19 @@ impl Linear {
     }
 
     fn add(mut self, branches: &[LoraBranch], sign: f64) -> Self {
-        self.weight =
-            in_f32(self.weight, |weight| branches.iter().fold(weight, |sum, branch| sum + branch.product() * sign));
+        self.weight = change_in_f32(self.weight, |weight| {
+            branches.iter().fold(weight, |sum, branch| sum + branch.product() * sign)
+        });
         self
     }
 
     /// Adds `[out, in]` to the weight (in f32, then back to the weight's dtype); nothing remembers it.
     pub fn shift_weight(&mut self, by: Tensor<2>) {
-        self.weight = in_f32(self.weight.clone(), |weight| weight + by);
+        self.weight = change_in_f32(self.weight.clone(), |weight| weight + by);
     }
 
     /// Adds `[out]` to the bias, as [`Linear::shift_weight`]; a layer without bias stays as it is.
     pub fn shift_bias(&mut self, by: Tensor<1>) {
-        self.bias = self.bias.take().map(|bias| in_f32(bias, |bias| bias + by));
-    }
-}
-
-/// Changes a parameter in f32 and returns to its dtype; one that was quantized stays in f32.
-fn in_f32<const N: usize>(param: Param<Tensor<N>>, change: impl FnOnce(Tensor<N>) -> Tensor<N>) -> Param<Tensor<N>> {
-    param.map(|value| match value.dtype() {
-        DType::QFloat(_) => change(dense(value, DType::F32)),
-        dtype => change(value.cast(DType::F32)).cast(dtype),
-    })
-}
-
-/// A weight as floats: itself, or in `dtype` if it is quantized.
-fn dense<const N: usize>(weight: Tensor<N>, dtype: DType) -> Tensor<N> {
-    match weight.dtype() {
-        DType::QFloat(_) => weight.dequantize().cast(dtype),
-        _ => weight,
+        self.bias = self.bias.take().map(|bias| change_in_f32(bias, |bias| bias + by));
     }
 }

@@ -1,10 +1,10 @@
 //! Axial rotary position embedding: each head's pairs of features turn by `position · θ^(−2m/d)`, one group of pairs
 //! per axis of the position `(0, row, column)`.
 //!
-//! Angles are computed in f64 on the host and stored in f32, as the reference does (spec §2.4): positions beyond 256
-//! would lose digits otherwise.
+//! Angles are computed in f64 on the host and stored in f32, as the reference does (`rope` in BFL's
+//! `flux/math.py`): positions beyond 256 would lose digits otherwise.
 
-use burn::prelude::*;
+use burn::{prelude::*, tensor::assert_shape};
 
 /// Cosines and sines of every token's angles, `[1, 1, L, d/2]` each.
 #[derive(Debug, Clone)]
@@ -36,7 +36,12 @@ impl Rope {
     ///
     /// # Shapes
     /// - x, output: `[B, heads, L, d]`
+    ///
+    /// # Panics
+    /// If `x` has another number of tokens or another head size than the tables.
     pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
+        let [_, _, tokens, pairs] = self.cos.dims();
+        assert_shape!(x, [_, _, tokens, 2 * pairs]);
         let [batch, heads, len, width] = x.dims();
         let dtype = x.dtype();
         let pairs = x.cast(self.cos.dtype()).reshape([batch, heads, len, width / 2, 2]);

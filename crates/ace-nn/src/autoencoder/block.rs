@@ -2,8 +2,10 @@
 
 use crate::{
     attention,
-    layers::{Conv2d, GroupNorm, silu},
+    layers::{Conv2d, GroupNorm},
+    poll::Poll,
 };
+use ace_kernels::silu;
 use burn::{
     module::Module,
     prelude::*,
@@ -12,6 +14,7 @@ use burn::{
         ops::{InterpolateMode, InterpolateOptions},
     },
 };
+use std::ops::ControlFlow;
 
 /// `x + conv2(silu(norm2(conv1(silu(norm1(x))))))`, with a 1×1 convolution on the way past when channels change.
 #[derive(Module, Debug)]
@@ -43,6 +46,9 @@ impl ResBlock {
     /// # Shapes
     /// - x: `[B, in, H, W]`
     /// - output: `[B, out, H, W]`
+    ///
+    /// # Panics
+    /// If `x` has another number of channels.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let h = self.conv1.forward(silu(self.norm1.forward(x.clone())));
         let h = self.conv2.forward(silu(self.norm2.forward(h)));
@@ -77,6 +83,9 @@ impl Attention {
 
     /// # Shapes
     /// - x, output: `[B, C, H, W]`
+    ///
+    /// # Panics
+    /// If `x` has another number of channels.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let [batch, channels, height, width] = x.dims();
         let normed = self.norm.forward(x.clone());
@@ -108,10 +117,20 @@ impl Middle {
         }
     }
 
+    /// `poll` is asked before every part.
+    ///
     /// # Shapes
     /// - x, output: `[B, C, H, W]`
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        self.block_2.forward(self.attn_1.forward(self.block_1.forward(x)))
+    ///
+    /// # Panics
+    /// If `x` has another number of channels.
+    pub fn forward_polled(&self, x: Tensor<4>, poll: Poll<'_>) -> ControlFlow<(), Tensor<4>> {
+        poll()?;
+        let x = self.block_1.forward(x);
+        poll()?;
+        let x = self.attn_1.forward(x);
+        poll()?;
+        ControlFlow::Continue(self.block_2.forward(x))
     }
 }
 
@@ -131,6 +150,9 @@ impl Downsample {
     /// # Shapes
     /// - x: `[B, C, H, W]`
     /// - output: `[B, C, H/2, W/2]`
+    ///
+    /// # Panics
+    /// If `x` has another number of channels.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         self.conv.forward(x)
     }
@@ -152,6 +174,9 @@ impl Upsample {
     /// # Shapes
     /// - x: `[B, C, H, W]`
     /// - output: `[B, C, 2H, 2W]`
+    ///
+    /// # Panics
+    /// If `x` has another number of channels.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let [_, _, height, width] = x.dims();
         let options = InterpolateOptions::new(InterpolateMode::Nearest).with_output_size([2 * height, 2 * width]);

@@ -1,8 +1,13 @@
 //! Latents to pictures: the encoder's levels in reverse, each twice as large as the one before.
 
 use super::{AutoEncoderConfig, Middle, ResBlock, Upsample};
-use crate::layers::{Conv2d, GroupNorm, silu};
+use crate::{
+    layers::{Conv2d, GroupNorm},
+    poll::{Poll, to_the_end},
+};
+use ace_kernels::silu;
 use burn::{module::Module, prelude::*};
+use std::ops::ControlFlow;
 
 /// One resolution of the decoder.
 #[derive(Module, Debug)]
@@ -54,14 +59,29 @@ impl Decoder {
     /// # Shapes
     /// - raw: `[B, latent_channels, h, w]`, not normalized
     /// - output: `[B, 3, 8h, 8w]`
+    ///
+    /// # Panics
+    /// If `raw` has another number of channels.
     pub fn forward(&self, raw: Tensor<4>) -> Tensor<4> {
-        let mut x = self.mid.forward(self.conv_in.forward(raw));
+        to_the_end(|poll| self.forward_polled(raw, poll))
+    }
+
+    /// [`Decoder::forward`], left where `poll` breaks; it is asked before every block.
+    ///
+    /// # Panics
+    /// As [`Decoder::forward`].
+    pub fn forward_polled(&self, raw: Tensor<4>, poll: Poll<'_>) -> ControlFlow<(), Tensor<4>> {
+        let mut x = self.mid.forward_polled(self.conv_in.forward(raw), poll)?;
         for level in self.up.iter().rev() {
-            x = level.block.iter().fold(x, |x, block| block.forward(x));
+            for block in &level.block {
+                poll()?;
+                x = block.forward(x);
+            }
             if let Some(upsample) = &level.upsample {
                 x = upsample.forward(x);
             }
         }
-        self.conv_out.forward(silu(self.norm_out.forward(x)))
+        poll()?;
+        ControlFlow::Continue(self.conv_out.forward(silu(self.norm_out.forward(x))))
     }
 }

@@ -1,8 +1,13 @@
 //! Pictures to posterior: levels of residual blocks, each half as large as the one before.
 
 use super::{AutoEncoderConfig, Downsample, Middle, ResBlock};
-use crate::layers::{Conv2d, GroupNorm, silu};
+use crate::{
+    layers::{Conv2d, GroupNorm},
+    poll::{Poll, to_the_end},
+};
+use ace_kernels::silu;
 use burn::{module::Module, prelude::*};
+use std::ops::ControlFlow;
 
 /// One resolution of the encoder.
 #[derive(Module, Debug)]
@@ -54,14 +59,29 @@ impl Encoder {
     /// # Shapes
     /// - image: `[B, 3, H, W]`
     /// - output: `[B, 2·latent_channels, H/8, W/8]`
+    ///
+    /// # Panics
+    /// If `image` has not three channels.
     pub fn forward(&self, image: Tensor<4>) -> Tensor<4> {
+        to_the_end(|poll| self.forward_polled(image, poll))
+    }
+
+    /// [`Encoder::forward`], left where `poll` breaks; it is asked before every block.
+    ///
+    /// # Panics
+    /// As [`Encoder::forward`].
+    pub fn forward_polled(&self, image: Tensor<4>, poll: Poll<'_>) -> ControlFlow<(), Tensor<4>> {
         let mut x = self.conv_in.forward(image);
         for level in &self.down {
-            x = level.block.iter().fold(x, |x, block| block.forward(x));
+            for block in &level.block {
+                poll()?;
+                x = block.forward(x);
+            }
             if let Some(downsample) = &level.downsample {
                 x = downsample.forward(x);
             }
         }
-        self.conv_out.forward(silu(self.norm_out.forward(self.mid.forward(x))))
+        let x = self.mid.forward_polled(x, poll)?;
+        ControlFlow::Continue(self.conv_out.forward(silu(self.norm_out.forward(x))))
     }
 }

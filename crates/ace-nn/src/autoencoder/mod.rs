@@ -12,8 +12,10 @@ pub use block::{Attention, Downsample, Middle, ResBlock, Upsample};
 pub use decoder::Decoder;
 pub use encoder::Encoder;
 
-use burn::{module::Module, prelude::*};
+use crate::poll::{Poll, to_the_end};
+use burn::{module::Module, prelude::*, tensor::assert_shape};
 use serde::{Deserialize, Serialize};
+use std::ops::ControlFlow;
 
 /// Sizes of an [`AutoEncoder`], with diffusers' names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -90,16 +92,42 @@ impl AutoEncoder {
     /// # Shapes
     /// - image: `[B, 3, H, W]` in −1..1, sides multiples of 8
     /// - output: `[B, latent_channels, H/8, W/8]`
+    ///
+    /// # Panics
+    /// If `image` has not three channels.
     pub fn encode(&self, image: Tensor<4>) -> Tensor<4> {
-        let (mean, _) = self.encode_posterior(image);
-        self.normalize(mean)
+        to_the_end(|poll| self.encode_polled(image, poll))
+    }
+
+    /// [`AutoEncoder::encode`], left where `poll` breaks; it is asked before every block.
+    ///
+    /// # Panics
+    /// As [`AutoEncoder::encode`].
+    pub fn encode_polled(&self, image: Tensor<4>, poll: Poll<'_>) -> ControlFlow<(), Tensor<4>> {
+        let (mean, _) = self.encode_posterior_polled(image, poll)?;
+        ControlFlow::Continue(self.normalize(mean))
     }
 
     /// Mean and log-variance of the posterior, as the encoder gives them (not normalized, not clamped).
+    ///
+    /// # Shapes
+    /// - image and each output: as [`AutoEncoder::encode`]
+    ///
+    /// # Panics
+    /// If `image` has not three channels.
     pub fn encode_posterior(&self, image: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
-        let moments = self.encoder.forward(image);
+        to_the_end(|poll| self.encode_posterior_polled(image, poll))
+    }
+
+    /// [`AutoEncoder::encode_posterior`], left where `poll` breaks; it is asked before every block.
+    ///
+    /// # Panics
+    /// As [`AutoEncoder::encode_posterior`].
+    pub fn encode_posterior_polled(&self, image: Tensor<4>, poll: Poll<'_>) -> ControlFlow<(), (Tensor<4>, Tensor<4>)> {
+        assert_shape!(image, [_, 3, _, _]);
+        let moments = self.encoder.forward_polled(image, poll)?;
         let channels = moments.dims()[1] / 2;
-        (moments.clone().narrow(1, 0, channels), moments.narrow(1, channels, channels))
+        ControlFlow::Continue((moments.clone().narrow(1, 0, channels), moments.narrow(1, channels, channels)))
     }
 
     /// Pictures in −1..1 (not clamped) from normalized latents.
@@ -107,8 +135,21 @@ impl AutoEncoder {
     /// # Shapes
     /// - latents: `[B, latent_channels, h, w]`
     /// - output: `[B, 3, 8h, 8w]`
+    ///
+    /// # Panics
+    /// If `latents` have another number of channels.
     pub fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
-        self.decoder.forward(latents / self.scaling_factor + self.shift_factor)
+        to_the_end(|poll| self.decode_polled(latents, poll))
+    }
+
+    /// [`AutoEncoder::decode`], left where `poll` breaks; it is asked before every block.
+    ///
+    /// # Panics
+    /// As [`AutoEncoder::decode`].
+    pub fn decode_polled(&self, latents: Tensor<4>, poll: Poll<'_>) -> ControlFlow<(), Tensor<4>> {
+        let latent_channels = self.decoder.conv_in.weight.lazy_shape()[1];
+        assert_shape!(latents, [_, latent_channels, _, _]);
+        self.decoder.forward_polled(latents / self.scaling_factor + self.shift_factor, poll)
     }
 
     /// Pixels per latent cell along a side.

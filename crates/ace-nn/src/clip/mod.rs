@@ -7,14 +7,18 @@ pub mod keys;
 
 use crate::{
     attention,
-    layers::{LayerNorm, empty, gelu, quick_gelu},
+    layers::{LayerNorm, empty},
     lora::Linear,
+    poll::{Poll, to_the_end},
 };
+use ace_kernels::{gelu, quick_gelu};
 use burn::{
     module::{Module, Param},
     prelude::*,
+    tensor::assert_shape,
 };
 use serde::{Deserialize, Serialize};
+use std::ops::ControlFlow;
 
 /// Sizes of a [`Clip`], with transformers' names (`num_heads`, `num_layers` as everywhere here).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -81,6 +85,9 @@ pub struct Mlp {
 impl Mlp {
     /// # Shapes
     /// - x, output: `[B, T, D]`
+    ///
+    /// # Panics
+    /// If `x` has another width.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let hidden = self.fc1.forward(x);
         self.fc2.forward(if self.quick { quick_gelu(hidden) } else { gelu(hidden) })
@@ -121,7 +128,12 @@ impl Layer {
 
     /// # Shapes
     /// - x, output: `[B, T, D]`
+    ///
+    /// # Panics
+    /// If `x` has another width.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let [hidden_size, _] = self.mlp.fc1.features();
+        assert_shape!(x, [_, _, hidden_size]);
         let u = self.layer_norm1.forward(x.clone());
         let heads = |linear: &Linear| attention::split_heads(linear.forward(u.clone()), self.num_heads);
         let attn = &self.self_attn;
@@ -164,22 +176,56 @@ impl Clip {
     /// - ids: `[B, T]`, `T` at most `max_position_embeddings`
     /// - end: per text, the place of its end-of-text token (the first one)
     /// - output: `[B, D]`
+    ///
+    /// # Panics
+    /// If there is not one end inside each text, or the texts are too long.
     pub fn forward(&self, ids: Tensor<2, Int>, end: &[usize]) -> Tensor<2> {
-        let hidden = self.hidden(ids);
-        let [batch, len, width] = hidden.dims();
-        assert_eq!(end.len(), batch, "one end of text per text");
-        let rows: Vec<i32> = end.iter().enumerate().map(|(i, end)| (i * len + end) as i32).collect();
-        let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [batch]), &hidden.device());
-        hidden.reshape([batch * len, width]).select(0, rows)
+        to_the_end(|poll| self.forward_polled(ids, end, poll))
     }
 
-    /// The last hidden state after the final norm, `[B, T, D]`.
-    pub fn hidden(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+    /// [`Clip::forward`], left where `poll` breaks; it is asked before every layer.
+    ///
+    /// # Panics
+    /// As [`Clip::forward`].
+    pub fn forward_polled(&self, ids: Tensor<2, Int>, end: &[usize], poll: Poll<'_>) -> ControlFlow<(), Tensor<2>> {
         let [batch, len] = ids.dims();
+        assert_eq!(end.len(), batch, "one end of text per text");
+        assert!(end.iter().all(|end| *end < len), "ends {end:?} of texts of {len} tokens");
+        let hidden = self.hidden_polled(ids, poll)?;
+        let [batch, len, width] = hidden.dims();
+        let rows: Vec<i32> = end.iter().enumerate().map(|(i, end)| (i * len + end) as i32).collect();
+        let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [batch]), &hidden.device());
+        ControlFlow::Continue(hidden.reshape([batch * len, width]).select(0, rows))
+    }
+
+    /// The last hidden state after the final norm.
+    ///
+    /// # Shapes
+    /// - ids: `[B, T]`, `T` at most `max_position_embeddings`
+    /// - output: `[B, T, D]`
+    ///
+    /// # Panics
+    /// If the texts are too long.
+    pub fn hidden(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        to_the_end(|poll| self.hidden_polled(ids, poll))
+    }
+
+    /// [`Clip::hidden`], left where `poll` breaks; it is asked before every layer.
+    ///
+    /// # Panics
+    /// As [`Clip::hidden`].
+    pub fn hidden_polled(&self, ids: Tensor<2, Int>, poll: Poll<'_>) -> ControlFlow<(), Tensor<3>> {
+        let [batch, len] = ids.dims();
+        let longest = self.position_embedding.lazy_shape()[0];
+        assert!(len <= longest, "texts of {len} tokens, the longest may have {longest}");
         let [_, width] = self.token_embedding.dims();
         let rows = self.token_embedding.val().select(0, ids.reshape([batch * len]));
         let positions = self.position_embedding.val().narrow(0, 0, len).unsqueeze_dim::<3>(0);
-        let x = rows.reshape([batch, len, width]) + positions;
-        self.final_layer_norm.forward(self.layers.iter().fold(x, |x, layer| layer.forward(x)))
+        let mut x = rows.reshape([batch, len, width]) + positions;
+        for layer in &self.layers {
+            poll()?;
+            x = layer.forward(x);
+        }
+        ControlFlow::Continue(self.final_layer_norm.forward(x))
     }
 }

@@ -2,13 +2,9 @@
 //! and single (one stream, attention and feed-forward side by side).
 
 use super::modulation::Modulation;
-use crate::{
-    attention,
-    layers::{RmsNorm, gelu_tanh},
-    lora::Linear,
-    rope::Rope,
-};
-use burn::{module::Module, prelude::*};
+use crate::{attention, layers::RmsNorm, lora::Linear, rope::Rope};
+use ace_kernels::gelu_tanh;
+use burn::{module::Module, prelude::*, tensor::assert_shape};
 
 /// RMS norms of queries and keys, over each head.
 #[derive(Module, Debug)]
@@ -77,7 +73,12 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    /// # Shapes
+    /// - x, output: `[B, L, D]`
+    ///
+    /// # Panics
+    /// If `x` has another width.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         self.out_layer.forward(gelu_tanh(self.in_layer.forward(x)))
     }
 }
@@ -140,7 +141,14 @@ impl DoubleBlock {
     /// # Shapes
     /// - img: `[B, L, D]`, txt: `[B, T, D]`, vec: `[B, D]`; `rope` covers text first, then image
     /// - output: `(img, txt)` as given
+    ///
+    /// # Panics
+    /// If these shapes do not agree.
     pub fn forward(&self, img: Tensor<3>, txt: Tensor<3>, vec: Tensor<2>, rope: &Rope) -> (Tensor<3>, Tensor<3>) {
+        let ([batch, ..], [hidden_size, _]) = (img.dims(), self.img_attn.proj.features());
+        assert_shape!(img, [batch, _, hidden_size]);
+        assert_shape!(txt, [batch, _, hidden_size]);
+        assert_shape!(vec, [batch, hidden_size]);
         let [img_attn_mod, img_mlp_mod] = self.img_mod.forward::<2>(vec.clone());
         let [txt_attn_mod, txt_mlp_mod] = self.txt_mod.forward::<2>(vec);
         let (text_len, image_len) = (txt.dims()[1], img.dims()[1]);
@@ -212,8 +220,14 @@ impl SingleBlock {
     }
 
     /// # Shapes
-    /// - x, output: `[B, T + L, D]`, text first; vec: `[B, D]`
+    /// - x, output: `[B, T + L, D]`, text first; vec: `[B, D]`; `rope` covers all of `x`
+    ///
+    /// # Panics
+    /// If these shapes do not agree.
     pub fn forward(&self, x: Tensor<3>, vec: Tensor<2>, rope: &Rope) -> Tensor<3> {
+        let ([batch, ..], hidden_size) = (x.dims(), self.hidden_size);
+        assert_shape!(x, [batch, _, hidden_size]);
+        assert_shape!(vec, [batch, hidden_size]);
         let [modulation] = self.modulation.forward::<1>(vec);
         let fused = self.linear1.forward(modulation.modulate(x.clone()));
         let qkv = fused.clone().narrow(2, 0, 3 * self.hidden_size);

@@ -1,7 +1,8 @@
 //! What tells the network when it is and how hard to listen: the sinusoid of a scalar and the MLP over it.
 
-use crate::{layers::silu, lora::Linear};
-use burn::{module::Module, prelude::*};
+use crate::lora::Linear;
+use ace_kernels::silu;
+use burn::{module::Module, prelude::*, tensor::assert_shape};
 
 /// Width of the sinusoid that timesteps and guidance pass through.
 pub const SINUSOID_DIM: usize = 256;
@@ -61,7 +62,12 @@ impl MlpEmbedder {
     /// # Shapes
     /// - x: `[B, in]`
     /// - output: `[B, D]`
+    ///
+    /// # Panics
+    /// If `x` has another number of features.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let [input, _] = self.in_layer.features();
+        assert_shape!(x, [_, input]);
         self.out_layer.forward(silu(self.in_layer.forward(x)))
     }
 }

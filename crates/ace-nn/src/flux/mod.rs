@@ -10,25 +10,30 @@
 //!                                final_layer ─▶ velocity [B,L,out_channels]
 //! ```
 //!
-//! Blocks are values in a `Vec`, each callable, loadable and droppable alone: a device that cannot hold all of them
-//! runs them one at a time through [`Flux::embed`], the blocks' own `forward` and [`Flux::project`].
+//! Blocks are values in a `Vec`, each callable, loadable and droppable alone. Who runs them is a [`Walk`]: with all
+//! weights at hand the network itself, otherwise whoever fetches, skips or recomputes them.
 
 mod block;
 mod embed;
 pub mod keys;
 mod modulation;
+mod walk;
 
 pub use block::{BlockSize, DoubleBlock, Mlp, QkNorm, SingleBlock, StreamAttention};
 pub use embed::{MlpEmbedder, SINUSOID_DIM, sinusoid};
 pub use modulation::{Modulation, Shift};
+pub use walk::{Resident, Shared, Walk};
 
 use crate::{
-    layers::{RmsNorm, silu},
+    layers::RmsNorm,
     lora::Linear,
+    poll::{Poll, to_the_end},
     rope::Rope,
 };
+use ace_kernels::silu;
 use burn::{module::Module, prelude::*, tensor::assert_shape};
 use serde::{Deserialize, Serialize};
+use std::ops::ControlFlow;
 
 /// Sizes of a [`Flux`], with BFL's names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -189,20 +194,40 @@ impl Flux {
     /// # Panics
     /// If a tensor of `input` has another shape than its field says.
     pub fn forward(&self, input: FluxInput) -> Tensor<3> {
+        to_the_end(|poll| self.forward_polled(input, poll))
+    }
+
+    /// [`Flux::forward`], left where `poll` breaks; it is asked before every block.
+    ///
+    /// # Panics
+    /// As [`Flux::forward`].
+    pub fn forward_polled(&self, input: FluxInput, poll: Poll<'_>) -> ControlFlow<(), Tensor<3>> {
+        self.forward_with(&mut Resident::new(poll), input)
+    }
+
+    /// [`Flux::forward`], the blocks run by `walk`.
+    ///
+    /// # Panics
+    /// As [`Flux::forward`].
+    pub fn forward_with(&self, walk: &mut dyn Walk, input: FluxInput) -> ControlFlow<(), Tensor<3>> {
         let rope = input.rope.clone();
         let Streams { mut img, mut txt, vec } = self.embed(input);
         let (text_len, image_len) = (txt.dims()[1], img.dims()[1]);
-        for block in &self.double_blocks {
-            (img, txt) = block.forward(img, txt, vec.clone(), &rope);
+        let shared = Shared { vec, rope };
+        for (index, block) in self.double_blocks.iter().enumerate() {
+            (img, txt) = walk.double(index, block, img, txt, &shared)?;
         }
         let mut x = Tensor::cat(vec![txt, img], 1);
-        for block in &self.single_blocks {
-            x = block.forward(x, vec.clone(), &rope);
+        for (index, block) in self.single_blocks.iter().enumerate() {
+            x = walk.single(index, block, x, &shared)?;
         }
-        self.project(x.narrow(1, text_len, image_len), vec)
+        ControlFlow::Continue(self.project(x.narrow(1, text_len, image_len), shared.vec))
     }
 
     /// What comes before the blocks.
+    ///
+    /// # Panics
+    /// As [`Flux::forward`].
     pub fn embed(&self, input: FluxInput) -> Streams {
         let [batch, _, _] = input.tokens.dims();
         let [in_channels, _] = self.img_in.features();
@@ -228,6 +253,13 @@ impl Flux {
     }
 
     /// What comes after the blocks: from the image stream to the velocity.
+    ///
+    /// # Shapes
+    /// - img: `[B, L, D]`, vec: `[B, D]`
+    /// - output: `[B, L, out_channels]`
+    ///
+    /// # Panics
+    /// If these shapes do not agree.
     pub fn project(&self, img: Tensor<3>, vec: Tensor<2>) -> Tensor<3> {
         self.final_layer.forward(img, vec)
     }
@@ -276,7 +308,17 @@ pub struct FinalLayer {
 }
 
 impl FinalLayer {
-    fn forward(&self, x: Tensor<3>, vec: Tensor<2>) -> Tensor<3> {
+    /// # Shapes
+    /// - x: `[B, L, D]`, vec: `[B, D]`
+    /// - output: `[B, L, out_channels]`
+    ///
+    /// # Panics
+    /// If these shapes do not agree.
+    pub fn forward(&self, x: Tensor<3>, vec: Tensor<2>) -> Tensor<3> {
+        let [hidden_size, _] = self.linear.features();
+        let [batch, ..] = x.dims();
+        assert_shape!(x, [batch, _, hidden_size]);
+        assert_shape!(vec, [batch, hidden_size]);
         let both = self.adaln_modulation.forward(silu(vec)).unsqueeze_dim::<3>(1);
         let width = both.dims()[2] / 2;
         let (shift, scale) = (both.clone().narrow(2, 0, width), both.narrow(2, width, width));

@@ -1,10 +1,11 @@
 //! Adaptive layer norm: the conditioning vector says how each block shifts, scales and gates.
 
-use crate::{
-    layers::{plain_layer_norm, silu},
-    lora::Linear,
-};
-use burn::{module::Module, prelude::*};
+use crate::lora::Linear;
+use ace_kernels::{layer_norm, silu};
+use burn::{module::Module, prelude::*, tensor::assert_shape};
+
+/// What FLUX adds to the variance in the norms that have no parameters.
+const EPSILON: f64 = 1e-6;
 
 /// `lin(silu(vec))`, cut into shift, scale and gate for each of `parts` uses.
 #[derive(Module, Debug)]
@@ -26,14 +27,27 @@ pub struct Shift {
 
 impl Shift {
     /// `norm(x)·(1 + scale) + shift`
+    ///
+    /// # Panics
+    /// If `x` has another batch or width.
     pub fn modulate(&self, x: Tensor<3>) -> Tensor<3> {
         modulate(x, self.shift.clone(), self.scale.clone())
     }
 }
 
 /// `norm(x)·(1 + scale) + shift` with a norm that has no parameters of its own.
+///
+/// # Shapes
+/// - x, output: `[B, L, D]`
+/// - shift, scale: `[B, 1, D]`
+///
+/// # Panics
+/// If these shapes do not agree.
 pub fn modulate(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>) -> Tensor<3> {
-    plain_layer_norm(x) * (scale + 1.0) + shift
+    let [batch, _, hidden_size] = x.dims();
+    assert_shape!(shift, [batch, 1, hidden_size]);
+    assert_shape!(scale, [batch, 1, hidden_size]);
+    layer_norm(x, EPSILON) * (scale + 1.0) + shift
 }
 
 impl Modulation {
@@ -44,7 +58,13 @@ impl Modulation {
 
     /// # Shapes
     /// - vec: `[B, D]`
+    ///
+    /// # Panics
+    /// If `vec` has another width, or the modulation was not made for `PARTS` uses.
     pub fn forward<const PARTS: usize>(&self, vec: Tensor<2>) -> [Shift; PARTS] {
+        let [hidden_size, outputs] = self.lin.features();
+        assert_shape!(vec, [_, hidden_size]);
+        assert_eq!(outputs, 3 * PARTS * hidden_size, "a modulation for {PARTS} uses");
         let all = self.lin.forward(silu(vec)).unsqueeze_dim::<3>(1);
         let width = all.dims()[2] / (3 * PARTS);
         let part = |i: usize| all.clone().narrow(2, i * width, width);

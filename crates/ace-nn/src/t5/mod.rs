@@ -1,20 +1,25 @@
 //! T5 v1.1's encoder: token ids to one vector per token, `[B, T]` to `[B, T, d_model]`.
 //!
 //! No biases, no absolute positions; a learned bias per bucket of distance, stored once and shared by all layers;
-//! scores are not divided by √d. Padding attends and is attended to, as FLUX uses it (spec §4.1).
+//! scores are not divided by √d. Padding attends and is attended to, as FLUX uses it
+//! (diffusers' `FluxPipeline` passes T5 no attention mask).
 
 pub mod keys;
 
 use crate::{
     attention,
-    layers::{RmsNorm, empty, gelu_tanh},
+    layers::{RmsNorm, empty},
     lora::Linear,
+    poll::{Poll, to_the_end},
 };
+use ace_kernels::gelu_tanh;
 use burn::{
     module::{Module, Param},
     prelude::*,
+    tensor::assert_shape,
 };
 use serde::{Deserialize, Serialize};
+use std::ops::ControlFlow;
 
 /// Buckets of the relative position bias in the published models, and the distance from which all are alike.
 pub const BUCKETS: usize = 32;
@@ -91,8 +96,18 @@ impl SelfAttention {
         }
     }
 
-    /// `x + o(attention(norm(x)))`; `bias` is `[1, heads, T, T]`.
+    /// `x + o(attention(norm(x)))`
+    ///
+    /// # Shapes
+    /// - x, output: `[B, T, d_model]`
+    /// - bias: `[1, heads, T, T]`
+    ///
+    /// # Panics
+    /// If these shapes do not agree.
     pub fn forward(&self, x: Tensor<3>, bias: Tensor<4>) -> Tensor<3> {
+        let ([_, len, _], [d_model, _]) = (x.dims(), self.q.features());
+        assert_shape!(x, [_, len, d_model]);
+        assert_shape!(bias, [1, self.num_heads, len, len]);
         let u = self.layer_norm.forward(x.clone());
         let heads = |linear: &Linear| attention::split_heads(linear.forward(u.clone()), self.num_heads);
         let [batch, ..] = x.dims();
@@ -126,7 +141,15 @@ impl FeedForward {
     }
 
     /// `x + wo(gelu(wi_0·norm(x)) · wi_1·norm(x))`
+    ///
+    /// # Shapes
+    /// - x, output: `[B, T, d_model]`
+    ///
+    /// # Panics
+    /// If `x` has another width.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let [d_model, _] = self.wi_0.features();
+        assert_shape!(x, [_, _, d_model]);
         let u = self.layer_norm.forward(x.clone());
         x + self.wo.forward(gelu_tanh(self.wi_0.forward(u.clone())) * self.wi_1.forward(u))
     }
@@ -178,15 +201,21 @@ impl T5 {
     /// - ids: `[B, T]`
     /// - output: `[B, T, d_model]`
     pub fn forward(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        to_the_end(|poll| self.forward_polled(ids, poll))
+    }
+
+    /// [`T5::forward`], left where `poll` breaks; it is asked before every layer.
+    pub fn forward_polled(&self, ids: Tensor<2, Int>, poll: Poll<'_>) -> ControlFlow<(), Tensor<3>> {
         let [batch, len] = ids.dims();
         let [_, width] = self.shared.dims();
         let rows = self.shared.val().select(0, ids.reshape([batch * len]));
         let bias = relative_bias(self.relative_attention_bias.val(), len, self.max_distance);
         let mut x = rows.reshape([batch, len, width]);
         for layer in &self.layers {
+            poll()?;
             x = layer.feed_forward.forward(layer.attention.forward(x, bias.clone()));
         }
-        self.final_layer_norm.forward(x)
+        ControlFlow::Continue(self.final_layer_norm.forward(x))
     }
 }
 
@@ -202,7 +231,8 @@ pub fn relative_bias(table: Tensor<2>, len: usize, max_distance: usize) -> Tenso
 /// The bucket of a distance `key − query`: half of them for each direction, of these the first half exact, the rest by
 /// powers up to `max_distance`, everything further alike.
 fn bucket(distance: i64, buckets: usize, max_distance: usize) -> usize {
-    // The published limits are written down (spec §11): the logarithm of the definition rounds differently at them.
+    // Where the published buckets begin is written down (computed with transformers' `_relative_position_bucket` in
+    // f32): the logarithm of the definition rounds differently there.
     const STARTS: [u64; 7] = [12, 16, 23, 32, 46, 64, 91];
     let (size, half) = (distance.unsigned_abs(), buckets / 2);
     let exact = half / 2;

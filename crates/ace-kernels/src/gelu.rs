@@ -1,0 +1,50 @@
+//! The Gaussian error linear unit `x·Φ(x)`, and the two approximations that published networks were trained with.
+
+use burn::{
+    prelude::*,
+    tensor::activation::{self, sigmoid},
+};
+
+/// `x·Φ(x)`, with the error function itself.
+pub fn gelu<const N: usize>(x: Tensor<N>) -> Tensor<N> {
+    activation::gelu(x)
+}
+
+/// `gelu(x) ≈ x/2 · (1 + tanh(√(2/π)·(x + 0.044715·x³)))`, the approximation that FLUX and T5 use.
+pub fn gelu_tanh<const N: usize>(x: Tensor<N>) -> Tensor<N> {
+    // √(2/π); the cube is written as products because burn's own goes through a slow `powf`. The sigmoid form
+    // x·σ(2u) equals x/2·(1 + tanh u) and needs two passes over the data fewer.
+    const TWO_SQRT_2_OVER_PI: f64 = 2.0 * 0.797_884_560_802_865_4;
+    let square = x.clone() * x.clone();
+    let u = x.clone() * (square * (0.044_715 * TWO_SQRT_2_OVER_PI) + TWO_SQRT_2_OVER_PI);
+    x * sigmoid(u)
+}
+
+/// `x·σ(1.702·x)`, the approximation of OpenAI's CLIP.
+pub fn quick_gelu<const N: usize>(x: Tensor<N>) -> Tensor<N> {
+    x.clone() * sigmoid(x * 1.702)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{gelu, gelu_tanh, quick_gelu};
+    use crate::testing::{device, values};
+    use burn::prelude::*;
+
+    const POINTS: [f64; 6] = [-3.0, -1.0, -0.25, 0.0, 0.5, 2.0];
+
+    fn check(name: &str, f: fn(Tensor<1>) -> Tensor<1>, expected: [f64; 6]) {
+        let ours = values(f(Tensor::from_data(POINTS, &device())));
+        for ((x, ours), expected) in POINTS.into_iter().zip(ours).zip(expected) {
+            assert!((ours - expected).abs() <= 5e-7, "{name}({x}) is {ours}, not {expected}");
+        }
+    }
+
+    #[test]
+    fn values_follow_the_formulas() {
+        // The formulas in f64.
+        check("gelu", gelu, [-0.004049694, -0.158655254, -0.100323419, 0.0, 0.345731231, 1.954499736]);
+        check("gelu_tanh", gelu_tanh, [-0.003637392, -0.158808009, -0.100324649, 0.0, 0.345714010, 1.954597694]);
+        check("quick_gelu", quick_gelu, [-0.018071310, -0.154204234, -0.098800350, 0.0, 0.350388437, 1.935658623]);
+    }
+}

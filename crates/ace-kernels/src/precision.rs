@@ -1,0 +1,13 @@
+//! Where 16 bits are too few.
+
+use burn::{prelude::*, tensor::DType};
+
+/// Runs `f` in f32 and returns to the dtype of `x`; f32 and f64 stay as they are.
+///
+/// Norms need it: sums of squares lose too much in 16 bits.
+pub fn in_f32<const N: usize>(x: Tensor<N>, f: impl FnOnce(Tensor<N>) -> Tensor<N>) -> Tensor<N> {
+    match x.dtype() {
+        DType::F32 | DType::F64 => f(x),
+        dtype => f(x.cast(DType::F32)).cast(dtype),
+    }
+}
