@@ -1,14 +1,16 @@
 //! `ace verify`: every network and formula of this program against recordings of the reference implementations.
 //!
 //! The recordings (`tests/data/parity`, made by `tests/reference/record.py`) hold the weights, inputs and outputs of
-//! small random modules of diffusers, transformers and PEFT. They are part of the program, so that one file can be
-//! carried to a machine with a GPU and asked whether it still computes there what the reference computes.
+//! small random modules of diffusers, transformers and PEFT; where f32 is at its limits, the formula in f64 is the
+//! reference. The recordings are part of the program, so that one file can be carried to a machine with a GPU and asked
+//! whether it still computes there what the reference computes.
 
 mod autoencoder;
 mod flux;
 mod formulas;
 mod lora;
 mod miniature;
+mod precision;
 mod recording;
 mod text;
 
@@ -26,10 +28,10 @@ const ACCELERATOR_BOUND: f64 = 1e-3;
 /// A whole edit passes a dozen steps through four networks, each of which passes on the error of the one before.
 const EDIT_FACTOR: f64 = 20.0;
 
-/// What one recording says about one result of ours.
+/// What one recording, or a formula in f64, says about one result of ours.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Case {
-    /// The recording.
+    /// The recording, or the operation where the formula itself is the reference.
     pub name: &'static str,
     /// What was compared: "velocity", "gradients" and so on.
     pub what: String,
@@ -89,7 +91,7 @@ const CHECKS: &[Check] = &[
     check!("miniature_edit", miniature::edit),
 ];
 
-/// Runs every check on `device`, with the built-in recordings or those of a folder.
+/// Runs every check on `device`, with the built-in recordings or those of a folder, and those that need none.
 ///
 /// # Errors
 /// If a recording cannot be read, does not fit our modules, or holds something that no check looked at.
@@ -108,6 +110,9 @@ pub fn run(device: &Device, recordings: Option<&Path>) -> Result<Vec<Case>> {
         let bound = if check.name == "miniature_edit" { EDIT_FACTOR * bound } else { bound };
         cases.extend(findings.into_iter().map(|(what, error)| Case { name: check.name, what, error, bound }));
     }
+    let bound = precision::GROUP_NORM_BOUND;
+    let findings = precision::group_norm(device);
+    cases.extend(findings.into_iter().map(|(what, error)| Case { name: "group_norm", what, error, bound }));
     Ok(cases)
 }
 
