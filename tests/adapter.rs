@@ -6,10 +6,11 @@ use ace_nn::{
     flux::{Flux, FluxInput},
     lora::Linear,
 };
-use ace_plus::{
-    Card, Error,
+use ace_plus::Card;
+use ace_weights::Error;
+use ace_weights::{
+    WeightFile,
     adapter::{self, AdapterReport, Dialect},
-    checkpoint::{self, WeightFile},
 };
 use burn::{module::Param, prelude::*};
 use std::{collections::BTreeMap, ops::Range};
@@ -92,7 +93,7 @@ impl Adapter {
 
 fn written(folder: &TestDir, tensors: &Tensors, metadata: &[(&str, &str)]) -> WeightFile {
     let path = folder.file("lora.safetensors");
-    checkpoint::write(&path, tensors, metadata).expect("the folder is writable");
+    ace_weights::write(&path, tensors, metadata).expect("the folder is writable");
     WeightFile::open(&path).expect("just written")
 }
 
@@ -318,7 +319,7 @@ fn what_cannot_be_added_is_refused_and_changes_nothing() {
         let bias = values(flux.txt_in.bias.as_ref().expect("sound by making").val());
         let file = written(&folder, &tensors, &[]);
         let error = adapter::attach(&mut flux, &file, 1.0, &device()).expect_err(reason);
-        assert!(matches!(error, Error::Weights { .. }) && error.to_string().contains(reason), "{error}");
+        assert!(matches!(error, Error::Misfit { .. }) && error.to_string().contains(reason), "{error}");
         assert!(error.hint().expect("sound by making").contains(way_out), "{error}: {:?}", error.hint());
         assert!(products(&mut flux).is_empty(), "{reason}");
         assert_eq!(values(flux.txt_in.bias.as_ref().expect("sound by making").val()), bias, "{reason}");

@@ -8,10 +8,10 @@ use crate::support::{
 use ace_plus::{
     Card, Edit,
     annotate::Annotator,
-    card::{Need, Part},
-    digest,
-    fetch::Hub,
+    card::Need,
+    model::{Component, Model},
 };
+use ace_weights::{digest, hub::Hub};
 use image::RgbImage;
 use std::{
     fs,
@@ -46,8 +46,8 @@ fn every_card_is_built_in_and_has_the_published_sizes() {
         let parameters: u64 = shapes.values().map(|shape| shape.iter().map(|side| *side as u64).product::<u64>()).sum();
         let published = if name == "ace-plus-fft" { 11_902_587_968 } else { 11_902_391_360 };
         assert_eq!(parameters, published, "{name}");
-        for part in card.parts() {
-            assert!(!card.sources(part).is_empty(), "{name}: {part} is published nowhere");
+        for part in card.components() {
+            assert!(!card.hub_files(part).is_empty(), "{name}: {part} is published nowhere");
         }
     }
 }
@@ -86,9 +86,11 @@ fn tasks_have_the_official_defaults() {
 #[test]
 fn a_task_that_wants_a_map_says_so() {
     let card = Card::builtin("ace-plus-fft").expect("a sound card");
-    let edit = Edit::new("a cat").image(RgbImage::new(64, 64)).task(&card, "contour").expect("a task");
+    let edit = Edit::new("a cat").image(RgbImage::new(64, 64)).task("contour");
     let error = edit.prepare(&card).expect_err("no map");
-    assert!(error.to_string().contains("--map") && error.hint().is_some_and(|hint| hint.contains("networks")));
+    assert!(
+        error.to_string().contains("needs a drawing") && error.hint().is_some_and(|hint| hint.contains("networks"))
+    );
     let drawn = edit.clone().map(RgbImage::from_pixel(64, 64, image::Rgb([255; 3])));
     let canvas = drawn.prepare(&card).expect("a map").canvases.remove(0);
     // Without a mask all of the image is the map, and travels as what may change.
@@ -121,13 +123,13 @@ fn what_is_missing_is_named_with_the_way_to_get_it() {
     let card = Card::builtin("ace-plus-portrait").expect("a sound card");
     let hub = Hub::new(dir.file("hub")).offline();
     fs::write(dir.file("ae.safetensors"), "").expect("writable");
-    let error = card.locate(dir.path(), Some(&hub)).expect_err("incomplete");
+    let error = Model::of(card, dir.path()).hub(Some(hub)).files().expect_err("incomplete");
     let message = error.to_string();
     for part in ["flux (flux1-fill-dev.safetensors)", "t5 (text_encoder_2)", "adapter (portrait/comfyui_portrait"] {
         assert!(message.contains(part), "{message}");
     }
     assert!(!message.contains("autoencoder"), "{message}");
-    assert!(error.hint().is_some_and(|hint| hint.contains("ace fetch ace-plus-portrait")));
+    assert!(error.hint().is_some_and(|hint| hint.contains("fetch ace-plus-portrait")));
 }
 
 #[test]
@@ -135,19 +137,20 @@ fn parts_are_found_under_every_name_that_people_have_them() {
     let dir = TestDir::new("cards-names");
     let card = Card::builtin("flux1-fill-dev").expect("a sound card");
     let found = |part| {
-        let path = card.find_part(part, dir.path(), None).expect("readable")?;
-        Some(path.strip_prefix(dir.path()).expect("inside").to_str().expect("plain").to_owned())
+        let model = Model::of(card.clone(), dir.path()).hub(None);
+        let source = model.find_component(part).expect("readable")?;
+        Some(source.path().strip_prefix(dir.path()).expect("inside").to_str().expect("plain").to_owned())
     };
-    assert_eq!(found(Part::Flux), None);
+    assert_eq!(found(Component::Flux), None);
     for name in ["text_encoders/t5xxl_fp8_e4m3fn.safetensors", "vae/ae.safetensors", "transformer/config.json"] {
         fs::create_dir_all(dir.file(name).parent().expect("inside")).expect("writable");
         fs::write(dir.file(name), "").expect("writable");
     }
-    assert_eq!(found(Part::Flux).as_deref(), Some("transformer"));
-    assert_eq!(found(Part::AutoEncoder).as_deref(), Some("vae/ae.safetensors"));
-    assert_eq!(found(Part::T5).as_deref(), Some("text_encoders/t5xxl_fp8_e4m3fn.safetensors"));
+    assert_eq!(found(Component::Flux).as_deref(), Some("transformer"));
+    assert_eq!(found(Component::AutoEncoder).as_deref(), Some("vae/ae.safetensors"));
+    assert_eq!(found(Component::T5).as_deref(), Some("text_encoders/t5xxl_fp8_e4m3fn.safetensors"));
     fs::write(dir.file("flux1-fill-dev.safetensors"), "").expect("writable");
-    assert_eq!(found(Part::Flux).as_deref(), Some("flux1-fill-dev.safetensors"));
+    assert_eq!(found(Component::Flux).as_deref(), Some("flux1-fill-dev.safetensors"));
 }
 
 #[test]
@@ -164,21 +167,22 @@ fn what_diffusers_has_fetched_is_used() {
     fs::create_dir_all(repository.join("refs")).expect("writable");
     fs::write(repository.join("refs/main"), "0123").expect("writable");
     let hub = Hub::new(dir.file("hub")).offline();
-    let found = |part| card.find_part(part, Path::new("nowhere"), Some(&hub)).expect("readable");
+    let model = Model::of(card.clone(), "nowhere").hub(Some(hub));
+    let found = |part| model.find_component(part).expect("readable").map(|source| source.path().to_owned());
     put("transformer/config.json");
     put("transformer/diffusion_pytorch_model.safetensors.index.json");
     for shard in 1..=2 {
         put(&format!("transformer/diffusion_pytorch_model-0000{shard}-of-00003.safetensors"));
     }
     // One shard is not there yet.
-    assert_eq!(found(Part::Flux), None);
+    assert_eq!(found(Component::Flux), None);
     put("transformer/diffusion_pytorch_model-00003-of-00003.safetensors");
-    assert_eq!(found(Part::Flux), Some(snapshot.join("transformer")));
+    assert_eq!(found(Component::Flux), Some(snapshot.join("transformer")));
     put("ae.safetensors");
-    assert_eq!(found(Part::AutoEncoder), Some(snapshot.join("ae.safetensors")));
-    assert_eq!(found(Part::Adapter(0)), None);
+    assert_eq!(found(Component::AutoEncoder), Some(snapshot.join("ae.safetensors")));
+    assert_eq!(found(Component::Adapter(0)), None);
     // What is fetched is the single file.
-    let files: Vec<_> = card.sources(Part::Flux).into_iter().map(|source| source.file).collect();
+    let files: Vec<_> = card.hub_files(Component::Flux).into_iter().map(|source| source.file).collect();
     assert_eq!(files, ["flux1-fill-dev.safetensors"]);
 }
 

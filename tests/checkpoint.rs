@@ -2,11 +2,10 @@
 //! whole or not at all.
 
 use crate::support::{TestDir, flux, flux_config, random};
-use ace_nn::flux::{Flux, keys::BFL};
-use ace_plus::{
-    Error, adapter,
-    checkpoint::{self, WeightFile},
-};
+use ace_nn::flux::Flux;
+use ace_weights::Error;
+use ace_weights::network::flux::BFL;
+use ace_weights::{WeightFile, adapter};
 use burn::tensor::{DType, Device, FloatDType, TensorData};
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -18,13 +17,13 @@ fn device() -> Device {
 
 /// The weights of a small transformer by key.
 fn tensors() -> BTreeMap<String, TensorData> {
-    checkpoint::collect(&flux(64), &BFL, "", None)
+    ace_weights::collect(&flux(64), &BFL, "", None)
 }
 
 /// Writes `tensors` and reads them into a transformer.
 fn load(folder: &TestDir, tensors: &BTreeMap<String, TensorData>) -> Result<Flux, Error> {
     let path = folder.file("flux.safetensors");
-    checkpoint::write(&path, tensors, &[]).expect("the folder is writable");
+    ace_weights::write(&path, tensors, &[]).expect("the folder is writable");
     WeightFile::open(&path)?.load(flux_config(64).init(&device()), &BFL, "", None, &device())
 }
 
@@ -39,7 +38,7 @@ fn refusal<T>(result: Result<T, Error>) -> (String, String) {
 fn a_round_trip_is_bit_equal() {
     let folder = TestDir::new("round-trip");
     let written = tensors();
-    let read = checkpoint::collect(&load(&folder, &written).unwrap(), &BFL, "", None);
+    let read = ace_weights::collect(&load(&folder, &written).unwrap(), &BFL, "", None);
     assert_eq!(written.keys().collect::<Vec<_>>(), read.keys().collect::<Vec<_>>());
     for (key, data) in &written {
         assert_eq!(data.as_bytes(), read[key].as_bytes(), "{key}");
@@ -49,13 +48,13 @@ fn a_round_trip_is_bit_equal() {
 #[test]
 fn sixteen_bits_widen_exactly_when_f32_is_asked_for() {
     let folder = TestDir::new("widen");
-    let halves = checkpoint::collect(&flux(64), &BFL, "", Some(FloatDType::BF16));
+    let halves = ace_weights::collect(&flux(64), &BFL, "", Some(FloatDType::BF16));
     let path = folder.file("half.safetensors");
-    checkpoint::write(&path, &halves, &[]).unwrap();
+    ace_weights::write(&path, &halves, &[]).unwrap();
     let file = WeightFile::open(&path).unwrap();
     assert_eq!(file.data(KEY).unwrap().dtype(), DType::BF16);
     let module = file.load(flux_config(64).init(&device()), &BFL, "", Some(FloatDType::F32), &device()).unwrap();
-    let wide = checkpoint::collect(&module, &BFL, "", None);
+    let wide = ace_weights::collect(&module, &BFL, "", None);
     for (key, data) in &halves {
         assert_eq!(wide[key].dtype(), DType::F32);
         assert_eq!(wide[key].as_bytes(), data.clone().convert::<f32>().as_bytes(), "{key}");
@@ -66,7 +65,7 @@ fn sixteen_bits_widen_exactly_when_f32_is_asked_for() {
 fn a_file_in_memory_is_read_like_one_on_disk() {
     let folder = TestDir::new("memory");
     let path = folder.file("a.safetensors");
-    checkpoint::write(&path, &tensors(), &[("who", "me")]).unwrap();
+    ace_weights::write(&path, &tensors(), &[("who", "me")]).unwrap();
     let held = WeightFile::from_bytes(Path::new("held"), fs::read(&path).unwrap()).unwrap();
     let mapped = WeightFile::open(&path).unwrap();
     assert_eq!(held.shapes().unwrap(), mapped.shapes().unwrap());
@@ -110,7 +109,7 @@ fn a_misshapen_weight_is_named_with_both_shapes() {
 fn a_weight_of_another_kind_is_named() {
     let folder = TestDir::new("kind");
     let path = folder.file("a.safetensors");
-    checkpoint::write(&path, &tensors(), &[]).unwrap();
+    ace_weights::write(&path, &tensors(), &[]).unwrap();
     let file = WeightFile::open(&path).unwrap();
     let (message, _) = refusal(file.data("no.such.key"));
     assert!(message.contains("no.such.key is missing"), "{message}");
@@ -122,7 +121,7 @@ fn a_weight_of_another_kind_is_named() {
 fn a_truncated_file_is_refused_by_name() {
     let folder = TestDir::new("truncated");
     let path = folder.file("cut.safetensors");
-    checkpoint::write(&path, &tensors(), &[]).unwrap();
+    ace_weights::write(&path, &tensors(), &[]).unwrap();
     let whole = fs::read(&path).unwrap();
     for len in [whole.len() - 1, whole.len() / 2, 100, 8, 3] {
         fs::write(&path, &whole[..len]).unwrap();
@@ -145,8 +144,8 @@ fn a_foreign_or_absent_file_is_refused_by_name() {
 fn writing_leaves_one_whole_file_and_nothing_else() {
     let folder = TestDir::new("atomic");
     let path = folder.file("a.safetensors");
-    checkpoint::write(&path, &tensors(), &[]).unwrap();
-    checkpoint::write(&path, &tensors(), &[]).unwrap();
+    ace_weights::write(&path, &tensors(), &[]).unwrap();
+    ace_weights::write(&path, &tensors(), &[]).unwrap();
     assert_eq!(folder.names(), ["a.safetensors"]);
 }
 
@@ -154,11 +153,11 @@ fn writing_leaves_one_whole_file_and_nothing_else() {
 fn a_write_that_fails_leaves_the_old_file_as_it_was() {
     let folder = TestDir::new("fails");
     let path = folder.file("a.safetensors");
-    checkpoint::write(&path, &tensors(), &[]).unwrap();
+    ace_weights::write(&path, &tensors(), &[]).unwrap();
     let before = fs::read(&path).unwrap();
     let mut unwritable = tensors();
     unwritable.insert(KEY.into(), TensorData::new(vec![true; 4], [4]));
-    let (message, _) = refusal(checkpoint::write(&path, &unwritable, &[]));
+    let (message, _) = refusal(ace_weights::write(&path, &unwritable, &[]));
     assert!(message.contains(KEY), "{message}");
     assert_eq!(fs::read(&path).unwrap(), before);
 
@@ -166,7 +165,7 @@ fn a_write_that_fails_leaves_the_old_file_as_it_was() {
     let occupied = folder.file("b.safetensors");
     fs::create_dir(&occupied).unwrap();
     fs::write(occupied.join("inside"), "").unwrap();
-    assert!(checkpoint::write(&occupied, &tensors(), &[]).is_err());
+    assert!(ace_weights::write(&occupied, &tensors(), &[]).is_err());
     assert_eq!(folder.names(), ["a.safetensors", "b.safetensors"]);
 }
 
@@ -227,7 +226,7 @@ fn an_adapter_for_another_model_is_refused_and_changes_nothing() {
         // One branch that would fit: it must not be left behind.
         tensors.insert("double_blocks.0.img_attn.proj.lora_A.weight".into(), factor([2, 32]));
         tensors.insert("double_blocks.0.img_attn.proj.lora_B.weight".into(), factor([32, 2]));
-        checkpoint::write(&path, &tensors, &[]).unwrap();
+        ace_weights::write(&path, &tensors, &[]).unwrap();
         let mut flux = flux(64);
         let file = WeightFile::open(&path).unwrap();
         let (message, _) = refusal(adapter::attach(&mut flux, &file, 1.0, &device()));

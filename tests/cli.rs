@@ -1,12 +1,8 @@
 //! The program as a person meets it: help, messages with hints, exit codes, and files that are whole or not there.
 
 use crate::support::{self, TestDir, ace};
-use ace_nn::{autoencoder, clip, flux, keys::KeyMap, t5};
-use ace_plus::{
-    Card,
-    checkpoint::{self, WeightFile},
-    latents,
-};
+use ace_plus::{Card, latents, sample};
+use ace_weights::{WeightFile, names::KeyMap};
 use burn::{module::Module, tensor::DType};
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use std::{
@@ -84,14 +80,18 @@ fn random_model(dir: &TestDir) {
     fs::write(model.join("card.toml"), card + task).expect("writable");
     let card = Card::load(&model).expect("the card is sound");
     fn write<M: Module>(path: PathBuf, module: M, keys: &KeyMap) {
-        let tensors = checkpoint::collect(&support::randomize(module, 5), keys, "", None);
-        checkpoint::write(&path, &tensors, &[]).expect("writable");
+        let tensors = ace_weights::collect(&support::randomize(module, 5), keys, "", None);
+        ace_weights::write(&path, &tensors, &[]).expect("writable");
     }
     let device = support::device();
-    write(model.join(card.weights.flux.first()), card.flux.init(&device), &flux::keys::BFL);
-    write(model.join(card.weights.autoencoder.first()), card.autoencoder.init(&device), &autoencoder::keys::BFL);
-    write(model.join(card.weights.t5.first()), card.t5.init(&device), &t5::keys::TRANSFORMERS);
-    write(model.join(card.weights.clip.first()), card.clip.init(&device), &clip::keys::TRANSFORMERS);
+    write(model.join(card.weights.flux.first()), card.flux.init(&device), &ace_weights::network::flux::BFL);
+    write(
+        model.join(card.weights.autoencoder.first()),
+        card.autoencoder.init(&device),
+        &ace_weights::network::autoencoder::BFL,
+    );
+    write(model.join(card.weights.t5.first()), card.t5.init(&device), &ace_weights::network::t5::TRANSFORMERS);
+    write(model.join(card.weights.clip.first()), card.clip.init(&device), &ace_weights::network::clip::TRANSFORMERS);
 }
 
 #[test]
@@ -261,8 +261,8 @@ fn an_edit_is_written_whole_and_follows_from_its_noise() {
     assert_eq!((&written["latents"], &written["tokens"]), (&vec![1, 16, 8, 8], &vec![1, 16, 64]));
 
     // The seed's own noise, from a file, unpacked and packed.
-    let noise = latents::noise([1, 16, 8, 8], &mut latents::rng(3, 0), &support::device());
-    let file = |name: &str, data| checkpoint::write(&dir.file(name), &[("noise".to_owned(), data)].into(), &[]);
+    let noise = sample::gaussian([1, 16, 8, 8], &mut sample::rng(3, 0), &support::device());
+    let file = |name: &str, data| ace_weights::write(&dir.file(name), &[("noise".to_owned(), data)].into(), &[]);
     file("noise.safetensors", noise.clone().into_data()).expect("writable");
     file("packed.safetensors", latents::pack(noise).cast(DType::F32).into_data()).expect("writable");
     for name in ["noise.safetensors", "packed.safetensors"] {

@@ -2,11 +2,10 @@
 //! nothing is overwritten or misread.
 
 use crate::support::{TestDir, ace, data};
-use ace_plus::{
-    adapter,
-    checkpoint::{self, Network, WeightFile},
+use ace_weights::{
+    Network, WeightFile, adapter,
     convert::{self, Format, Options, Precision},
-    float8::Float8,
+    store::float8::Float8,
 };
 use burn::tensor::{DType, Device, FloatDType, TensorData};
 use half::bf16;
@@ -26,7 +25,7 @@ const NETWORKS: [(&str, Network); 4] = [
 
 fn options(format: Format, precision: Option<Precision>) -> Options {
     let card = ace_plus::Card::load(&data("fill")).expect("recorded");
-    Options { format: Some(format), precision, card: Some(card), ..Options::default() }
+    Options { format: Some(format), precision, card: Some(card.described()), ..Options::default() }
 }
 
 fn converted(from: &Path, to: PathBuf, options: &Options) -> PathBuf {
@@ -89,7 +88,7 @@ fn a_converted_folder_is_the_same_model_to_whoever_reads_its_configurations() {
     assert_eq!(card.autoencoder, original.autoencoder);
     assert_eq!(card.t5, original.t5);
     assert_eq!(card.clip, original.clip);
-    ace_plus::Ace::load(&card, &dir.file("whole"), &Device::default()).expect("every key has a place");
+    ace_plus::Model::of(card, dir.file("whole")).load(&Device::default()).expect("every key has a place");
 }
 
 #[test]
@@ -197,7 +196,7 @@ fn nothing_is_overwritten_unasked_and_nothing_half_written() {
         calls += 1;
         calls < 5
     });
-    assert!(matches!(stopped, Err(ace_plus::Error::Cancelled)) && dir.names() == before);
+    assert!(matches!(stopped, Err(ace_weights::Error::Cancelled)) && dir.names() == before);
     converted(&original, bfl.clone(), &Options { force: true, ..plain });
 }
 
@@ -221,7 +220,7 @@ fn the_program_says_what_a_file_is() {
         assert!(text.contains(part), "{part} is not in {text}");
     }
     let tensors = BTreeMap::from([("x".to_owned(), TensorData::new(vec![1f32], [1]))]);
-    checkpoint::write(&dir.file("odd.safetensors"), &tensors, &[]).expect("writable");
+    ace_weights::write(&dir.file("odd.safetensors"), &tensors, &[]).expect("writable");
     let (code, text) = said(&["inspect", "odd.safetensors"]);
     assert!(code == Some(1) && text.contains("nothing that is known is in this file, only x"), "{text}");
     let (code, text) =

@@ -1,9 +1,11 @@
 //! A FLUX-Fill folder in diffusers' layout gives diffusers' edit: `tests/reference/record_fill.py` wrote both.
 
 use crate::support::{self, TestDir};
-use ace_plus::{Ace, Card, Compat, Edit, canvas::Plane, checkpoint::WeightFile, picture};
+use ace_plus::{Card, Compat, Edit, Model, canvas::Plane, picture};
+use ace_weights::WeightFile;
 use std::{
     fs,
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
@@ -32,15 +34,14 @@ fn edit(folder: &Path, card: &mut Card) -> Edit {
     let number = |name: &str| settings[name].as_f64().expect("a number");
     card.text.t5_max_length = number("length") as usize;
     let words = fs::read_to_string(given.join("instruction.txt")).expect("recorded");
-    let mut edit = Edit::new(words.trim())
+    let noise = WeightFile::open(&given.join("noise.safetensors")).expect("recorded").data("noise").expect("one");
+    Edit::new(words.trim())
         .image(picture::read_rgb(&given.join("image.png")).expect("recorded"))
         .mask(picture::read_mask(&given.join("mask.png")).expect("recorded"))
-        .num_steps(number("steps") as usize);
-    edit.guidance = Some(number("guidance") as f32);
-    edit.noise =
-        Some(WeightFile::open(&given.join("noise.safetensors")).expect("recorded").data("noise").expect("one"));
-    edit.compat = Some(Compat::Diffusers);
-    edit
+        .steps(number("steps") as usize)
+        .guidance(number("guidance") as f32)
+        .noise(noise)
+        .compat(Compat::Diffusers)
 }
 
 #[test]
@@ -48,8 +49,8 @@ fn a_diffusers_folder_gives_diffusers_edit() {
     let (device, folder) = (support::device(), folder());
     let mut card = Card::load(&folder).expect("a card of its own");
     let edit = edit(&folder, &mut card);
-    let ace = Ace::load(&card, &folder, &device).expect("every key has a place");
-    let edited = ace.run(&edit, &mut |_| true).expect("edits");
+    let ace = Model::of(card, &folder).load(&device).expect("every key has a place");
+    let edited = ace.run(&edit, &mut |_| ControlFlow::Continue(())).expect("edits");
 
     let recorded = WeightFile::open(&folder.join("edit/result.safetensors")).expect("recorded");
     let expected = recorded.tensor::<3>("tokens", None, &device).expect("recorded");
@@ -79,7 +80,7 @@ fn a_folder_that_would_be_misread_is_refused() {
         assert!(text.contains(from), "{file} has no {from}");
         fs::write(&path, text.replace(from, to)).expect("writable");
         let error = match Card::load(&broken) {
-            Ok(card) => Ace::load(&card, &broken, &support::device()).expect_err("this must be refused"),
+            Ok(card) => Model::of(card, &broken).load(&support::device()).expect_err("this must be refused"),
             Err(error) => error,
         };
         assert!(error.hint().is_some(), "{error}");
@@ -117,7 +118,8 @@ fn plain_fill_says_what_it_cannot_take() {
     let edit = edit(&folder, &mut card);
     let told = |edit: &Edit| edit.prepare(&card).expect_err("refused").to_string();
     let odd = image::RgbImage::new(50, 48);
-    assert!(told(&Edit { image: None, mask: None, ..edit.clone() }).contains("there is none"));
-    assert!(told(&edit.clone().reference(odd.clone())).contains("no references"));
-    assert!(told(&Edit { mask: None, ..edit.image(odd) }).contains("multiples of 16"));
+    let plain = || Edit::new("words").compat(Compat::Diffusers);
+    assert!(told(&plain()).contains("there is none"));
+    assert!(told(&edit.reference(odd.clone())).contains("no references"));
+    assert!(told(&plain().image(odd)).contains("multiples of 16"));
 }

@@ -1,12 +1,13 @@
 //! The shipped miniature does today what it did when it was recorded. `UPDATE_EXPECT=1 cargo test golden` records anew.
 
 use crate::support::{self, TestDir};
-use ace_plus::{Ace, Card, Edit, canvas::Plane, checkpoint, latents, picture};
+use ace_plus::{Edit, Model, canvas::Plane, picture, sample};
 use ace_train::run::{Report, RunOptions, train};
 use burn::prelude::*;
 use std::{
     collections::BTreeMap,
     fs,
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
@@ -18,14 +19,17 @@ fn updating() -> bool {
     std::env::var_os("UPDATE_EXPECT").is_some()
 }
 
+/// The shipped miniature.
+fn shipped() -> Model {
+    Model::find(tiny().to_str().expect("plain")).expect("a model")
+}
+
 /// The shipped example, from a noise of its own.
-fn shipped_edit(card: &Card, noise: TensorData) -> Edit {
+fn shipped_edit(noise: TensorData) -> Edit {
     let words = fs::read_to_string(tiny().join("examples/instruction.txt")).expect("shipped");
     let image = picture::read_rgb(&tiny().join("examples/image.png")).expect("shipped");
     let mask = picture::read_mask(&tiny().join("examples/mask.png")).expect("shipped");
-    let mut edit = Edit::new(words.trim()).image(image).mask(mask).task(card, "recolor").expect("a task of the card");
-    edit.noise = Some(noise);
-    edit
+    Edit::new(words.trim()).image(image).mask(mask).task("recolor").noise(noise)
 }
 
 /// The comparison itself is a case of `ace verify`, which `parity.rs` watches; this records what it compares with, and
@@ -33,11 +37,10 @@ fn shipped_edit(card: &Card, noise: TensorData) -> Edit {
 #[test]
 fn the_shipped_edit_turns_the_red_circle_green_and_keeps_the_rest() {
     let device = support::device();
-    let card = Card::load(&tiny()).expect("valid");
-    let ace = Ace::load(&card, &tiny(), &device).expect("shipped");
-    let noise = latents::noise([1, 16, 8, 8], &mut latents::rng(7, 0), &device).into_data();
-    let edit = shipped_edit(&card, noise.clone());
-    let edited = ace.run(&edit, &mut |_| true).expect("edits");
+    let ace = shipped().load(&device).expect("shipped");
+    let noise = sample::gaussian([1, 16, 8, 8], &mut sample::rng(7, 0), &device).into_data();
+    let edit = shipped_edit(noise.clone());
+    let edited = ace.run(&edit, &mut |_| ControlFlow::Continue(())).expect("edits");
     if updating() {
         let picture = Plane::from_rgb(&edited.image);
         let tensors = BTreeMap::from([
@@ -46,9 +49,9 @@ fn the_shipped_edit_turns_the_red_circle_green_and_keeps_the_rest() {
             ("output.picture".to_owned(), TensorData::new(picture.data, [3, picture.height, picture.width])),
         ]);
         let path = support::data("parity").join("miniature_edit.safetensors");
-        checkpoint::write(&path, &tensors, &[("made_with", "this project, flex")]).expect("writable");
+        ace_weights::write(&path, &tensors, &[("made_with", "this project, flex")]).expect("writable");
     }
-    let (image, mask) = (edit.image.expect("given"), edit.mask.expect("given"));
+    let (image, mask) = (edit.input().expect("given"), edit.masked().expect("given"));
     let (mut green, mut red) = (0, 0);
     for (x, y, after) in edited.image.enumerate_pixels() {
         let before = image.get_pixel(x, y);
@@ -97,14 +100,14 @@ fn the_first_losses_of_the_adapter_recipe_are_the_recorded_ones() {
 #[test]
 fn every_shipped_adapter_is_one_of_the_shipped_miniature_and_changes_what_it_predicts() {
     let device = support::device();
-    let card = Card::load(&tiny()).expect("valid");
-    let noise = latents::noise([1, 16, 8, 8], &mut latents::rng(7, 0), &device).into_data();
-    let edit = shipped_edit(&card, noise).num_steps(1);
-    let plain = Ace::load(&card, &tiny(), &device).expect("shipped").run(&edit, &mut |_| true).expect("edits");
+    let noise = sample::gaussian([1, 16, 8, 8], &mut sample::rng(7, 0), &device).into_data();
+    let edit = shipped_edit(noise).steps(1);
+    let plain =
+        shipped().load(&device).expect("shipped").run(&edit, &mut |_| ControlFlow::Continue(())).expect("edits");
     for name in ["subject", "local-editing", "restoration"] {
-        let mut ace = Ace::load(&card, &tiny(), &device).expect("shipped");
+        let mut ace = shipped().load(&device).expect("shipped");
         ace.add_lora(&tiny().join(format!("lora/{name}.safetensors")), 1.0).expect("an adapter of this model");
-        let edited = ace.run(&edit, &mut |_| true).expect("edits");
+        let edited = ace.run(&edit, &mut |_| ControlFlow::Continue(())).expect("edits");
         let moved = support::distance(edited.tokens, plain.tokens.clone());
         assert!(moved > 1e-3 && moved < 1.0, "{name} moves the latents by {moved}");
     }

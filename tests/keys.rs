@@ -3,16 +3,12 @@
 //! (`tests/reference/record_keys.py`). Modules are lazy and files are hollow: nothing here is allocated.
 
 use crate::support::{self, TestDir, device, shapes};
-use ace_nn::{
-    autoencoder, clip,
-    flux::{self, FluxConfig},
-    keys::KeyMap,
-    t5,
-};
+use ace_nn::flux::FluxConfig;
 use ace_plus::{
     Card,
-    checkup::{Problem, checkup},
+    model::{Model, Problem, checkup},
 };
+use ace_weights::names::KeyMap;
 use burn::module::Module;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -106,7 +102,7 @@ fn published_flux(in_channels: usize) -> Published {
 fn flux_has_the_keys_of_the_published_files() {
     for (in_channels, total) in [(64, 11_901_408_320), (384, 11_902_391_360), (448, 11_902_587_968)] {
         let flux = flux_config(in_channels).init(&device());
-        assert_published(&flux, &flux::keys::BFL, &published_flux(in_channels), 780, total);
+        assert_published(&flux, &ace_weights::network::flux::BFL, &published_flux(in_channels), 780, total);
     }
 }
 
@@ -115,7 +111,7 @@ fn schnell_lacks_the_guidance_embedding_only() {
     let flux = FluxConfig { guidance_embed: false, ..flux_config(64) }.init(&device());
     let mut published = published_flux(64);
     published.0.retain(|key, _| !key.starts_with("guidance_in."));
-    assert_published(&flux, &flux::keys::BFL, &published, 776, 11_901_408_320 - 10_229_760);
+    assert_published(&flux, &ace_weights::network::flux::BFL, &published, 776, 11_901_408_320 - 10_229_760);
 }
 
 #[test]
@@ -180,7 +176,7 @@ fn published_autoencoder() -> Published {
 #[test]
 fn the_autoencoder_has_the_keys_of_the_published_file() {
     let autoencoder = published().autoencoder.init(&device());
-    assert_published(&autoencoder, &autoencoder::keys::BFL, &published_autoencoder(), 244, 83_819_683);
+    assert_published(&autoencoder, &ace_weights::network::autoencoder::BFL, &published_autoencoder(), 244, 83_819_683);
     assert_eq!(parameters(&shapes(&autoencoder.encoder)), 34_274_208);
     assert_eq!(parameters(&shapes(&autoencoder.decoder)), 49_545_475);
 }
@@ -203,7 +199,13 @@ fn t5_has_the_keys_of_the_published_file() {
     }
     list.tensor("encoder.final_layer_norm.weight", &[4096]);
 
-    assert_published(&published().t5.init(&device()), &t5::keys::TRANSFORMERS, &list, 219, 4_762_310_656);
+    assert_published(
+        &published().t5.init(&device()),
+        &ace_weights::network::t5::TRANSFORMERS,
+        &list,
+        219,
+        4_762_310_656,
+    );
 }
 
 #[test]
@@ -223,7 +225,13 @@ fn clip_has_the_keys_of_the_published_file() {
     }
     list.layer("text_model.final_layer_norm", &[768]);
 
-    assert_published(&published().clip.init(&device()), &clip::keys::TRANSFORMERS, &list, 196, 123_060_480);
+    assert_published(
+        &published().clip.init(&device()),
+        &ace_weights::network::clip::TRANSFORMERS,
+        &list,
+        196,
+        123_060_480,
+    );
 }
 
 /// The list that diffusers or transformers gave for a network on torch's `meta` device, at full size.
@@ -270,10 +278,10 @@ fn hollow(path: &Path, shapes: &Shapes) {
 /// What is wrong with the networks of a folder, as far as they are there.
 fn problems(card: &str, folder: &Path) -> Vec<(String, String)> {
     let card = Card::builtin(card).expect("a sound card");
-    let findings = checkup(&card, folder, None, &device(), None).expect("readable");
+    let findings = checkup(&Model::of(card, folder).hub(None), &device(), None).expect("readable");
     let networks = findings.into_iter().filter(|finding| finding.path.is_some());
     let message = |problem: Option<Problem>| problem.map_or("ok".to_owned(), |problem| problem.message());
-    networks.map(|finding| (finding.part.to_string(), message(finding.problem))).collect()
+    networks.map(|finding| (finding.component.to_string(), message(finding.problem))).collect()
 }
 
 #[test]

@@ -3,9 +3,9 @@
 use crate::support;
 use ace_plus::{
     Card, Compat, Edit,
-    canvas::{Plane, ReferenceFit},
-    checkpoint::WeightFile,
+    canvas::{OfficialBytes, Plane, ReferenceFit},
 };
+use ace_weights::WeightFile;
 use image::{GrayImage, RgbImage};
 use std::fs;
 
@@ -31,22 +31,22 @@ fn case(name: &str) -> (Edit, Card, WeightFile) {
     let file = WeightFile::open(&support::data("official").join(format!("{name}.safetensors"))).expect("a recording");
     let said = file.metadata().expect("a header");
     let number = |key: &str| said[key].parse::<f32>().expect("a number");
-    let mut card = Card::builtin("ace-plus-portrait").expect("a sound card");
+    let mut card = Card::builtin(said["card"].as_str()).expect("a sound card");
+    // The cards say what their programs do.
+    assert_eq!(card.canvas.change_image, said["use_change"] == "True", "{name}");
+    assert_eq!(card.canvas.official_bytes == OfficialBytes::Truncated, said["bytes"] == "truncated", "{name}");
+    assert_eq!(card.canvas.reference_fit != ReferenceFit::Height, said["keep_pixels"] == "True", "{name}");
     card.canvas.max_seq_len = number("max_seq_len") as usize;
-    card.canvas.change_image = said["use_change"] == "True";
-    if said["keep_pixels"] == "True" {
-        card.canvas.reference_fit = ReferenceFit::KeepPixels { rate: 0.8 };
-    }
-    let mut edit = Edit::new("words").repainting_scale(number("repainting_scale"));
-    edit.compat = Some(Compat::Official);
-    edit.image = rgb(&file, "image");
-    edit.references.extend(rgb(&file, "reference"));
-    edit.mask = array(&file, "mask")
+    let edit = Edit::new("words").repainting_scale(number("repainting_scale")).compat(Compat::Official);
+    let mask = array(&file, "mask")
         .and_then(|(values, shape)| GrayImage::from_raw(shape[1] as u32, shape[0] as u32, bytes(&values)));
-    if edit.image.is_none() {
+    let edit = rgb(&file, "image").into_iter().fold(edit, Edit::image);
+    let edit = rgb(&file, "reference").into_iter().fold(edit, Edit::reference);
+    let mut edit = mask.into_iter().fold(edit, Edit::mask);
+    if edit.input().is_none() {
         let sides: Vec<u32> =
             said["size"].trim_matches(['(', ')']).split(", ").map(|side| side.parse().expect("a side")).collect();
-        edit.size = Some((sides[1], sides[0]));
+        edit = edit.size(sides[1], sides[0]);
     }
     (edit, card, file)
 }
@@ -78,7 +78,7 @@ fn canvases_and_pictures_are_the_official_ones_to_the_pixel() {
         let (decoded, shape) = array(&file, "decoded").expect("a recording");
         let data = decoded.iter().map(|value| value / 100.0).collect();
         let decoded = Plane { channels: shape[0], height: shape[1], width: shape[2], data };
-        let (ours, theirs) = (edit.finish(&decoded, &prepared), rgb(&file, "output").expect("a recording"));
+        let (ours, theirs) = (prepared.finish(&decoded), rgb(&file, "output").expect("a recording"));
         assert_eq!(ours.dimensions(), theirs.dimensions(), "{name}");
         let wrong = ours.pixels().zip(theirs.pixels()).filter(|(ours, theirs)| ours != theirs).count();
         assert_eq!(wrong, 0, "{name}: {wrong} pixels differ");
@@ -89,8 +89,9 @@ fn canvases_and_pictures_are_the_official_ones_to_the_pixel() {
 
 #[test]
 fn what_the_official_programs_cannot_do_is_refused() {
-    let (mut edit, card, _) = case("lora-reference");
-    edit.references.push(edit.references[0].clone());
+    let (edit, card, _) = case("lora-reference");
+    let again = edit.references()[0].clone();
+    let edit = edit.reference(again);
     let error = edit.prepare(&card).expect_err("two references");
     assert_eq!(error.to_string(), "there are 2 references; the official programs take one");
 }

@@ -2,7 +2,7 @@
 //! a recording that says something else is noticed.
 
 use crate::support::{TestDir, ace, data};
-use ace_plus::checkpoint::{self, WeightFile};
+use ace_weights::{self, WeightFile};
 use burn::tensor::TensorData;
 use serde_json::Value;
 use std::{
@@ -57,7 +57,7 @@ fn tamper(folder: &TestDir, recording: &str, key: &str) {
     *changed = TensorData::new(values, changed.shape().clone());
     let metadata = file.metadata().expect("readable");
     let metadata: Vec<_> = metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-    checkpoint::write(&path, &tensors, &metadata).expect("the folder is writable");
+    ace_weights::write(&path, &tensors, &metadata).expect("the folder is writable");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use ace_nn::{
 use ace_plus::{
     Card, Edit,
     canvas::{self, Canvas, CanvasPolicy, Inputs, Layout, Plane, ReferenceFit},
-    denoise, flow, latents,
+    flow, latents, sample,
     unit::{Condition, Join, UnitPolicy, Units},
 };
 use burn::{module::Param, prelude::*, tensor::FloatDType};
@@ -60,7 +60,7 @@ fn euler_is_exact_on_constant_velocity() {
     let (latents, noise) = (random([1, 6, 64], 1), random([1, 6, 64], 2));
     let velocity = flow::velocity(latents.clone(), noise.clone());
     for steps in [1, 4, 28] {
-        let times = flow::schedule(steps, 1024, &flow::Shift::default());
+        let times = sample::schedule(steps, 1024, &sample::Shift::default());
         let walked = times.windows(2).fold(noise.clone(), |x, pair| flow::euler(x, velocity.clone(), pair[0], pair[1]));
         assert!(distance(walked, latents.clone()) < 2e-6, "{steps} steps");
     }
@@ -203,7 +203,7 @@ fn blocks_one_at_a_time_give_what_forward_gives() {
 /// The velocity of `noisy` among `units`, at one time and guidance.
 fn velocity(in_channels: usize, noisy: Tensor<3>, units: &Units) -> Tensor<3> {
     let scalar = |value: f32| Tensor::from_data([value], &device());
-    denoise::velocity(&flux(in_channels), noisy, units, &words(), scalar(0.7), scalar(50.0), FloatDType::F32)
+    sample::velocity(&flux(in_channels), noisy, units, &words(), scalar(0.7), scalar(50.0), FloatDType::F32)
 }
 
 #[test]
@@ -258,6 +258,7 @@ fn policy(layout: Layout, change_image: bool) -> CanvasPolicy {
         change_image,
         seam_crop: 0,
         match_colours: false,
+        official_bytes: Default::default(),
         layout,
         token: 16,
     }
@@ -381,8 +382,8 @@ fn outside_the_mask_every_byte_is_the_inputs_own_whatever_the_network_makes() {
         let mask = random_mask(width, height, &mut draw);
         let mut card = Card::builtin("ace-plus-portrait").expect("a sound card");
         card.canvas.max_seq_len = 60 + draw(200) as usize;
-        let mut edit = Edit::new("words").image(input.clone()).mask(mask.clone());
-        edit.feather = draw(3) * draw(6);
+        let feather = draw(3) * draw(6);
+        let mut edit = Edit::new("words").image(input.clone()).mask(mask.clone()).feather(feather);
         for _ in 0..draw(3) {
             edit = edit.reference(RgbImage::new(30 + draw(60), 30 + draw(60)));
         }
@@ -390,10 +391,9 @@ fn outside_the_mask_every_byte_is_the_inputs_own_whatever_the_network_makes() {
         let Ok(prepared) = edit.prepare(&card) else { continue };
         let last = prepared.canvases.last().expect("a canvas");
         let data = last.image.data.iter().map(|_| draw(201) as f32 / 100.0 - 1.0).collect();
-        let output = edit.finish(&Plane { data, ..last.image.clone() }, &prepared);
+        let output = prepared.finish(&Plane { data, ..last.image.clone() });
         let case = format!("trial {trial}: {width}x{height}, {prepared:?}");
         assert_eq!(output.dimensions(), (width, height), "{case}");
-        let feather = edit.feather;
         let near = |x: u32, y: u32| {
             let (columns, rows) = (x.saturating_sub(feather)..=x + feather, y.saturating_sub(feather)..=y + feather);
             rows.into_iter().any(|y| {
@@ -406,7 +406,7 @@ fn outside_the_mask_every_byte_is_the_inputs_own_whatever_the_network_makes() {
         let (inside, outside): (Vec<_>, Vec<_>) = changed.partition(|(x, y, _)| near(*x, *y));
         assert!(outside.is_empty(), "{case}: {} bytes outside changed", outside.len());
         assert!(!inside.is_empty(), "{case}: nothing changed");
-        let region = prepared.region.expect("a part that is put back");
+        let region = prepared.region().expect("a part that is put back");
         if (region.width, region.height) == (width, height) { whole += 1 } else { cropped += 1 }
     }
     assert!(cropped > 40 && whole > 20, "{cropped} were cropped, {whole} were not");
@@ -422,12 +422,12 @@ fn a_large_picture_is_edited_at_its_own_resolution() {
     let card = Card::builtin("flux1-fill-dev").expect("a sound card");
     let edit = Edit::new("words").image(input.clone()).mask(mask);
     let prepared = edit.prepare(&card).expect("a canvas");
-    let (region, canvas) = (prepared.region.expect("a part"), &prepared.canvases[0]);
+    let (region, canvas) = (prepared.region().expect("a part"), &prepared.canvases[0]);
     // As much around it as the budget takes, in whole tokens, and not a pixel is resampled.
     let tokens = region.width / 16 * (region.height / 16);
     assert!(tokens <= 4096 && tokens > 3800, "{region:?}");
     assert_eq!(canvas.image.shape(), [3, region.height as usize, region.width as usize]);
     // A network that returns what it sees changes nothing.
     let target = Plane::from_rgb(&region.of_rgb(&input));
-    assert_eq!(edit.finish(&target, &prepared), input);
+    assert_eq!(prepared.finish(&target), input);
 }

@@ -111,10 +111,10 @@ fn the_noise_of_a_seed_can_be_torchs() {
         [&["-p", "a red circle", "--steps", "1", "--plain", "--out", out], noise].concat()
     };
     runs(&dir, &asked(&["--seed", "11", "--seed-compat", "torch"], "torch.png"));
-    let noise = ace_plus::torch_noise::normal(11, 16 * 8 * 8);
+    let noise = ace_plus::sample::torch_noise::normal(11, 16 * 8 * 8);
     let noise = burn::tensor::TensorData::new(noise, [1, 16, 8, 8]);
     let tensors = std::collections::BTreeMap::from([("noise".to_owned(), noise)]);
-    ace_plus::checkpoint::write(&dir.file("noise.safetensors"), &tensors, &[]).expect("writable");
+    ace_weights::write(&dir.file("noise.safetensors"), &tensors, &[]).expect("writable");
     runs(&dir, &asked(&["--noise", "noise.safetensors"], "given.png"));
     runs(&dir, &asked(&["--seed", "11"], "ours.png"));
     assert_eq!(bytes(&dir, "torch.png"), bytes(&dir, "given.png"));

@@ -4,10 +4,9 @@ use crate::support::{self, device, values};
 use ace_plus::{
     Card,
     canvas::Plane,
-    checkpoint::WeightFile,
-    tiling::Tiling,
-    unit::{download, upload},
+    pixels::{self, Tiling, download, upload},
 };
+use ace_weights::WeightFile;
 use std::path::Path;
 
 /// `|ours − theirs| / |theirs|`.
@@ -27,16 +26,17 @@ fn tiles_are_those_of_diffusers() {
     let cells: usize = file.metadata().expect("a header")["cells"].parse().expect("a number");
     let tiling = Tiling::new(cells * autoencoder.downscale(), autoencoder.downscale()).expect("large enough");
 
-    let latents = values(tiling.encode(&autoencoder, &download(recorded("image")), &device()));
+    let latents =
+        values(pixels::encode(&autoencoder, &[&download(recorded("image"))], Some(tiling), &device()).remove(0));
     let off = error(&latents, &values(recorded("latents")));
     assert!(off < 1e-5, "latents are off by {off:e}");
-    let decoded = tiling.decode(&autoencoder, &recorded("given"));
+    let decoded = pixels::decode(&autoencoder, &recorded("given"), Some(tiling));
     let off = error(&decoded.data, &values(recorded("decoded")));
     assert!(off < 1e-5, "the picture is off by {off:e}");
     // One tile that holds everything is the whole.
     let large = Tiling::new(4096, autoencoder.downscale()).expect("large enough");
     let whole = values(autoencoder.decode(recorded("given")));
-    assert_eq!(large.decode(&autoencoder, &recorded("given")).data, whole);
+    assert_eq!(pixels::decode(&autoencoder, &recorded("given"), Some(large)).data, whole);
 }
 
 /// The mean step between neighbouring columns, over the columns that `is_meant`.
@@ -62,8 +62,7 @@ fn a_tiled_picture_has_no_seam_and_is_close_to_the_whole() {
     let picture = image::imageops::resize(&scene, 192, 192, image::imageops::FilterType::Triangle);
     let plane = Plane::from_rgb(&picture);
     let latents = autoencoder.encode(upload(&plane, &device()));
-    let at =
-        |pixels| Tiling::new(pixels, autoencoder.downscale()).expect("large enough").decode(&autoencoder, &latents);
+    let at = |side| pixels::decode(&autoencoder, &latents, Tiling::new(side, autoencoder.downscale()));
     let (tiled, whole) = (at(64), download(autoencoder.decode(latents.clone())));
     let mean = |plane: &Plane| {
         let off = plane.data.iter().zip(&whole.data).map(|(a, b)| f64::from((a - b).abs())).sum::<f64>();

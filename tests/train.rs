@@ -1,11 +1,8 @@
 //! Learning: it learns, it goes on exactly where it stopped, it moves what it should and nothing else.
 
 use crate::support::{self, TestDir, distance, random};
-use ace_nn::{flux::keys::BFL, lora::Linear};
-use ace_plus::{
-    Card,
-    checkpoint::{self, WeightFile},
-};
+use ace_nn::lora::Linear;
+use ace_plus::Card;
 use ace_train::{
     Error,
     example::Dataset,
@@ -14,6 +11,8 @@ use ace_train::{
     run::{Outcome, Report, RunOptions, train},
     shapes::{Split, Task, World},
 };
+use ace_weights::WeightFile;
+use ace_weights::network::flux::BFL;
 use burn::{
     module::{Module, Param},
     optim::GradientsParams,
@@ -250,7 +249,7 @@ fn the_shipped_card_and_its_base_agree_but_for_the_input() {
         1,
     );
     let path = dir.file("flux.safetensors");
-    checkpoint::write(&path, &checkpoint::collect(&narrow, &BFL, "", None), &[]).expect("writable");
+    ace_weights::write(&path, &ace_weights::collect(&narrow, &BFL, "", None), &[]).expect("writable");
     let file = WeightFile::open(&path).expect("written");
     let error = file.load(card.flux.init(&support::device()), &BFL, "", None, &support::device()).expect_err("differs");
     assert!(error.to_string().contains("img_in.weight has shape"), "{error}");

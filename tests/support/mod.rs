@@ -7,7 +7,7 @@ use ace_nn::{
     autoencoder::{AutoEncoder, AutoEncoderConfig},
     flux::{Flux, FluxConfig},
 };
-use ace_plus::{latents, text::TextConditioning};
+use ace_plus::{sample, text::TextConditioning};
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param},
     prelude::*,
@@ -31,7 +31,7 @@ pub fn ramp<const D: usize>(shape: [usize; D]) -> Tensor<D> {
 
 /// Standard normal numbers in the given shape, the same for the same seed.
 pub fn random<const D: usize>(shape: [usize; D], seed: u64) -> Tensor<D> {
-    latents::noise(shape, &mut latents::rng(seed, 0), &device())
+    sample::gaussian(shape, &mut sample::rng(seed, 0), &device())
 }
 
 /// A tensor's values on the host.
@@ -61,7 +61,7 @@ pub fn randomize<M: Module>(module: M, seed: u64) -> M {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let shape: [usize; D] = param.lazy_shape().dims();
             self.stream += 1;
-            let noise = latents::noise(shape, &mut latents::rng(self.seed, self.stream), &device());
+            let noise = sample::gaussian(shape, &mut sample::rng(self.seed, self.stream), &device());
             let filled = match shape.len() {
                 1 => noise * 0.3 + 0.5,
                 _ => noise / (shape[1..].iter().product::<usize>() as f32).sqrt(),

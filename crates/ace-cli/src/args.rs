@@ -5,8 +5,11 @@ use crate::{
     model::{Lora, ModelArgs, Overrides},
 };
 use ace_plus::{
-    Compat, SeedNoise,
-    checkpoint::Network,
+    Compat, Placement, Request, SeedNoise,
+    request::{DTYPES, InputFile, ModelRequest, RegionRequest},
+};
+use ace_weights::{
+    Network,
     convert::{Format, Precision},
 };
 use burn::tensor::FloatDType;
@@ -126,6 +129,9 @@ pub struct SampleArgs {
     /// Make a picture again from what is written in it; whatever else is said here replaces what was said then
     #[arg(long, value_name = "PNG")]
     pub from: Option<PathBuf>,
+    /// With --from: go on although weights have changed since
+    #[arg(long, requires = "from")]
+    pub anyway: bool,
     /// Write nothing into the picture on how it was made
     #[arg(long)]
     pub plain: bool,
@@ -188,6 +194,44 @@ pub struct SampleArgs {
     /// Where to compute: flex, wgpu, vulkan, metal, cuda or rocm, as far as compiled in
     #[arg(long, value_name = "NAME")]
     pub backend: Option<String>,
+}
+
+impl SampleArgs {
+    /// What is asked for, but for how many pictures and where they go.
+    pub fn request(&self) -> Request {
+        let file = |path: &Option<PathBuf>| path.clone().map(InputFile::from);
+        let region = |region: &RegionWords| RegionRequest {
+            mask: region.mask.clone().into(),
+            instruction: region.words.clone(),
+        };
+        Request {
+            model: ModelRequest {
+                loras: self.lora.iter().map(Lora::request).collect(),
+                dtype: self.dtype.map(|dtype| dtype_name(dtype).to_owned()),
+                widen: self.widen.then_some(true),
+                placement: self.low_memory.then_some(Placement::OneAtATime),
+                ..self.model.request()
+            },
+            instruction: self.prompt.clone(),
+            task: self.task.clone(),
+            image: file(&self.image),
+            mask: file(&self.mask),
+            references: self.references.iter().cloned().map(InputFile::from).collect(),
+            map: file(&self.map),
+            regions: self.regions.iter().map(region).collect(),
+            size: self.width.zip(self.height),
+            seed: self.seed.first().copied(),
+            seed_noise: self.seed_compat,
+            noise: file(&self.noise),
+            num_steps: self.steps,
+            guidance: self.guidance,
+            repainting_scale: self.repainting_scale,
+            keep_outside: self.no_keep_outside.then_some(false),
+            feather: self.feather,
+            tile: self.tile,
+            compat: self.compat,
+        }
+    }
 }
 
 /// `ace train`.
@@ -384,7 +428,7 @@ pub struct FetchArgs {
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
     /// Built-in card by its name, or a folder with a model
-    #[arg(value_name = "CARD|DIR", default_value = crate::model::DEFAULT)]
+    #[arg(value_name = "CARD|DIR", default_value = ace_plus::model::DEFAULT)]
     pub card: String,
     /// Folder of the weights that the card names [default: the card's own folder, then the Hugging Face cache]
     #[arg(long, value_name = "DIR")]
@@ -396,10 +440,6 @@ pub struct DoctorArgs {
     pub quick: bool,
 }
 
-/// The names of numbers.
-const DTYPES: [(&str, FloatDType); 3] =
-    [("f32", FloatDType::F32), ("bf16", FloatDType::BF16), ("f16", FloatDType::F16)];
-
 /// A kind of numbers by its name.
 pub fn dtype(name: &str) -> Result<FloatDType, String> {
     let found = DTYPES.iter().find_map(|(known, dtype)| (*known == name).then_some(*dtype));
@@ -407,7 +447,7 @@ pub fn dtype(name: &str) -> Result<FloatDType, String> {
 }
 
 /// The name of a kind of numbers.
-pub fn dtype_name(dtype: FloatDType) -> &'static str {
+fn dtype_name(dtype: FloatDType) -> &'static str {
     DTYPES.iter().find_map(|(name, known)| (*known == dtype).then_some(*name)).unwrap_or("f32")
 }
 

@@ -1,7 +1,7 @@
 //! How long the stages of an edit take.
 
 use crate::progress::duration;
-use ace_plus::denoise::Stage;
+use ace_plus::Stage;
 use std::time::{Duration, Instant};
 
 /// How long each stage takes.

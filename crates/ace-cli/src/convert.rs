@@ -1,9 +1,9 @@
 //! `ace convert`: a network's weights, or a LoRA, in another spelling or precision.
 
 use crate::{args::ConvertArgs, interrupted, progress::Progress, report};
-use ace_plus::{
-    Card,
-    checkpoint::Network,
+use ace_plus::Card;
+use ace_weights::{
+    Network,
     convert::{self, Content, Format, Options, Precision},
 };
 use burn::tensor::Device;
@@ -21,7 +21,7 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<ExitCode> {
         format: args.format,
         precision: args.dtype,
         network: args.network,
-        card: args.card.as_deref().map(Card::find).transpose()?,
+        card: args.card.as_deref().map(Card::find).transpose()?.map(|card| card.described()),
         shard_size: args.shard_size * MEGABYTE,
         force: args.force,
     };
@@ -34,7 +34,7 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<ExitCode> {
     drop(progress);
     let format = Format::ALL.iter().find(|(_, format)| *format == report.format).map_or("", |(name, _)| name);
     let content = match report.content {
-        Content::Network(network) => network.name().to_owned(),
+        Content::Network(network) => network.title().to_owned(),
         Content::Lora(dialect) => format!("LoRA ({})", dialect.name()),
     };
     if let [first, ..] = &report.skipped[..] {

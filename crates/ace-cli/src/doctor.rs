@@ -2,11 +2,15 @@
 
 use crate::{
     args::DoctorArgs,
-    model::{Model, ModelArgs},
+    model::{self, ModelArgs},
     progress::Progress,
     report,
 };
-use ace_plus::checkup::{Finding, Problem, Reading, checkup};
+use ace_plus::{
+    Model,
+    model::{Finding, Problem, Reading, checkup},
+};
+use ace_weights::Source;
 use burn::tensor::Device;
 use std::{
     path::{Path, PathBuf},
@@ -23,7 +27,7 @@ const MEGABYTE: u64 = 1_000_000;
 pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let named =
         ModelArgs { model: Some(args.card.clone()), weights: args.weights.clone(), overrides: args.overrides.clone() };
-    let model = Model::find(&named)?;
+    let model = model::find(&named.request(), Path::new(""))?;
     let mut bar: Option<(String, Progress)> = None;
     let mut show = |file: &Path, done: u64, total: u64| {
         let name = file.display().to_string();
@@ -35,14 +39,14 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
         }
     };
     let reading: Option<Reading<'_>> = if args.quick { None } else { Some(&mut show) };
-    let findings = checkup(&model.card, &model.weights, model.hub.as_ref(), &Device::default(), reading)?;
+    let findings = checkup(&model, &Device::default(), reading)?;
     drop(bar);
-    report::print(&format!("{}: {}", model.card.name, model.card.description));
-    for Finding { part, path, bytes, problem } in &findings {
+    report::print(&format!("{}: {}", model.card().name, model.card().description));
+    for Finding { component, path, bytes, problem } in &findings {
         let verdict = if problem.is_some() { "BAD" } else { "ok" };
-        let place = path.as_deref().map_or("nowhere".to_owned(), |path| path.display().to_string());
+        let place = path.as_ref().map_or("nowhere".to_owned(), place);
         let size = path.as_ref().map_or(String::new(), |_| report::bytes(*bytes));
-        report::print(&format!("  {verdict:<4}{:<16}{size:>8}  {place}", part.to_string()));
+        report::print(&format!("  {verdict:<4}{:<16}{size:>8}  {place}", component.to_string()));
         if let Some(problem) = problem.as_ref().filter(|problem| !matches!(problem, Problem::Missing)) {
             report::print(&format!("      {}", problem.message()));
         }
@@ -59,23 +63,35 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
+/// Where something is.
+fn place(source: &Source) -> String {
+    match source {
+        Source::File(path) => path.display().to_string(),
+        Source::Bytes { .. } | Source::Folder { .. } => "part of this program".to_owned(),
+    }
+}
+
 /// What the user does about it.
 fn mends(model: &Model, card: &str, bad: &[&Finding]) -> Vec<String> {
-    let is_published = |finding: &Finding| model.hub.is_some() && !model.card.sources(finding.part).is_empty();
+    let is_published =
+        |finding: &Finding| model.cache().is_some() && !model.card().hub_files(finding.component).is_empty();
     // What stands in the user's own folder is not ours to remove.
     let own = |finding: &Finding| {
-        let is_cached = |path: &PathBuf| model.hub.as_ref().is_some_and(|hub| path.starts_with(hub.cache()));
-        finding.path.clone().filter(|path| !is_cached(path))
+        let is_cached = |path: &PathBuf| model.cache().is_some_and(|hub| path.starts_with(hub.cache()));
+        match &finding.path {
+            Some(Source::File(path)) if !is_cached(path) => Some(path.clone()),
+            _ => None,
+        }
     };
     let mut lines = Vec::new();
     for finding in bad {
-        let part = finding.part;
+        let component = finding.component;
         if let Some(path) = own(finding) {
             let other = if is_published(finding) { ", or take it away and fetch" } else { "" };
-            lines.push(format!("mend: put another {part} in the place of {}{other}", path.display()));
+            lines.push(format!("mend: put another {component} in the place of {}{other}", path.display()));
         } else if !is_published(finding) {
-            let wanted = model.weights.join(model.card.paths(part).first());
-            lines.push(format!("mend: put the {part} at {}", wanted.display()));
+            let wanted = model.folder().join(model.card().paths(component).first());
+            lines.push(format!("mend: put the {component} at {}", wanted.display()));
         }
     }
     let fetched = || bad.iter().filter(|finding| is_published(finding) && own(finding).is_none());

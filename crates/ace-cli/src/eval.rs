@@ -3,16 +3,17 @@
 use crate::{
     args::EvalArgs,
     device, files, interrupted,
-    model::Model,
+    model::{self, Lora},
     progress::{Progress, duration},
     report::{self, Failure},
 };
+use ace_plus::request::ModelRequest;
 use ace_train::{
     eval::{Row, evaluate},
     judge::Score,
     shapes::Task,
 };
-use std::{process::ExitCode, time::Instant};
+use std::{path::Path, process::ExitCode, time::Instant};
 
 /// Heads of the table. `unchanged` and `ceiling` are success rates too.
 const HEADS: [&str; 6] = ["task", "success", "changed dB", "outside dB", "unchanged", "ceiling"];
@@ -26,9 +27,10 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.json {
         files::check_writable(path)?;
     }
-    let model = Model::find(&args.model)?;
+    let asked = ModelRequest { loras: args.lora.iter().map(Lora::request).collect(), ..args.model.request() };
+    let model = model::find(&asked, Path::new(""))?;
     let device = device::open(args.backend.as_deref())?;
-    let ace = model.load(&args.lora, ace_plus::pipeline::Numbers::default(), &device)?;
+    let ace = model.load(&device)?;
     crate::listen_to_interrupts("stopping; nothing will be written");
 
     let begin = Instant::now();
@@ -41,7 +43,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
 
     report::print(&format!(
         "{}, {} held-out examples of {} px per task, {} on {}\n",
-        model.card.name,
+        model.card().name,
         args.per_task,
         args.size,
         duration(begin.elapsed()),

@@ -2,12 +2,13 @@
 
 use crate::{
     args::FetchArgs,
-    model::{Model, ModelArgs},
+    model::{self, ModelArgs},
     progress::Progress,
     report,
 };
-use ace_plus::fetch::{Progress as Step, Source};
-use std::process::ExitCode;
+use ace_plus::Model;
+use ace_weights::hub::{HubFile, Progress as Step};
+use std::{path::Path, process::ExitCode};
 
 /// Bytes in a unit that people read.
 const MEGABYTE: u64 = 1_000_000;
@@ -18,13 +19,13 @@ const MEGABYTE: u64 = 1_000_000;
 /// If something cannot be fetched; what has arrived is kept, and the next fetch goes on from there.
 pub fn run(args: &FetchArgs) -> anyhow::Result<ExitCode> {
     let named = ModelArgs { model: Some(args.card.clone()), weights: args.weights.clone(), ..ModelArgs::default() };
-    let model = Model::find(&named)?;
+    let model = model::find(&named.request(), Path::new(""))?;
     if args.verify
-        && let Some(hub) = &model.hub
+        && let Some(hub) = model.cache()
     {
         let mut shown = Shown::default();
-        for part in model.card.parts() {
-            for source in model.card.sources(part) {
+        for component in model.card().components() {
+            for source in model.card().hub_files(component) {
                 if hub.cached(&source)?.is_some() && !hub.verify(&source, &mut |step| shown.show(&source, step))? {
                     report::note(&format!("{} is not what was published, it was removed", source.file));
                 }
@@ -32,9 +33,9 @@ pub fn run(args: &FetchArgs) -> anyhow::Result<ExitCode> {
         }
     }
     fetch(&model)?;
-    report::print(&format!("{} is complete", model.card.name));
-    for (part, path) in model.locate()?.iter() {
-        report::print(&format!("  {:<16}{}", part.to_string(), path.display()));
+    report::print(&format!("{} is complete", model.card().name));
+    for (component, source) in model.files()?.iter() {
+        report::print(&format!("  {:<16}{}", component.to_string(), source.path().display()));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -44,10 +45,8 @@ pub fn run(args: &FetchArgs) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// As [`run`].
 pub fn fetch(model: &Model) -> anyhow::Result<()> {
-    let Some(hub) = &model.hub else { return Ok(()) };
     let mut shown = Shown::default();
-    model.card.fetch(&model.weights, hub, &mut |source, step| shown.show(source, step))?;
-    Ok(())
+    Ok(model.fetch(&mut |file, step| shown.show(file, step))?)
 }
 
 /// The bar of the file that is on its way.
@@ -57,7 +56,7 @@ struct Shown {
 }
 
 impl Shown {
-    fn show(&mut self, source: &Source, step: Step) {
+    fn show(&mut self, source: &HubFile, step: Step) {
         let (what, done, total) = match step {
             Step::Downloading { done, total } => ("fetching MB", done, total),
             Step::Verifying { done, total } => ("checking MB", done, total),

@@ -1,36 +1,12 @@
-//! Pictures in, and files out: every place is checked before the work begins, every file is written whole or not at all.
+//! Files out: every place is checked before the work begins, every file is written whole or not at all.
 
-use crate::report::{self, Failure};
-use ace_plus::{
-    Error, checkpoint,
-    picture::{self, Noted},
-};
-use image::{GrayImage, RgbImage};
+use crate::report::Failure;
+use ace_plus::{Error, picture};
+use image::RgbImage;
 use std::{
     fs,
     path::{Path, PathBuf},
 };
-
-/// Reads a picture, and says what of its file was not taken.
-///
-/// # Errors
-/// If it cannot be read.
-pub fn read_rgb(path: &Path) -> anyhow::Result<RgbImage> {
-    Ok(noted(picture::read_rgb_noted(path)?))
-}
-
-/// Reads a mask, and says what of its file was taken for it.
-///
-/// # Errors
-/// If it cannot be read.
-pub fn read_mask(path: &Path) -> anyhow::Result<GrayImage> {
-    Ok(noted(picture::read_mask_noted(path)?))
-}
-
-fn noted<T>(read: Noted<T>) -> T {
-    read.notes.iter().for_each(|note| report::note(note));
-    read.picture
-}
 
 /// Refuses a place that cannot be written, before the work; leaves nothing behind.
 ///
@@ -94,7 +70,7 @@ pub fn write_png(path: &Path, content: &RgbImage) -> anyhow::Result<()> {
 /// If the place cannot be written.
 pub fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     make_folder_of(path)?;
-    Ok(checkpoint::write_atomically(path, bytes)?)
+    Ok(ace_weights::replace::write(path, bytes)?)
 }
 
 /// Makes the folder of a file.

@@ -2,11 +2,8 @@
 
 use crate::{args::InspectArgs, report};
 use ace_nn::flux::FluxConfig;
-use ace_plus::{
-    Card, Error, adapter,
-    adapter::Dialect,
-    checkpoint::{Found, Sizes, WeightFile},
-};
+use ace_plus::{Card, Error};
+use ace_weights::{Sizes, WeightFile, adapter, adapter::Dialect, network::Found};
 use serde_json::{Map, Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -133,7 +130,7 @@ fn networks(file: &WeightFile) -> anyhow::Result<Vec<Part>> {
 }
 
 fn network(file: &WeightFile, found: &Found, all: &[Found]) -> anyhow::Result<Part> {
-    let mut part = Part::new(found.network.name());
+    let mut part = Part::new(found.network.title());
     part.field("keys", found.names.name());
     part.field("prefix", found.prefix.as_str());
     part.line(
@@ -151,7 +148,8 @@ fn network(file: &WeightFile, found: &Found, all: &[Found]) -> anyhow::Result<Pa
     weights(&mut part, file, |key| {
         key.starts_with(&found.prefix) && !others.iter().any(|other| key.starts_with(other))
     });
-    let cards = Card::builtins().filter(|name| Card::builtin(name).is_ok_and(|card| sizes.with(&card).is_some()));
+    let cards = Card::builtins()
+        .filter(|name| Card::builtin(name).is_ok_and(|card| sizes.completed(&card.sizes(found.network)).is_some()));
     let cards: Vec<&str> = cards.collect();
     part.field("cards", json!(cards));
     if !cards.is_empty() {

@@ -82,8 +82,31 @@ pub fn hint(error: &Error) -> Option<String> {
             Some(error) => return error.hint().map(ToOwned::to_owned),
             None => {}
         }
-        cause.downcast_ref::<ace_plus::Error>()?.hint().map(ToOwned::to_owned)
+        if let Some(error) = cause.downcast_ref::<ace_weights::Error>() {
+            return file_hint(error);
+        }
+        match cause.downcast_ref::<ace_plus::Error>()? {
+            ace_plus::Error::File(error) => file_hint(error),
+            ace_plus::Error::Incomplete { model, is_published: true, .. } => {
+                Some(format!("ace fetch {model} gets what is missing; or name a folder with --weights DIR"))
+            }
+            ace_plus::Error::Incomplete { .. } => {
+                Some("put the files there, or name their folder with --weights DIR".to_owned())
+            }
+            ace_plus::Error::Changed { hint: Some(hint), .. } if hint.contains("take this one") => {
+                Some("name the model of then with --model, or go on with this one with --anyway".to_owned())
+            }
+            error => error.hint().map(ToOwned::to_owned),
+        }
     })
+}
+
+/// A hint in this program's words where the library's knows no options.
+fn file_hint(error: &ace_weights::Error) -> Option<String> {
+    match error {
+        ace_weights::Error::Exists { .. } => Some("replace it with --force".to_owned()),
+        error => error.hint().map(ToOwned::to_owned),
+    }
 }
 
 /// 2 if other words or pictures would do, 1 if what was asked for failed.
@@ -92,9 +115,15 @@ pub fn exit_code(error: &Error) -> ExitCode {
 }
 
 fn is_misuse(error: &Error) -> bool {
-    let is_input = |error: &ace_plus::Error| matches!(error, ace_plus::Error::Input { .. });
+    use ace_weights::Error::{Exists, Input};
+    let is_file_input = |error: &ace_weights::Error| matches!(error, Input { .. } | Exists { .. });
+    let is_input = |error: &ace_plus::Error| match error {
+        ace_plus::Error::File(error) => is_file_input(error),
+        error => matches!(error, ace_plus::Error::Input { .. } | ace_plus::Error::NotFound { .. }),
+    };
     error.chain().any(|cause| {
         cause.downcast_ref::<Failure>().is_some_and(|failure| failure.misused)
+            || cause.downcast_ref::<ace_weights::Error>().is_some_and(is_file_input)
             || cause.downcast_ref::<ace_plus::Error>().is_some_and(is_input)
             || matches!(cause.downcast_ref(), Some(ace_train::Error::Plus(error)) if is_input(error))
     })

@@ -1,68 +1,86 @@
 //! `ace sample`: pictures, made or edited. What is asked is checked whole before any weight is read.
 
 use crate::{
-    args::{self, RegionWords, SampleArgs},
+    args::SampleArgs,
     clock::{self, Clock},
-    device, files, interrupted,
-    jobs::{self, Job},
-    model::{self, Lora, Model},
+    device, files, interrupted, miniature, model,
     progress::Progress,
-    provenance::{self, Adapter, Input, Provenance},
     report::{self, Failure},
     sheet,
 };
 use ace_plus::{
-    Card, Edit, Error, SeedNoise,
+    Ace, Card, Edit, Edited, Error, Event, Model, Request, SeedNoise,
     card::{Need, Task},
-    checkpoint::{self, WeightFile},
-    denoise::Event,
-    pipeline::{Edited, Editor, Numbers},
+    jobs::{self, Job},
+    model::DEFAULT,
+    provenance::{self, Provenance},
+    request::InputFile,
 };
+use ace_weights::WeightFile;
 use anyhow::Context;
-use burn::tensor::{DType, Device, FloatDType};
-use image::GrayImage;
+use burn::tensor::{DType, Device};
 use std::{
     collections::BTreeMap,
     fs,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
 };
 
-/// The shipped example: a picture, what to repaint of it, and the words.
-const EXAMPLE: [&str; 3] =
-    ["models/tiny/examples/image.png", "models/tiny/examples/mask.png", "models/tiny/examples/instruction.txt"];
-/// What the shipped example is.
-const EXAMPLE_TASK: &str = "recolor";
+/// The shipped example, where a clone has it.
+const EXAMPLE: &str = "models/tiny/examples";
 
 /// Makes or edits pictures.
 ///
 /// # Errors
 /// If what is asked cannot be done, or Ctrl-C stops it: pictures that are finished stay, of others nothing is written.
-pub fn run(asked_now: &SampleArgs) -> anyhow::Result<ExitCode> {
-    let then = asked_now.from.as_deref().map(Provenance::read).transpose()?;
-    let args = &match &then {
-        Some(then) => then.clone().under(asked_now)?,
-        None => asked_now.clone(),
+pub fn run(args: &SampleArgs) -> anyhow::Result<ExitCode> {
+    let base = Path::new("");
+    let then = args.from.as_deref().map(Provenance::read).transpose()?;
+    let said = args.request();
+    let names_model = said.model.name.is_some();
+    let mut request = match &then {
+        Some(then) => said.over(then.request.clone()),
+        None => said,
     };
-    let model = Model::find(&args.model)?;
-    let asked = Asked::understand(args, &model.card)?;
-    asked.check(args, &model.card)?;
+    request.check_files(base)?;
+    let output = Output::of(args);
+    let is_example = then.is_none() && is_bare(args, &request);
+    if is_example {
+        example(&mut request, &output)?;
+    }
+    let model = model::find(&request.model, base)?;
+    let mut asked = Asked::understand(request, base, output, model.card())?;
+    if is_example {
+        // It comes with a sheet, to show what was done.
+        asked.output.sheet = asked.output.sheet.or(Some(None));
+    }
+    asked.check(model.card())?;
+    asked.note_foreign(model.card());
     if args.fetch {
         crate::fetch::fetch(&model)?;
     }
-    let files = if args.plain && then.is_none() { Vec::new() } else { model.files()? };
-    if let Some(then) = then.filter(|_| asked_now.model.model.is_none()) {
-        then.check_files(&files)?;
+    let files = if args.plain && then.is_none() { Vec::new() } else { model.fingerprints()? };
+    if let Some(then) = then.filter(|_| !names_model)
+        && let Err(changed) = then.check_weights(&files)
+    {
+        match args.anyway {
+            true => report::note(&format!("{changed}; going on anyway")),
+            false => return Err(anyhow::Error::from(changed).context(ANYWAY)),
+        }
     }
     crate::listen_to_interrupts("stopping; finished pictures stay, of this one nothing will be written");
-    Studio::open(args, &model, files)?.make(args, &asked)?;
+    Studio::open(&model, args.backend.as_deref(), files)?.make(&asked)?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// What stands before the name of a file that has changed.
+const ANYWAY: &str = "this would be another picture";
+
 /// A model in memory, and what its pictures say of it.
 pub struct Studio {
-    editor: Box<dyn Editor>,
+    ace: Ace,
     device: Device,
     /// Name and fingerprint of the model's files.
     files: Vec<(String, String)>,
@@ -75,59 +93,53 @@ impl Studio {
     ///
     /// # Errors
     /// If a file is missing or broken, or there is no such backend.
-    pub fn open(args: &SampleArgs, model: &Model, files: Vec<(String, String)>) -> anyhow::Result<Self> {
-        let device = device::open(args.backend.as_deref())?;
+    pub fn open(model: &Model, backend: Option<&str>, files: Vec<(String, String)>) -> anyhow::Result<Self> {
+        let device = device::open(backend)?;
         let begin = Instant::now();
-        let editor: Box<dyn Editor> = match args.low_memory {
-            true => Box::new(model.lean(&args.lora, numbers(args), &device)?),
-            false => Box::new(model.load(&args.lora, numbers(args), &device)?),
-        };
-        Ok(Self { editor, device, files, load: begin.elapsed() })
+        let ace = model.load(&device)?;
+        for (path, adapter) in ace.adapters() {
+            if let [first, ..] = &adapter.skipped[..] {
+                let count = adapter.skipped.len();
+                let more = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
+                report::note(&format!("{}: skipped what is for the text encoders: {first}{more}", path.display()));
+            }
+        }
+        Ok(Self { ace, device, files, load: begin.elapsed() })
     }
 
     /// Makes every picture that is asked for, and says what was done.
     ///
     /// # Errors
     /// If one cannot be made or written, or Ctrl-C stops it.
-    pub fn make(&mut self, args: &SampleArgs, asked: &Asked) -> anyhow::Result<()> {
-        let Self { editor, device, files, load } = self;
+    pub fn make(&mut self, asked: &Asked) -> anyhow::Result<()> {
+        let Self { ace, device, files, load } = self;
         for job in &asked.jobs {
             let edit = asked.edit_of(job);
+            let steps = edit.settings(ace.card())?.num_steps;
             let mut clock = Clock::new(std::mem::take(load));
-            let edited = make(editor.as_ref(), &edit, &asked.regions, device, &mut clock)?;
-            let steps = edit.num_steps.unwrap_or(editor.card().sampling.num_steps);
-            let provenance = match args.plain {
+            let edited = make(ace, &edit, steps, device, &mut clock)?;
+            let provenance = match asked.output.is_plain {
                 true => None,
-                false => Some(asked.provenance(args, &edit, editor.card(), device, files.clone())?),
+                false => Some(asked.provenance(job, &edit, ace.card(), device, files.clone())?),
             };
-            let written = asked.write(args, job, &edit, edited, provenance.as_ref())?;
+            let written = asked.write(job, &edit, edited, provenance.as_ref())?;
             report::print(&asked.summary(&edit, written.size, steps, device, &clock, &written.places));
         }
         Ok(())
     }
 }
 
-/// In which numbers the model is to be held.
-fn numbers(args: &SampleArgs) -> Numbers {
-    Numbers { dtype: args.dtype.unwrap_or(FloatDType::F32), widen: args.widen }
-}
-
 /// Runs one edit with a progress bar.
-fn make(
-    editor: &dyn Editor,
-    edit: &Edit,
-    regions: &[(GrayImage, String)],
-    device: &Device,
-    clock: &mut Clock,
-) -> anyhow::Result<Edited> {
-    let steps = edit.num_steps.unwrap_or(editor.card().sampling.num_steps);
+fn make(ace: &Ace, edit: &Edit, steps: usize, device: &Device, clock: &mut Clock) -> anyhow::Result<Edited> {
     let mut progress = Progress::new("text", 0, steps as u64);
     let mut broken = None;
-    let result = editor.run_regions(edit, regions, &mut |event| {
-        // Devices work ahead of the program; waiting for them here is what makes times and bar true.
-        if let Err(error) = device.sync() {
-            broken = Some(anyhow::anyhow!("{error:?}"));
-            return false;
+    let result = ace.run(edit, &mut |event| {
+        if !matches!(event, Event::Tick) {
+            // Devices work ahead of the program; waiting for them here is what makes times and bar true.
+            if let Err(error) = device.sync() {
+                broken = Some(anyhow::anyhow!("{error:?}"));
+                return ControlFlow::Break(());
+            }
         }
         match event {
             Event::Stage(stage) => {
@@ -135,8 +147,9 @@ fn make(
                 progress.name(clock::word(stage));
             }
             Event::Step { done, .. } => progress.at(done as u64, ""),
+            _ => {}
         }
-        !interrupted()
+        if interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     if let Some(error) = broken {
         return Err(error.context("the device failed"));
@@ -153,27 +166,54 @@ struct Written {
     places: Vec<String>,
 }
 
-/// What the command line asks for, with its pictures.
-pub struct Asked {
-    /// The edit that all pictures have in common.
-    pub edit: Edit,
-    /// Places with words of their own.
-    regions: Vec<(GrayImage, String)>,
-    task: Option<String>,
+/// How many pictures are made, and where they go.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// Where a single picture goes.
+    pub out: PathBuf,
     /// Whether to draw a sheet of each picture, and where if a place is named.
-    sheet: Option<Option<PathBuf>>,
-    jobs: Vec<Job>,
-    /// Where the pictures of the edit were read from.
-    inputs: Inputs,
+    pub sheet: Option<Option<PathBuf>>,
+    /// Where the latents go.
+    pub latents: Option<PathBuf>,
+    /// Whether nothing is written into the pictures.
+    pub is_plain: bool,
+    /// What their noises follow from.
+    pub seeds: Vec<u64>,
+    /// How many follow each seed.
+    pub count: u64,
+    /// A file with the words of each picture.
+    pub prompts: Option<PathBuf>,
 }
 
-/// Files that an edit was read from.
-#[derive(Default)]
-struct Inputs {
-    image: Option<PathBuf>,
-    mask: Option<PathBuf>,
-    references: Vec<PathBuf>,
-    map: Option<PathBuf>,
+impl Output {
+    /// One picture of one seed.
+    pub fn one(out: PathBuf, latents: PathBuf) -> Self {
+        let (sheet, seeds, prompts) = (None, Vec::new(), None);
+        Self { out, sheet, latents: Some(latents), is_plain: false, seeds, count: 1, prompts }
+    }
+
+    fn of(args: &SampleArgs) -> Self {
+        Self {
+            out: args.out.clone(),
+            sheet: args.sheet.clone(),
+            latents: args.save_latents.clone(),
+            is_plain: args.plain,
+            seeds: args.seed.clone(),
+            count: args.count,
+            prompts: args.prompts.clone(),
+        }
+    }
+}
+
+/// What is asked for, with its pictures.
+pub struct Asked {
+    request: Request,
+    /// Where the request's relative paths begin.
+    base: PathBuf,
+    /// The edit that all pictures have in common.
+    edit: Edit,
+    output: Output,
+    jobs: Vec<Job>,
 }
 
 impl Asked {
@@ -181,118 +221,72 @@ impl Asked {
     ///
     /// # Errors
     /// If something is missing, cannot be read or does not go together.
-    pub fn understand(args: &SampleArgs, card: &Card) -> anyhow::Result<Self> {
-        let mut asked = if is_bare(args) { Self::example()? } else { Self::words_and_pictures(args)? };
-        if let Some(task) = &asked.task {
-            asked.edit = asked.edit.task(card, task)?;
-            check_needs(&asked.edit, card.find_task(task)?, !asked.regions.is_empty())?;
+    pub fn understand(request: Request, base: &Path, output: Output, card: &Card) -> anyhow::Result<Self> {
+        let edit = request.edit(base, &mut |note| report::note(note))?;
+        if let Some(task) = edit.settings(card)?.task {
+            check_needs(&edit.missing(card)?, task)?;
         }
-        let edit = &mut asked.edit;
-        edit.seed_noise = args.seed_compat.unwrap_or_default();
-        edit.num_steps = args.steps;
-        edit.guidance = args.guidance;
-        edit.repainting_scale = args.repainting_scale.unwrap_or(edit.repainting_scale);
-        edit.keep_outside = !args.no_keep_outside;
-        edit.compat = args.compat;
-        edit.tile = args.tile;
-        edit.feather = args.feather.unwrap_or_default();
-        if let Some(path) = &args.noise {
-            edit.noise = Some(WeightFile::open(path)?.data("noise")?);
-        }
-        asked.sheet = args.sheet.clone().or(asked.sheet);
-        asked.jobs = jobs::jobs(args)?;
+        let lines = output.prompts.as_deref().map(lines).transpose()?;
+        let seeds = match &output.seeds[..] {
+            [] => request.seed.into_iter().collect(),
+            seeds => seeds.to_vec(),
+        };
+        let jobs = jobs::jobs(lines.as_deref(), &seeds, output.count)?;
+        let asked = Self { request, base: base.to_owned(), edit, output, jobs };
         for job in &asked.jobs {
-            for path in [Some(job.out.clone()), asked.sheet_of(job)].into_iter().flatten() {
+            for path in [Some(asked.out_of(job)), asked.sheet_of(job)].into_iter().flatten() {
                 files::check_is_png(&path)?;
                 files::check_writable(&path)?;
             }
         }
-        if let Some(path) = &args.save_latents {
+        if let Some(path) = &asked.output.latents {
             files::check_writable(path)?;
         }
-        for lora in &args.lora {
-            WeightFile::open(&lora.path)?;
+        for lora in &asked.request.model.loras {
+            WeightFile::open(&base.join(&lora.file.path))?;
         }
         Ok(asked)
     }
 
-    fn words_and_pictures(args: &SampleArgs) -> anyhow::Result<Self> {
-        let mut edit = Edit::new(args.prompt.clone().unwrap_or_default());
-        if let Some(path) = &args.image {
-            edit = edit.image(files::read_rgb(path)?);
-        }
-        if let Some(path) = &args.mask {
-            edit = edit.mask(files::read_mask(path)?);
-        }
-        for path in &args.references {
-            edit = edit.reference(files::read_rgb(path)?);
-        }
-        if let Some(path) = &args.map {
-            edit = edit.map(files::read_rgb(path)?);
-        }
-        if let (Some(width), Some(height)) = (args.width, args.height) {
-            edit = edit.size(width, height);
-        }
-        let region = |region: &RegionWords| anyhow::Ok((files::read_mask(&region.mask)?, region.words.clone()));
-        let regions = args.regions.iter().map(region).collect::<Result<Vec<_>, _>>()?;
-        if let [(_, words), ..] = &regions[..] {
-            // The name of the whole; each place has its own.
-            edit.instruction.clone_from(words);
-        }
-        let inputs = Inputs {
-            image: args.image.clone(),
-            mask: args.mask.clone(),
-            references: args.references.clone(),
-            map: args.map.clone(),
-        };
-        Ok(Self { edit, regions, task: args.task.clone(), sheet: None, jobs: Vec::new(), inputs })
-    }
-
-    /// The picture that is shipped with the miniature; it comes with a sheet, to show what was done.
-    fn example() -> anyhow::Result<Self> {
-        let [image, mask, instruction] = EXAMPLE.map(|path| model::shipped(Path::new(path)));
-        let words = fs::read_to_string(&instruction).map_err(Error::io(&instruction))?;
-        let edit = Edit::new(words.trim()).image(files::read_rgb(&image)?).mask(files::read_mask(&mask)?);
-        report::print(&format!("editing the shipped {} as models/tiny/examples/instruction.txt says", EXAMPLE[0]));
-        let inputs = Inputs { image: Some(image), mask: Some(mask), ..Inputs::default() };
-        let task = Some(EXAMPLE_TASK.to_owned());
-        Ok(Self { edit, regions: Vec::new(), task, sheet: Some(None), jobs: Vec::new(), inputs })
+    /// Where a picture goes.
+    fn out_of(&self, job: &Job) -> PathBuf {
+        files::behind(&self.output.out, &job.suffix)
     }
 
     /// Where the sheet of a picture goes, if there is one.
     fn sheet_of(&self, job: &Job) -> Option<PathBuf> {
-        Some(match self.sheet.as_ref()? {
+        Some(match self.output.sheet.as_ref()? {
             Some(path) => files::behind(path, &job.suffix),
-            None => files::beside(&job.out, "sheet"),
+            None => files::beside(&self.out_of(job), "sheet"),
         })
     }
 
     /// The edit of one picture.
     fn edit_of(&self, job: &Job) -> Edit {
-        let mut edit = self.edit.clone();
-        edit.seed = job.seed;
-        if let Some(words) = &job.words {
-            edit.instruction.clone_from(words);
+        let edit = self.edit.clone().seed(job.seed);
+        match &job.instruction {
+            Some(words) => edit.instruction(words),
+            None => edit,
         }
-        edit
     }
 
     /// Writes the picture and what else is asked for.
     fn write(
         &self,
-        args: &SampleArgs,
         job: &Job,
         edit: &Edit,
         edited: Edited,
         provenance: Option<&Provenance>,
     ) -> anyhow::Result<Written> {
-        provenance::write(&job.out, &edited.image, provenance)?;
-        let mut places = vec![job.out.display().to_string()];
+        let out = self.out_of(job);
+        files::make_folder_of(&out)?;
+        provenance::write(&out, &edited.image, provenance)?;
+        let mut places = vec![out.display().to_string()];
         if let Some(path) = self.sheet_of(job) {
             files::write_png(&path, &sheet::draw(edit, &edited.image))?;
             places.push(path.display().to_string());
         }
-        if let Some(path) = &args.save_latents {
+        if let Some(path) = &self.output.latents {
             let path = files::behind(path, &job.suffix);
             files::make_folder_of(&path)?;
             // The picture's own unit is the last; those of references are conditions.
@@ -301,76 +295,70 @@ impl Asked {
                 ("latents".to_owned(), latents.cast(DType::F32).into_data()),
                 ("tokens".to_owned(), edited.tokens.cast(DType::F32).into_data()),
             ]);
-            checkpoint::write(&path, &tensors, &[])?;
+            ace_weights::write(&path, &tensors, &[])?;
             places.push(path.display().to_string());
         }
         Ok(Written { size: edited.image.dimensions(), places })
     }
 
-    /// What a picture follows from.
+    /// What a picture follows from, every default spelled out: later versions may have others.
     fn provenance(
         &self,
-        args: &SampleArgs,
+        job: &Job,
         edit: &Edit,
         card: &Card,
         device: &Device,
         files: Vec<(String, String)>,
     ) -> anyhow::Result<Provenance> {
-        let input = |path: &Option<PathBuf>| path.as_deref().map(Input::of).transpose();
-        let lora = |lora: &Lora| anyhow::Ok(Adapter { file: Input::of(&lora.path)?, weight: lora.weight });
-        Ok(Provenance {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            device: device::name(device),
-            model: args.model.model.clone(),
-            weights: args.model.weights.clone(),
-            overrides: args.model.overrides.clone(),
-            dtype: args::dtype_name(numbers(args).dtype).to_owned(),
-            widen: args.widen,
-            files,
-            loras: args.lora.iter().map(lora).collect::<Result<_, _>>()?,
-            prompt: edit.instruction.clone(),
-            task: self.task.clone(),
-            image: input(&self.inputs.image)?,
-            mask: input(&self.inputs.mask)?,
-            references: self.inputs.references.iter().map(|path| Input::of(path)).collect::<Result<_, _>>()?,
-            map: input(&self.inputs.map)?,
-            regions: (args.regions.iter())
-                .map(|region| Ok((Input::of(&region.mask)?, region.words.clone())))
-                .collect::<anyhow::Result<_>>()?,
-            size: edit.size,
-            seed: edit.seed,
-            seed_torch: edit.seed_noise == SeedNoise::Torch,
-            noise: input(&args.noise)?,
-            steps: edit.num_steps.unwrap_or(card.sampling.num_steps),
-            guidance: edit.guidance.unwrap_or(card.sampling.guidance),
-            repainting_scale: edit.repainting_scale,
-            keep_outside: edit.keep_outside,
-            feather: edit.feather,
-            tile: edit.tile,
-            compat: edit.compat.map(|compat| compat.name().to_owned()),
-        })
+        let settings = edit.settings(card)?;
+        let mut request = self.request.clone();
+        request.stamp(&self.base)?;
+        request.instruction = job.instruction.clone().or(request.instruction);
+        request.seed = Some(job.seed);
+        request.seed_noise.get_or_insert(SeedNoise::default());
+        request.num_steps = Some(settings.num_steps);
+        request.guidance = Some(settings.guidance);
+        request.repainting_scale = Some(settings.repainting_scale);
+        request.keep_outside.get_or_insert(true);
+        request.feather.get_or_insert(0);
+        request.model.dtype.get_or_insert("f32".to_owned());
+        if request.image.is_none() {
+            request.size = Some(settings.size);
+        }
+        Ok(Provenance::new(env!("CARGO_PKG_VERSION"), device::name(device), files, request))
     }
 
     /// Refuses what the edit would refuse, before the weights are read: that may take minutes.
     ///
     /// # Errors
     /// The edit's own.
-    pub fn check(&self, args: &SampleArgs, card: &Card) -> anyhow::Result<()> {
-        if args.prompts.is_none() && self.edit.instruction.trim().is_empty() {
+    pub fn check(&self, card: &Card) -> anyhow::Result<()> {
+        let is_worded = self.output.prompts.is_some() || !self.request.regions.is_empty();
+        if !is_worded && self.edit.words().trim().is_empty() {
             return Err(
                 Failure::misuse("the instruction is empty", "say what should be seen or changed: -p \"…\"").into()
             );
         }
-        if self.edit.num_steps == Some(0) {
+        if self.request.num_steps == Some(0) {
             return Err(Failure::misuse("--steps is 0", "choose 1 or more").into());
         }
-        if self.regions.is_empty() {
-            self.edit.prepare(card)?;
-        }
-        for (mask, words) in &self.regions {
-            Edit { mask: Some(mask.clone()), instruction: words.clone(), ..self.edit.clone() }.prepare(card)?;
+        for job in &self.jobs {
+            self.edit_of(job).check(card)?;
         }
         Ok(())
+    }
+
+    /// Says which pictures are plainly none of those that the model knows.
+    pub fn note_foreign(&self, card: &Card) {
+        let Some(domain) = &card.domain else { return };
+        let references = self.edit.references().iter().zip(&self.request.references);
+        let pictures = self.edit.input().into_iter().zip(&self.request.image).chain(references);
+        let foreign = pictures.filter_map(|(picture, file)| Some((file, domain.outside(picture)?)));
+        let foreign: Vec<_> = foreign.map(|(file, outside)| format!("{} {outside}", file.path.display())).collect();
+        if !foreign.is_empty() {
+            let (name, about) = (&card.name, &domain.about);
+            report::note(&format!("{name} knows {about}, so expect little: {}", foreign.join("; ")));
+        }
     }
 
     /// One line on what was done, where, how fast and where it went.
@@ -383,19 +371,19 @@ impl Asked {
         clock: &Clock,
         written: &[String],
     ) -> String {
-        let kind = match (&self.task, &edit.image) {
+        let kind = match (edit.task_name(), edit.input()) {
             (Some(task), _) => task,
             (None, Some(_)) => "edit",
             (None, None) => "picture",
         };
         let steps = if steps == 1 { "1 step".to_owned() } else { format!("{steps} steps") };
-        let noise = match edit.noise {
+        let noise = match edit.given_noise() {
             Some(_) => "given noise".to_owned(),
-            None => format!("seed {}", edit.seed),
+            None => format!("seed {}", edit.seed_number()),
         };
         format!(
             "{kind} \"{}\": {width}×{height}, {steps}, {noise} on {}: {} → {}",
-            edit.instruction.trim(),
+            edit.words().trim(),
             device::name(device),
             clock.times(),
             written.join(", ")
@@ -403,36 +391,61 @@ impl Asked {
     }
 }
 
+/// The instructions of a file.
+fn lines(path: &Path) -> anyhow::Result<Vec<String>> {
+    let lines = jobs::instructions(&fs::read_to_string(path).map_err(Error::io(path))?);
+    if lines.is_empty() {
+        return Err(Error::format(path, "no instruction is in it", "write one on each line").into());
+    }
+    Ok(lines)
+}
+
+/// Asks for the example that is shipped with the miniature. Where there is no clone, its pictures are written beside the
+/// output.
+fn example(request: &mut Request, output: &Output) -> anyhow::Result<()> {
+    let clone = Path::new(EXAMPLE);
+    let mut places = Vec::new();
+    for (name, bytes) in miniature::EXAMPLE {
+        let shipped = clone.join(name);
+        let place = match shipped.is_file() {
+            true => shipped,
+            false => {
+                let place = files::beside(&output.out, name.trim_end_matches(".png"));
+                files::write(&place, bytes)?;
+                place
+            }
+        };
+        places.push(InputFile::from(place));
+    }
+    report::print(&format!("editing the shipped {}: {}", places[0].path.display(), miniature::INSTRUCTION.trim()));
+    request.mask = places.pop();
+    request.image = places.pop();
+    request.instruction = Some(miniature::INSTRUCTION.trim().to_owned());
+    request.task = Some(miniature::TASK.to_owned());
+    Ok(())
+}
+
 /// Whether neither words nor pictures nor another model are given.
-fn is_bare(args: &SampleArgs) -> bool {
-    let has_inputs = args.prompt.is_some()
-        || args.prompts.is_some()
-        || args.mask.is_some()
-        || args.task.is_some()
-        || args.image.is_some()
-        || !args.references.is_empty()
-        || !args.regions.is_empty();
-    let is_default = args.model.model.as_deref().is_none_or(|name| name == model::DEFAULT);
-    !has_inputs && args.width.is_none() && args.noise.is_none() && is_default
+fn is_bare(args: &SampleArgs, request: &Request) -> bool {
+    let Request { model, instruction, task, image, mask, references, regions, size, noise, .. } = request;
+    let is_silent = instruction.is_none() && task.is_none() && image.is_none() && mask.is_none();
+    let is_plain = references.is_empty() && regions.is_empty() && size.is_none() && noise.is_none();
+    let is_default = model.name.as_deref().is_none_or(|name| name == DEFAULT);
+    is_silent && is_plain && is_default && args.prompts.is_none()
 }
 
 /// Refuses an edit without what its task cannot do without.
-fn check_needs(edit: &Edit, task: &Task, has_regions: bool) -> anyhow::Result<()> {
-    let needs = |need| task.needs.iter().filter(|needed| **needed == need).count();
-    // To show the network what is under the mask takes an image, whether the card says so or not.
-    let needs_image = needs(Need::Image) > 0 || task.repainting_scale < 1.0;
-    let mut missing = Vec::new();
-    if needs_image && edit.image.is_none() {
-        missing.push("--image FILE");
-    }
-    if needs(Need::Mask) > 0 && edit.mask.is_none() && !has_regions {
-        missing.push("--mask FILE");
-    }
-    missing.extend(vec!["--reference FILE"; needs(Need::Reference).saturating_sub(edit.references.len())]);
+fn check_needs(missing: &[Need], task: &Task) -> anyhow::Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let what = format!("task {} needs {}", task.name, missing.join(" "));
+    let flag = |need: &Need| match need {
+        Need::Image => "--image FILE",
+        Need::Mask => "--mask FILE",
+        Need::Reference => "--reference FILE",
+    };
+    let flags: Vec<_> = missing.iter().map(flag).collect();
+    let what = format!("task {} needs {}", task.name, flags.join(" "));
     Err(Failure::misuse(what, format!("{}: {}", task.name, task.about)).into())
 }
 
@@ -441,7 +454,6 @@ mod tests {
     use super::*;
     use crate::args::{Cli, Verb};
     use clap::Parser;
-    use image::RgbImage;
 
     fn args(words: &[&str]) -> SampleArgs {
         match Cli::try_parse_from([&["ace", "sample"], words].concat()).unwrap().verb {
@@ -452,32 +464,82 @@ mod tests {
 
     #[test]
     fn the_example_is_edited_only_when_nothing_is_asked() {
-        assert!(is_bare(&args(&[])));
-        assert!(is_bare(&args(&["--backend", "flex", "--seed", "3", "--out", "o.png"])));
+        let is_bare = |words: &[&str]| {
+            let args = args(words);
+            is_bare(&args, &args.request())
+        };
+        assert!(is_bare(&[]));
+        assert!(is_bare(&["--backend", "flex", "--seed", "3", "--out", "o.png"]));
         for asked in [["-p", ""], ["--image", "i.png"], ["--reference", "r.png"], ["--task", "fill"], ["--model", "x"]]
         {
-            assert!(!is_bare(&args(&asked)), "{asked:?}");
+            assert!(!is_bare(&asked), "{asked:?}");
         }
     }
 
     #[test]
-    fn a_task_names_what_it_lacks() {
+    fn a_task_names_the_options_that_it_lacks() {
         let card = Card::builtin("tiny").unwrap();
-        let lacks = |task: &str, edit: &Edit| {
-            check_needs(edit, card.find_task(task).unwrap(), false).map_err(|error| error.to_string())
-        };
-        let (words, picture) = (Edit::new("words"), RgbImage::new(64, 64));
-        assert_eq!(lacks("recolor", &words), Err("task recolor needs --image FILE --mask FILE".into()));
-        assert_eq!(lacks("subject", &words), Err("task subject needs --reference FILE".into()));
-        let two = "task compose needs --reference FILE --reference FILE";
-        assert_eq!(lacks("compose", &words), Err(two.into()));
-        let one = words.clone().reference(picture.clone());
-        assert_eq!(lacks("compose", &one), Err("task compose needs --reference FILE".into()));
-        assert_eq!(lacks("subject", &one), Ok(()));
-        assert_eq!(lacks("compose", &one.reference(picture)), Ok(()));
-        assert_eq!(lacks("text_to_image", &words), Ok(()));
-        let shown =
-            Task { repainting_scale: 0.0, needs: Vec::new(), ..card.find_task("text_to_image").unwrap().clone() };
-        assert!(check_needs(&words, &shown, false).is_err());
+        let task = card.find_task("compose").unwrap();
+        let error = check_needs(&[Need::Image, Need::Reference, Need::Reference], task).unwrap_err();
+        assert_eq!(error.to_string(), "task compose needs --image FILE --reference FILE --reference FILE");
+        assert!(check_needs(&[], task).is_ok());
+    }
+
+    #[test]
+    fn every_option_of_an_edit_is_in_the_request() {
+        let request = args(&[
+            "-p",
+            "words",
+            "--task",
+            "fill",
+            "--image",
+            "i",
+            "--mask",
+            "m",
+            "--reference",
+            "r",
+            "--map",
+            "d",
+            "--seed",
+            "3",
+            "--seed-compat",
+            "torch",
+            "--steps",
+            "4",
+            "--guidance",
+            "2",
+            "--repainting-scale",
+            "0.5",
+            "--feather",
+            "6",
+            "--no-keep-outside",
+            "--compat",
+            "official",
+            "--noise",
+            "n",
+            "--dtype",
+            "bf16",
+            "--widen",
+            "--low-memory",
+            "--tile",
+            "64",
+            "--lora",
+            "l:0.5",
+            "--flux",
+            "f",
+            "--weights",
+            "w",
+            "--model",
+            "tiny",
+        ])
+        .request();
+        let text = serde_json::to_value(&request).unwrap();
+        let empty: Vec<&String> = (text.as_object().unwrap().iter())
+            .filter_map(|(name, value)| (value.is_null() || value == &serde_json::json!([])).then_some(name))
+            .collect();
+        // A region stands in the place of a mask, a size in the place of an image.
+        assert_eq!(empty, ["regions", "size"]);
+        let empty = text["model"].as_object().unwrap().values().filter(|value| value.is_null()).count();
+        assert_eq!(empty, 0, "{text}");
     }
 }

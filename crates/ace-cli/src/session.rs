@@ -1,57 +1,42 @@
-//! `ace session`: picture after picture. A session is a folder that says everything about itself and can be moved:
-//!
-//! ```text
-//! session.json     the model, the turns with the turn before each, and where it stands
-//! 1.png 2.png …    pictures of the turns, each with what made it
-//! 1.safetensors …  their latents
-//! inputs/          pictures that came from outside, named by their digest
-//! ```
-//!
-//! While it runs, the folder is the current one: paths that are written down are relative to it.
+//! `ace session`: picture after picture, in a folder; [`ace_plus::session`] says what is in it.
 
 use crate::{
     args::{SampleArgs, SessionArgs, SessionLine},
-    files, interrupted,
-    model::{Lora, Model, ModelArgs},
-    provenance::Provenance,
+    interrupted, model,
     report::{self, Failure},
-    sample::{Asked, Studio},
+    sample::{Asked, Output, Studio},
 };
-use ace_plus::{Error, canvas::MASK_THRESHOLD, digest};
+use ace_plus::{
+    Card, Error, Model, Request,
+    provenance::Provenance,
+    session::{Session, Turn},
+};
 use clap::Parser;
-use serde::{Deserialize, Serialize};
 use std::{
     env, fs,
     io::{IsTerminal, stdin},
-    path::{Path, PathBuf, absolute},
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
-const FILE: &str = "session.json";
-/// Pictures from outside.
-const INPUTS: &str = "inputs";
-/// Letters of a digest that tell files of one session apart.
-const SHORT: usize = 16;
+/// The picture of a turn that is made again.
+const AGAIN: &str = ".replay.png";
 
 /// Adds turns to a session, or looks at it.
 ///
 /// # Errors
 /// If a turn cannot be made; those before it stay.
 pub fn run(args: &SessionArgs) -> anyhow::Result<ExitCode> {
-    let home = env::current_dir().map_err(Error::io(Path::new(".")))?;
     check_flags(&args.turn)?;
-    let mut first = args.turn.clone();
-    at_home(&mut first, &home)?;
     let has_turn = is_turn(&args.turn);
-    if !args.dir.join(FILE).exists() && !has_turn && (args.replay || args.undo || args.at.is_some() || args.log) {
+    if !Session::is_in(&args.dir) && !has_turn && (args.replay || args.undo || args.at.is_some() || args.log) {
         let what = format!("{}: there is no session", args.dir.display());
         return Err(Failure::misuse(what, "begin one with a turn: ace session DIR -p \"…\"").into());
     }
     let is_new = !args.dir.exists();
     fs::create_dir_all(&args.dir).map_err(Error::io(&args.dir))?;
-    env::set_current_dir(&args.dir).map_err(Error::io(&args.dir))?;
-    let done = work(args, &first, &home, has_turn);
-    if is_new && !Path::new(FILE).exists() && env::set_current_dir(&home).is_ok() {
+    let done = work(args, has_turn);
+    if is_new && !Session::is_in(&args.dir) {
         // No turn was finished: what is in the folder is of the one that failed. It can stay if it must.
         let _ = fs::remove_dir_all(&args.dir);
     }
@@ -59,25 +44,25 @@ pub fn run(args: &SessionArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// What is asked for, in the session's folder.
-fn work(args: &SessionArgs, first: &SampleArgs, home: &Path, has_turn: bool) -> anyhow::Result<ExitCode> {
-    let mut session = Session::open(first)?;
+fn work(args: &SessionArgs, has_turn: bool) -> anyhow::Result<ExitCode> {
+    let mut run = Run::open(args)?;
     crate::listen_to_interrupts("stopping; turns that are finished stay");
     if args.replay {
-        return session.replay(first);
+        return run.replay();
     }
     if args.undo {
-        session.undo()?;
+        run.session.undo()?;
     }
     if let Some(turn) = args.at {
-        session.go(turn)?;
+        run.session.go(turn)?;
     }
     if has_turn {
-        session.turn(first, args.new)?;
+        run.turn(&args.turn, args.new)?;
     } else if !args.undo && args.at.is_none() && !args.log {
-        session.listen(first, home)?;
+        run.listen()?;
     }
     if args.log || args.undo || (args.at.is_some() && !has_turn) {
-        session.log();
+        run.log();
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -87,38 +72,18 @@ fn is_turn(args: &SampleArgs) -> bool {
     args.prompt.is_some() || args.image.is_some() || args.mask.is_some() || !args.regions.is_empty()
 }
 
-/// Makes paths independent of the current folder.
-fn at_home(args: &mut SampleArgs, home: &Path) -> anyhow::Result<()> {
-    let fix = |path: &mut PathBuf| *path = home.join(&*path);
-    let overrides = &mut args.model.overrides;
-    let optional = [
-        &mut args.image,
-        &mut args.mask,
-        &mut args.map,
-        &mut args.noise,
-        &mut args.model.weights,
-        &mut overrides.flux,
-        &mut overrides.autoencoder,
-        &mut overrides.t5,
-        &mut overrides.clip,
-    ];
-    for path in optional.into_iter().flatten() {
-        fix(path);
-    }
-    for path in args.references.iter_mut().chain(args.lora.iter_mut().map(|lora| &mut lora.path)) {
-        fix(path);
-    }
-    for region in &mut args.regions {
-        fix(&mut region.mask);
-    }
-    if let Some(name) = &mut args.model.model
+/// What the words ask for, whatever the current folder is later.
+fn request(args: &SampleArgs) -> anyhow::Result<Request> {
+    let home = env::current_dir().map_err(Error::io(Path::new(".")))?;
+    let mut request = args.request();
+    request.absolute(&home);
+    if let Some(name) = &mut request.model.name
         && (name.contains(['/', '\\']) || home.join(&*name).exists())
-        && ace_plus::Card::builtin(name).is_err()
+        && Card::builtin(name).is_err()
     {
-        let path = absolute(home.join(&*name)).map_err(Error::io(Path::new(name)))?;
-        *name = path.display().to_string();
+        *name = home.join(&*name).display().to_string();
     }
-    Ok(())
+    Ok(request)
 }
 
 /// Refuses what makes several pictures, or other files than a turn's.
@@ -140,160 +105,62 @@ fn check_flags(args: &SampleArgs) -> anyhow::Result<()> {
     }
 }
 
-/// What `session.json` says.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct State {
-    /// Which model all turns are made with.
-    model: ModelArgs,
-    loras: Vec<Lora>,
-    /// The turn that comes next goes on from this one; 0 is before the first.
-    head: usize,
-    turns: Vec<Turn>,
-}
-
-/// One turn; its number is its place, from 1.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Turn {
-    /// The turn before.
-    parent: usize,
-    words: String,
-    /// Whether it left the picture as it was.
-    #[serde(default)]
-    nothing: bool,
-}
-
-/// A session in its folder.
-struct Session {
-    state: State,
+/// A session at work.
+struct Run {
+    session: Session,
     model: Model,
     studio: Option<Studio>,
+    /// What was said when it began: where and in which numbers to compute, whether to fetch.
+    first: Request,
+    backend: Option<String>,
+    fetch: bool,
 }
 
-impl Session {
-    /// The session in the current folder, a new one if there is none.
-    fn open(args: &SampleArgs) -> anyhow::Result<Self> {
-        let file = Path::new(FILE);
-        let state = if file.exists() {
-            let text = fs::read(file).map_err(Error::io(file))?;
-            let state: State = serde_json::from_slice(&text)
-                .map_err(|source| Error::format(file, source.to_string(), "it is of another version of ace"))?;
-            let is_other = (args.model != ModelArgs::default() && args.model != state.model)
-                || (!args.lora.is_empty() && args.lora != state.loras);
-            if is_other {
-                let what = "this session was begun with another model or other LoRAs";
-                return Err(Failure::misuse(what, "leave them out, or begin another session").into());
-            }
-            if state.head > state.turns.len() || state.turns.iter().enumerate().any(|(at, turn)| turn.parent > at) {
-                return Err(Error::format(file, "its turns are not in order", "the file was changed by hand").into());
-            }
-            state
-        } else {
-            State { model: args.model.clone(), loras: args.lora.clone(), head: 0, turns: Vec::new() }
-        };
-        let model = Model::find(&state.model)?;
-        Ok(Self { state, model, studio: None })
-    }
-
-    fn save(&self) -> anyhow::Result<()> {
-        files::write(Path::new(FILE), serde_json::to_string_pretty(&self.state)?.as_bytes())
-    }
-
-    fn undo(&mut self) -> anyhow::Result<()> {
-        match self.state.head.checked_sub(1) {
-            Some(at) => self.go(self.state.turns[at].parent),
-            None => Err(Failure::misuse("there is no turn to undo", "the session stands before its first turn").into()),
-        }
-    }
-
-    fn go(&mut self, turn: usize) -> anyhow::Result<()> {
-        if turn > self.state.turns.len() {
-            let what = format!("there is no turn {turn}");
-            let hint = format!("turns are 1 to {}, 0 is before the first", self.state.turns.len());
-            return Err(Failure::misuse(what, hint).into());
-        }
-        self.state.head = turn;
-        self.save()
+impl Run {
+    fn open(args: &SessionArgs) -> anyhow::Result<Self> {
+        let first = request(&args.turn)?;
+        let session = Session::open(&args.dir, &first.model)?;
+        let held = first.model.clone().over(session.model().clone());
+        let model = model::find(&held, session.folder())?;
+        let (backend, fetch) = (args.turn.backend.clone(), args.turn.fetch);
+        Ok(Self { session, model, studio: None, first, backend, fetch })
     }
 
     /// One more turn.
-    fn turn(&mut self, asked: &SampleArgs, new: bool) -> anyhow::Result<()> {
-        let mut args = asked.clone();
-        let (head, next) = (self.state.head, self.state.turns.len() + 1);
-        if head > 0 && args.image.is_none() && args.width.is_none() && !new {
-            args.image = Some(picture(head));
+    fn turn(&mut self, args: &SampleArgs, is_new: bool) -> anyhow::Result<()> {
+        let asked = request(args)?;
+        let next = self.session.begin(asked, is_new, &self.model.card().text.placeholders)?;
+        let out = self.session.folder().join(Session::picture(next.number));
+        if next.nothing {
+            let number = next.number;
+            self.session.finish(next)?;
+            let place = out.display();
+            report::print(&format!("turn {number}: nothing is to be repainted; the same bytes → {place}"));
+            return Ok(());
         }
-        self.name_pictures(&mut args)?;
-        adopt(&mut args)?;
-        args.out = picture(next);
-        args.save_latents = Some(latents(next));
-        args.model = self.state.model.clone();
-        args.lora.clone_from(&self.state.loras);
-        let words = args.prompt.clone().unwrap_or_default();
-        let nothing = self.leaves_all(&args, head)?;
-        if nothing {
-            for (from, to) in [(picture(head), picture(next)), (latents(head), latents(next))] {
-                let bytes = fs::read(&from).map_err(Error::io(&from))?;
-                files::write(&to, &bytes)?;
-            }
-            report::print(&format!("turn {next}: nothing is to be repainted; the same bytes → {}", args.out.display()));
-        } else {
-            self.make(&args)?;
-        }
-        self.state.turns.push(Turn { parent: head, words, nothing });
-        self.state.head = next;
-        self.save()
+        let latents = self.session.folder().join(Session::latents(next.number));
+        self.make(next.request.clone(), Output::one(out, latents))?;
+        Ok(self.session.finish(next)?)
     }
 
-    fn make(&mut self, args: &SampleArgs) -> anyhow::Result<()> {
-        let asked = Asked::understand(args, &self.model.card)?;
-        asked.check(args, &self.model.card)?;
+    fn make(&mut self, request: Request, output: Output) -> anyhow::Result<()> {
+        let asked = Asked::understand(request, self.session.folder(), output, self.model.card())?;
+        asked.check(self.model.card())?;
+        asked.note_foreign(self.model.card());
         let studio = match &mut self.studio {
             Some(studio) => studio,
             empty => {
-                if args.fetch {
+                if self.fetch {
                     crate::fetch::fetch(&self.model)?;
                 }
-                empty.insert(Studio::open(args, &self.model, self.model.files()?)?)
+                empty.insert(Studio::open(&self.model, self.backend.as_deref(), self.model.fingerprints()?)?)
             }
         };
-        studio.make(args, &asked)
-    }
-
-    /// Whether a turn on the last picture has a mask without any white.
-    fn leaves_all(&self, args: &SampleArgs, head: usize) -> anyhow::Result<bool> {
-        let Some(mask) = &args.mask else { return Ok(false) };
-        if head == 0 || args.image != Some(picture(head)) {
-            return Ok(false);
-        }
-        let mask = ace_plus::picture::read_mask(mask)?;
-        Ok(mask.as_raw().iter().all(|grey| *grey <= MASK_THRESHOLD))
-    }
-
-    /// Adds the pictures that the words name as references.
-    fn name_pictures(&self, args: &mut SampleArgs) -> anyhow::Result<()> {
-        let Some(words) = &mut args.prompt else { return Ok(()) };
-        for turn in (1..=self.state.turns.len() + 1).rev() {
-            let name = format!("{{image{turn}}}");
-            if !words.contains(&name) {
-                continue;
-            }
-            if turn > self.state.turns.len() {
-                let what = format!("{name}: there is no turn {turn}");
-                return Err(Failure::misuse(what, format!("there are {} turns", self.state.turns.len())).into());
-            }
-            args.references.insert(0, picture(turn));
-            // A model that has no such word would read braces and digits.
-            if !self.model.card.text.placeholders.contains(&name) {
-                *words = words.replace(&name, " ").split_whitespace().collect::<Vec<_>>().join(" ");
-            }
-        }
-        Ok(())
+        studio.make(&asked)
     }
 
     /// Reads turns from the standard input.
-    fn listen(&mut self, first: &SampleArgs, home: &Path) -> anyhow::Result<()> {
+    fn listen(&mut self) -> anyhow::Result<()> {
         let is_terminal = stdin().is_terminal();
         if is_terminal {
             report::note("one turn a line: words, or options of ace sample; undo, at N, log; an empty line ends");
@@ -307,7 +174,7 @@ impl Session {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            match self.line(line, first, home) {
+            match self.line(line) {
                 // A slip of the hand is no reason to lose the model.
                 Err(error) if is_terminal && !interrupted() => {
                     report::note(&report::message(&error));
@@ -321,14 +188,14 @@ impl Session {
         Ok(())
     }
 
-    fn line(&mut self, line: &str, first: &SampleArgs, home: &Path) -> anyhow::Result<()> {
+    fn line(&mut self, line: &str) -> anyhow::Result<()> {
         match (line, line.strip_prefix("at ").map(|number| number.trim().parse::<usize>())) {
-            ("undo", _) => return self.undo(),
+            ("undo", _) => return Ok(self.session.undo()?),
             ("log", _) => {
                 self.log();
                 return Ok(());
             }
-            (_, Some(Ok(turn))) => return self.go(turn),
+            (_, Some(Ok(turn))) => return Ok(self.session.go(turn)?),
             _ => {}
         }
         let words = if line.starts_with('-') {
@@ -336,23 +203,20 @@ impl Session {
         } else {
             vec!["-p".to_owned(), line.to_owned()]
         };
-        let SessionLine { new, mut turn } = SessionLine::try_parse_from(words)
+        let SessionLine { new, turn } = SessionLine::try_parse_from(words)
             .map_err(|error| Failure::misuse(error.to_string(), "a line has the options of ace sample"))?;
         check_flags(&turn)?;
-        at_home(&mut turn, home)?;
-        turn.backend = turn.backend.or_else(|| first.backend.clone());
-        turn.dtype = turn.dtype.or(first.dtype);
         self.turn(&turn, new)
     }
 
     /// Lists the turns; a star stands where the session stands.
     fn log(&self) {
-        if self.state.head == 0 {
+        if self.session.head() == 0 {
             report::print("* 0 (before the first turn)");
         }
-        for (at, Turn { parent, words, nothing }) in self.state.turns.iter().enumerate() {
+        for (at, Turn { parent, words, nothing }) in self.session.turns().iter().enumerate() {
             let number = at + 1;
-            let star = if number == self.state.head { '*' } else { ' ' };
+            let star = if number == self.session.head() { '*' } else { ' ' };
             let after = if *parent == 0 { String::new() } else { format!(" after {parent}") };
             let nothing = if *nothing { ", nothing repainted" } else { "" };
             report::print(&format!("{star} {number}{after}: {words}{nothing}"));
@@ -360,69 +224,39 @@ impl Session {
     }
 
     /// Makes every turn again from what its picture says, and compares the bytes.
-    fn replay(&mut self, first: &SampleArgs) -> anyhow::Result<ExitCode> {
-        let again = PathBuf::from(".replay.png");
+    fn replay(&mut self) -> anyhow::Result<ExitCode> {
+        let folder = self.session.folder().to_owned();
+        let again = folder.join(AGAIN);
+        let read = |path: &Path| fs::read(path).map_err(Error::io(path));
         let mut differ = Vec::new();
-        for turn in 1..=self.state.turns.len() {
-            let Turn { parent, nothing, .. } = self.state.turns[turn - 1];
-            let read = |path: &Path| fs::read(path).map_err(Error::io(path));
-            let then = read(&picture(turn))?;
-            let now = if nothing {
-                read(&picture(parent))?
+        for (at, turn) in self.session.turns().to_vec().into_iter().enumerate() {
+            let number = at + 1;
+            let picture = folder.join(Session::picture(number));
+            let then = read(&picture)?;
+            let now = if turn.nothing {
+                read(&folder.join(Session::picture(turn.parent)))?
             } else {
-                let said = Provenance::read(&picture(turn))?;
-                let mut args = said.clone().under(first)?;
-                args.model = self.state.model.clone();
-                args.lora.clone_from(&self.state.loras);
-                args.out.clone_from(&again);
-                said.check_files(&self.model.files()?)?;
-                self.make(&args)?;
+                let said = Provenance::read(&picture)?;
+                said.check_weights(&self.model.fingerprints()?)?;
+                let mut request = said.request;
+                request.check_files(&folder)?;
+                request.model = self.first.model.clone().over(request.model);
+                let mut output = Output::one(again.clone(), PathBuf::new());
+                output.latents = None;
+                self.make(request, output)?;
                 let now = read(&again)?;
                 fs::remove_file(&again).map_err(Error::io(&again))?;
                 now
             };
             if now != then {
-                differ.push(turn.to_string());
+                differ.push(number.to_string());
             }
         }
         if differ.is_empty() {
-            report::print(&format!("{} turns, the same bytes", self.state.turns.len()));
+            report::print(&format!("{} turns, the same bytes", self.session.turns().len()));
             return Ok(ExitCode::SUCCESS);
         }
         report::print(&format!("turns that came out otherwise: {}", differ.join(", ")));
         Ok(ExitCode::FAILURE)
     }
-}
-
-/// The picture of a turn.
-fn picture(turn: usize) -> PathBuf {
-    format!("{turn}.png").into()
-}
-
-/// The latents of a turn.
-fn latents(turn: usize) -> PathBuf {
-    format!("{turn}.safetensors").into()
-}
-
-/// Copies what comes from outside into the session.
-fn adopt(args: &mut SampleArgs) -> anyhow::Result<()> {
-    let single = [&mut args.image, &mut args.mask, &mut args.map, &mut args.noise];
-    let masks = args.regions.iter_mut().map(|region| &mut region.mask);
-    for path in single.into_iter().flatten().chain(&mut args.references).chain(masks) {
-        if path.is_relative() {
-            continue;
-        }
-        let mut name = digest::sha256(path, &mut |_| ())?;
-        name.truncate(SHORT);
-        if let Some(extension) = path.extension() {
-            name = format!("{name}.{}", extension.to_string_lossy());
-        }
-        let inside = Path::new(INPUTS).join(name);
-        if !inside.exists() {
-            let bytes = fs::read(&*path).map_err(Error::io(path))?;
-            files::write(&inside, &bytes)?;
-        }
-        *path = inside;
-    }
-    Ok(())
 }

@@ -16,11 +16,11 @@ const WIDEST: u32 = 2;
 
 /// Draws what went in and what came out.
 pub fn draw(edit: &Edit, output: &RgbImage) -> RgbImage {
-    let image = edit.image.as_ref().map(|image| match &edit.mask {
+    let image = edit.input().map(|image| match edit.masked() {
         Some(mask) => tinted(image, mask),
         None => image.clone(),
     });
-    let pictures: Vec<RgbImage> = edit.references.iter().cloned().chain(image).chain([output.clone()]).collect();
+    let pictures: Vec<RgbImage> = edit.references().iter().cloned().chain(image).chain([output.clone()]).collect();
     let zoom = LEAST_HEIGHT.div_ceil(output.height().max(1)).max(1);
     let (width, height) = (output.width() * zoom, output.height() * zoom);
     let pictures: Vec<RgbImage> = pictures

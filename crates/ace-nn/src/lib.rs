@@ -14,7 +14,6 @@
 //! them through burn's `ModuleMapper`, parameter by parameter.
 
 pub mod attention;
-pub mod keys;
 pub mod layers;
 pub mod lora;
 pub mod poll;

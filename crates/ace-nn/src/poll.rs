@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 pub type Poll<'a> = &'a mut dyn FnMut() -> ControlFlow<()>;
 
 /// Runs a form that polls with a question that is always answered `Continue`.
-pub(crate) fn to_the_end<T>(run: impl FnOnce(Poll<'_>) -> ControlFlow<(), T>) -> T {
+pub fn to_the_end<T>(run: impl FnOnce(Poll<'_>) -> ControlFlow<(), T>) -> T {
     match run(&mut || ControlFlow::Continue(())) {
         ControlFlow::Continue(value) => value,
         ControlFlow::Break(()) => unreachable!("a forward breaks only where its poll does"),

@@ -2,20 +2,22 @@
 
 use crate::{
     Error, Result,
-    annotate::{self, Annotator},
-    canvas::{self, Canvas, CanvasPolicy, Inputs, Plane, Region},
-    card::Card,
+    canvas::Inputs,
+    card::{Card, Need, Task},
+    sample::SeedNoise,
 };
 use burn::tensor::TensorData;
 use image::{GrayImage, RgbImage};
+use serde::{Deserialize, Serialize};
 
 /// Whose way from pixels to canvas and back an edit goes, to the letter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Compat {
     /// diffusers' `FluxFillPipeline`: picture and mask as given, the whole decoded picture back, words uncleaned.
     Diffusers,
-    /// The official ACE++ programs: 8-bit truncation, 30 columns cut at the seam and the rest stretched over them, the
-    /// whole decoded picture back, in the canvas's size if there is no reference.
+    /// The official ACE++ programs: 30 columns cut at the seam and the rest stretched over them, the whole decoded picture
+    /// back, in the canvas's size if there is no reference; its bytes as the card says.
     Official,
 }
 
@@ -35,71 +37,45 @@ impl Compat {
     }
 }
 
-/// Which generator draws the noise of a seed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum SeedNoise {
-    /// ChaCha20: the same on every machine and backend.
-    #[default]
-    ChaCha,
-    /// What torch draws on a CPU in f32 and diffusers begins with, bit for bit ([`crate::torch_noise`]).
-    Torch,
-}
-
-/// What the networks are to see of an edit.
-#[derive(Debug, Clone)]
-pub struct Prepared {
-    /// The canvases, the edited picture's last.
-    pub canvases: Vec<Canvas>,
-    /// The part of the image that they show and into which what is made is stitched; nothing is stitched without one.
-    pub region: Option<Region>,
-}
-
-/// The policy under which a region is not cropped: one that is longer than allowed has no room to be otherwise.
-fn admitting(region: Region, policy: &CanvasPolicy) -> CanvasPolicy {
-    let (long, short) = (region.width.max(region.height), region.width.min(region.height));
-    let ratio = long as f32 / short as f32;
-    let is_allowed = ratio <= policy.max_aspect_ratio;
-    CanvasPolicy { max_aspect_ratio: if is_allowed { policy.max_aspect_ratio } else { ratio.ceil() }, ..policy.clone() }
-}
-
-/// One edit, or one picture made from words alone. Build it up with the methods; what is not said, the card says.
+/// One edit, or one picture made from words alone. Build it up with the methods, in any order; what is not said, the task
+/// says, and then the card.
 #[derive(Debug, Clone)]
 pub struct Edit {
-    /// The user's words.
-    pub instruction: String,
-    /// The picture to edit; none to start from nothing.
-    pub image: Option<RgbImage>,
-    /// What to repaint of it, white; everything if absent.
-    pub mask: Option<GrayImage>,
-    /// Pictures to take something from.
-    pub references: Vec<RgbImage>,
-    /// Width and height in pixels when there is no image.
-    pub size: Option<(u32, u32)>,
-    /// The noise follows from it.
-    pub seed: u64,
-    /// How it follows.
-    pub seed_noise: SeedNoise,
+    instruction: String,
+    image: Option<RgbImage>,
+    mask: Option<GrayImage>,
+    references: Vec<RgbImage>,
+    map: Option<RgbImage>,
+    regions: Vec<(GrayImage, String)>,
+    task: Option<String>,
+    size: Option<(u32, u32)>,
+    seed: u64,
+    seed_noise: SeedNoise,
+    noise: Option<TensorData>,
+    num_steps: Option<usize>,
+    guidance: Option<f32>,
+    repainting_scale: Option<f32>,
+    keep_outside: bool,
+    feather: u32,
+    tile: Option<u32>,
+    compat: Option<Compat>,
+}
+
+/// What an edit says, its task and the card, put together.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings<'a> {
+    /// The kind of edit, if one is named.
+    pub task: Option<&'a Task>,
     /// Euler steps.
-    pub num_steps: Option<usize>,
+    pub num_steps: usize,
     /// Guidance that is embedded.
-    pub guidance: Option<f32>,
-    /// What is blanked under the mask, 0..1: 1 hides it from the network, 0 shows it.
+    pub guidance: f32,
+    /// What is blanked under the mask: 1 hides it from the network, 0 shows it.
     pub repainting_scale: f32,
-    /// What is drawn of the image under the mask before the network sees it.
-    pub annotator: Annotator,
-    /// The user's own drawing for [`Annotator::Map`], of the size of the image.
-    pub map: Option<RgbImage>,
-    /// Give back the input's own pixels wherever the mask is black. Of an image that is too large for the budget, only
-    /// the mask's surroundings are then edited, at native resolution.
-    pub keep_outside: bool,
-    /// Pixels outside the mask over which the edit fades into the image; 0 for none.
-    pub feather: u32,
-    /// Initial noise instead of the seed's: `[1, 16, h, w]`, or packed `[1, L, 64]`.
-    pub noise: Option<TensorData>,
-    /// The autoencoder works in tiles of at most so many pixels along a side; in one piece if absent.
+    /// Width and height of a picture that is made from nothing, in pixels.
+    pub size: (u32, u32),
+    /// The autoencoder works in tiles of at most so many pixels along a side.
     pub tile: Option<u32>,
-    /// Another program's preparation instead of ours.
-    pub compat: Option<Compat>,
 }
 
 impl Edit {
@@ -110,20 +86,27 @@ impl Edit {
             image: None,
             mask: None,
             references: Vec::new(),
+            map: None,
+            regions: Vec::new(),
+            task: None,
             size: None,
             seed: 0,
             seed_noise: SeedNoise::default(),
+            noise: None,
             num_steps: None,
             guidance: None,
-            repainting_scale: 1.0,
-            annotator: Annotator::None,
-            map: None,
+            repainting_scale: None,
             keep_outside: true,
             feather: 0,
-            noise: None,
             tile: None,
             compat: None,
         }
+    }
+
+    /// Other words.
+    pub fn instruction(mut self, instruction: impl Into<String>) -> Self {
+        self.instruction = instruction.into();
+        self
     }
 
     /// The picture to edit.
@@ -132,7 +115,7 @@ impl Edit {
         self
     }
 
-    /// What to repaint, white; of the size of the image.
+    /// What to repaint, white; of the size of the image. Without one, everything.
     pub fn mask(mut self, mask: GrayImage) -> Self {
         self.mask = Some(mask);
         self
@@ -141,6 +124,25 @@ impl Edit {
     /// One more picture to take something from.
     pub fn reference(mut self, reference: RgbImage) -> Self {
         self.references.push(reference);
+        self
+    }
+
+    /// One more place of the image with words of its own. Regions are edited one after the other, each seeing what those
+    /// before it have made, instead of mask and words of the whole.
+    pub fn region(mut self, mask: GrayImage, instruction: impl Into<String>) -> Self {
+        self.regions.push((mask, instruction.into()));
+        self
+    }
+
+    /// Your own drawing of the image (contours, depths), for tasks that want one; of the size of the image.
+    pub fn map(mut self, map: RgbImage) -> Self {
+        self.map = Some(map);
+        self
+    }
+
+    /// One of the card's tasks: what it wants to see, and its defaults for whatever is not said here.
+    pub fn task(mut self, name: impl Into<String>) -> Self {
+        self.task = Some(name.into());
         self
     }
 
@@ -156,124 +158,236 @@ impl Edit {
         self
     }
 
+    /// Which generator draws the noise of the seed.
+    pub fn seed_noise(mut self, seed_noise: SeedNoise) -> Self {
+        self.seed_noise = seed_noise;
+        self
+    }
+
+    /// Initial noise instead of the seed's: `[1, 16, h, w]`, or packed `[1, L, 64]`.
+    pub fn noise(mut self, noise: TensorData) -> Self {
+        self.noise = Some(noise);
+        self
+    }
+
     /// Euler steps.
-    pub fn num_steps(mut self, num_steps: usize) -> Self {
+    pub fn steps(mut self, num_steps: usize) -> Self {
         self.num_steps = Some(num_steps);
         self
     }
 
-    /// Your own drawing of the image (contours, depths), for tasks that want one.
-    pub fn map(mut self, map: RgbImage) -> Self {
-        self.map = Some(map);
+    /// Guidance that is embedded.
+    pub fn guidance(mut self, guidance: f32) -> Self {
+        self.guidance = Some(guidance);
         self
     }
 
-    /// What is blanked under the mask, 0..1.
+    /// What is blanked under the mask, 0..1: 1 hides it from the network, 0 shows it.
     pub fn repainting_scale(mut self, scale: f32) -> Self {
-        self.repainting_scale = scale;
+        self.repainting_scale = Some(scale);
         self
     }
 
-    /// The defaults of one of the card's tasks.
+    /// Whether to give back the input's own pixels wherever the mask is black; so unless said. Of an image that is too
+    /// large for the budget, only the mask's surroundings are then edited, at native resolution.
+    pub fn keep_outside(mut self, keep_outside: bool) -> Self {
+        self.keep_outside = keep_outside;
+        self
+    }
+
+    /// Pixels outside the mask over which the edit fades into the image; 0 for none.
+    pub fn feather(mut self, pixels: u32) -> Self {
+        self.feather = pixels;
+        self
+    }
+
+    /// The autoencoder works in tiles of at most so many pixels along a side, instead of in one piece.
+    pub fn tile(mut self, pixels: u32) -> Self {
+        self.tile = Some(pixels);
+        self
+    }
+
+    /// Another program's preparation instead of ours.
+    pub fn compat(mut self, compat: Compat) -> Self {
+        self.compat = Some(compat);
+        self
+    }
+
+    /// Its words.
+    pub fn words(&self) -> &str {
+        &self.instruction
+    }
+
+    /// The picture to edit.
+    pub fn input(&self) -> Option<&RgbImage> {
+        self.image.as_ref()
+    }
+
+    /// What to repaint of it.
+    pub fn masked(&self) -> Option<&GrayImage> {
+        self.mask.as_ref()
+    }
+
+    /// Pictures to take something from.
+    pub fn references(&self) -> &[RgbImage] {
+        &self.references
+    }
+
+    /// The user's own drawing of the image.
+    pub fn drawing(&self) -> Option<&RgbImage> {
+        self.map.as_ref()
+    }
+
+    /// The kind of edit, if one is named.
+    pub fn task_name(&self) -> Option<&str> {
+        self.task.as_deref()
+    }
+
+    /// From what its noise follows.
+    pub fn seed_number(&self) -> u64 {
+        self.seed
+    }
+
+    /// Which generator draws it.
+    pub fn generator(&self) -> SeedNoise {
+        self.seed_noise
+    }
+
+    /// The noise that is given instead.
+    pub fn given_noise(&self) -> Option<&TensorData> {
+        self.noise.as_ref()
+    }
+
+    /// Whether the input's own pixels are given back wherever the mask is black.
+    pub fn keeps_outside(&self) -> bool {
+        self.keep_outside && self.compat.is_none()
+    }
+
+    /// Over how many pixels the edit fades into the image.
+    pub(crate) fn fade(&self) -> u32 {
+        self.feather
+    }
+
+    /// Another program's preparation, if one is asked for.
+    pub fn compatible_with(&self) -> Option<Compat> {
+        self.compat
+    }
+
+    /// The edits of its regions, each with its mask and words; none if it has no regions. The image of all but the first
+    /// is what the one before it made.
+    pub fn one_by_one(&self) -> Vec<Self> {
+        let whole = Self { regions: Vec::new(), ..self.clone() };
+        let one = |(mask, words): &(GrayImage, String)| whole.clone().mask(mask.clone()).instruction(words.clone());
+        self.regions.iter().map(one).collect()
+    }
+
+    /// What it says, its task and the card, put together.
     ///
     /// # Errors
     /// If the card has no such task.
-    pub fn task(mut self, card: &Card, name: &str) -> Result<Self> {
-        let task = card.find_task(name)?;
-        self.repainting_scale = task.repainting_scale;
-        self.annotator = task.annotator;
-        Ok(self)
+    pub fn settings<'a>(&self, card: &'a Card) -> Result<Settings<'a>> {
+        let task = self.task.as_deref().map(|name| card.find_task(name)).transpose()?;
+        Ok(Settings {
+            task,
+            num_steps: self.num_steps.unwrap_or(card.sampling.num_steps),
+            guidance: self.guidance.unwrap_or(card.sampling.guidance),
+            repainting_scale: self.repainting_scale.or(task.map(|task| task.repainting_scale)).unwrap_or(1.0),
+            size: self.size.unwrap_or(card.sampling.size),
+            tile: self.tile,
+        })
     }
 
     /// The pictures, with the card's size where none is given.
-    pub fn inputs(&self, card: &Card) -> Inputs<'_> {
-        Inputs {
+    ///
+    /// # Errors
+    /// As [`Edit::settings`].
+    pub fn inputs(&self, card: &Card) -> Result<Inputs<'_>> {
+        let settings = self.settings(card)?;
+        Ok(Inputs {
             image: self.image.as_ref(),
             mask: self.mask.as_ref(),
             references: &self.references,
-            size: self.size.unwrap_or(card.sampling.size),
-            repainting_scale: self.repainting_scale,
-        }
+            size: settings.size,
+            repainting_scale: settings.repainting_scale,
+        })
     }
 
-    /// What the networks are to see of the edit.
+    /// What its task needs and it does not have; a reference stands there as often as one is missing.
     ///
     /// # Errors
-    /// If its pictures do not fit each other or the card.
-    pub fn prepare(&self, card: &Card) -> Result<Prepared> {
-        let annotated = self.annotated()?;
-        let inputs = Inputs { image: annotated.as_ref().or(self.image.as_ref()), ..self.inputs(card) };
-        let all_of = |canvases| Prepared { canvases, region: None };
-        match self.compat {
-            Some(Compat::Diffusers) => Ok(all_of(vec![canvas::compose_plain(&inputs, &card.canvas)?])),
-            Some(Compat::Official) => Ok(all_of(vec![canvas::compose_official(&inputs, &card.canvas)?])),
-            None => match (Region::around_mask(&inputs, &card.canvas), inputs.image, inputs.mask) {
-                (Some(region), Some(image), Some(mask)) if self.keep_outside => {
-                    let (image, mask) = (region.of_rgb(image), region.of_mask(mask));
-                    let inputs = Inputs { image: Some(&image), mask: Some(&mask), ..inputs };
-                    let canvases = canvas::compose(&inputs, &admitting(region, &card.canvas))?;
-                    Ok(Prepared { canvases, region: Some(region) })
-                }
-                (None, Some(image), Some(_)) if self.keep_outside && card.canvas.match_colours => {
-                    let canvases = canvas::compose(&inputs, &card.canvas)?;
-                    let (width, height) = image.dimensions();
-                    Ok(Prepared { canvases, region: Some(Region { left: 0, top: 0, width, height }) })
-                }
-                _ => Ok(all_of(canvas::compose(&inputs, &card.canvas)?)),
-            },
+    /// As [`Edit::settings`].
+    pub fn missing(&self, card: &Card) -> Result<Vec<Need>> {
+        let Some(task) = self.settings(card)?.task else { return Ok(Vec::new()) };
+        let needs = |need| task.needs.iter().filter(|needed| **needed == need).count();
+        let mut missing = Vec::new();
+        // To show the network what is under the mask takes an image, whether the card says so or not.
+        if (needs(Need::Image) > 0 || task.repainting_scale < 1.0) && self.image.is_none() {
+            missing.push(Need::Image);
         }
+        if needs(Need::Mask) > 0 && self.mask.is_none() && self.regions.is_empty() {
+            missing.push(Need::Mask);
+        }
+        missing.extend(vec![Need::Reference; needs(Need::Reference).saturating_sub(self.references.len())]);
+        Ok(missing)
     }
 
-    /// The image with what its annotator draws under the mask, if one does.
-    fn annotated(&self) -> Result<Option<RgbImage>> {
-        if self.annotator == Annotator::None && self.map.is_none() {
-            return Ok(None);
-        }
-        let Some(image) = &self.image else {
-            return Err(Error::input("this task draws over an image, and there is none", "give --image"));
-        };
-        let drawn = self.annotator.draw(image, self.map.as_ref())?;
-        let everything = || GrayImage::from_pixel(image.width(), image.height(), image::Luma([255]));
-        match &self.mask {
-            Some(mask) => annotate::apply(image, mask, &drawn).map(Some),
-            None => annotate::apply(image, &everything(), &drawn).map(Some),
-        }
-    }
-
-    /// The picture out of the decoded canvas of the edited unit, `[3, H, W]`.
+    /// Refuses what cannot be made, before any weight is read: that may take minutes.
     ///
-    /// # Panics
-    /// If `decoded` has not the shape of the last canvas, or `prepared` is of another edit.
-    pub fn finish(&self, decoded: &Plane, prepared: &Prepared) -> RgbImage {
-        let Some(last) = prepared.canvases.last() else { return RgbImage::new(0, 0) };
-        if self.compat == Some(Compat::Official) {
-            return canvas::crop_back_official(decoded, last);
+    /// # Errors
+    /// The edit's own: words, steps, task and pictures that do not fit each other or the card.
+    pub fn check(&self, card: &Card) -> Result<()> {
+        let edits = self.one_by_one();
+        for edit in if edits.is_empty() { std::slice::from_ref(self) } else { &edits } {
+            edit.check_one(card)?;
         }
-        let made = canvas::crop_back(decoded, last);
-        match (&self.image, &self.mask) {
-            (Some(input), Some(mask)) if self.keep_outside && self.compat.is_none() => {
-                let (width, height) = input.dimensions();
-                match prepared.region {
-                    Some(region) => canvas::stitch(&made, region, input, mask, self.feather),
-                    None if self.feather > 0 && made.dimensions() == (width, height) => {
-                        let whole = Region { left: 0, top: 0, width, height };
-                        canvas::stitch(&made, whole, input, mask, self.feather)
-                    }
-                    None => canvas::keep_outside(&made, input, mask),
-                }
-            }
-            _ => made,
-        }
+        Ok(())
     }
 
-    /// Refuses what cannot be asked, before any work is done; pictures are checked where they are composed.
-    pub(crate) fn check(&self) -> Result<()> {
+    fn check_one(&self, card: &Card) -> Result<()> {
         if self.instruction.trim().is_empty() {
             return Err(Error::input("the instruction is empty", "say what should be seen or changed"));
         }
         if self.num_steps == Some(0) {
             return Err(Error::input("num_steps is 0", "choose 1 or more"));
         }
-        Ok(())
+        if let Some(need) = self.missing(card)?.first() {
+            let name = self.task.as_deref().unwrap_or_default();
+            let about = card.find_task(name)?.about.clone();
+            return Err(Error::input(format!("task {name} needs {}", need.words()), format!("{name}: {about}")));
+        }
+        self.prepare(card).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_is_never_overwritten_by_a_task() {
+        let card = Card::builtin("tiny").unwrap();
+        let task = card.task.iter().find(|task| task.repainting_scale == 0.0).unwrap();
+        let scale = |edit: Edit| edit.settings(&card).unwrap().repainting_scale;
+        assert_eq!(scale(Edit::new("words")), 1.0);
+        assert_eq!(scale(Edit::new("words").task(&task.name)), 0.0);
+        assert_eq!(scale(Edit::new("words").repainting_scale(0.5).task(&task.name)), 0.5);
+        assert_eq!(scale(Edit::new("words").task(&task.name).repainting_scale(0.5)), 0.5);
+        assert!(Edit::new("words").task("no such task").settings(&card).is_err());
+    }
+
+    #[test]
+    fn a_task_says_what_it_lacks() {
+        let card = Card::builtin("tiny").unwrap();
+        let lacks = |edit: Edit| edit.missing(&card).unwrap();
+        let picture = || RgbImage::new(64, 64);
+        let of = |task: &str| Edit::new("words").task(task);
+        assert_eq!(lacks(of("recolor")), [Need::Image, Need::Mask]);
+        assert_eq!(lacks(of("subject")), [Need::Reference]);
+        assert_eq!(lacks(of("compose")), [Need::Reference, Need::Reference]);
+        assert_eq!(lacks(of("compose").reference(picture())), [Need::Reference]);
+        assert_eq!(lacks(of("subject").reference(picture())), []);
+        assert_eq!(lacks(of("text_to_image")), []);
+        let error = of("recolor").check(&card).unwrap_err();
+        assert_eq!(error.to_string(), "task recolor needs an image");
     }
 }

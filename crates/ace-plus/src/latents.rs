@@ -1,9 +1,6 @@
-//! Latents as tokens and back, positions of tokens, the folded mask, and seeded noise.
+//! Latents as tokens and back, positions of tokens, and the folded mask.
 
 use burn::prelude::*;
-use rand::SeedableRng;
-use rand_chacha::ChaCha20Rng;
-use rand_distr::{Distribution, StandardNormal};
 
 /// Pixels per latent cell along a side in the published autoencoder; others say theirs themselves.
 pub const DOWNSCALE: usize = 8;
@@ -55,17 +52,4 @@ pub fn fold_mask(mask: Tensor<4>, cell: usize) -> Tensor<4> {
 /// Positions `(unit, row, column)` of the tokens of a grid, row-major; the released models know only unit 0.
 pub fn ids([rows, columns]: [usize; 2], unit: usize) -> Vec<[f32; 3]> {
     (0..rows).flat_map(|row| (0..columns).map(move |column| [unit as f32, row as f32, column as f32])).collect()
-}
-
-/// A host generator for `seed`; `stream` keeps draws for different purposes apart.
-pub fn rng(seed: u64, stream: u64) -> ChaCha20Rng {
-    let mut rng = ChaCha20Rng::seed_from_u64(seed);
-    rng.set_stream(stream);
-    rng
-}
-
-/// Standard normal noise, drawn on the host: the same seed gives the same noise on every backend.
-pub fn noise<const D: usize>(shape: [usize; D], rng: &mut ChaCha20Rng, device: &Device) -> Tensor<D> {
-    let values: Vec<f32> = StandardNormal.sample_iter(rng).take(shape.iter().product()).collect();
-    Tensor::from_data(TensorData::new(values, shape), device)
 }

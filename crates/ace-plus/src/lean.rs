@@ -2,14 +2,14 @@
 //! gone before the transformer comes. Each edit reads the weights again; the pictures are those of [`crate::Ace`].
 
 use crate::{
-    Card, Edit, Result, adapter,
+    Card, Edit, Result,
     card::Files,
-    checkpoint::WeightFile,
     denoise::{Event, Observer, Stage, tell},
     pipeline::{self, Edited, Editor, Numbers},
     text::{self, TextConditioning, Tokenizers},
     unit::Units,
 };
+use ace_weights::{WeightFile, adapter};
 use burn::prelude::*;
 use std::path::PathBuf;
 

@@ -1,48 +1,57 @@
 //! ACE++: one edit, from pixels and words to pixels.
 //!
 //! ```no_run
-//! use ace_plus::{Ace, Card, Edit};
+//! use ace_plus::{Edit, Model};
+//! use std::ops::ControlFlow;
 //! # fn main() -> ace_plus::Result<()> {
-//! # let device = burn::tensor::Device::default();
 //! # let face = image::RgbImage::new(64, 64);
-//! let card = Card::builtin("tiny")?;
-//! let ace = Ace::load(&card, "models/tiny".as_ref(), &device)?;
-//! let edit = Edit::new("put the item at the top left on a teal background").reference(face).seed(42);
-//! let image = ace.edit(&edit, &mut |_event| true)?;
+//! let device = burn::tensor::Device::default(); // the app chose burn's backend feature
+//! let ace = Model::find("ace-plus-portrait")?.load(&device)?;
+//! let edit = Edit::new("she wears a police uniform").reference(face).seed(42).steps(28);
+//! let image = ace.edit(&edit, &mut |_event| ControlFlow::Continue(()))?;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! Modules in the order in which an edit passes them.
+//! An edit passes these modules in this order: [`edit`] (what is asked), `prepare` and [`canvas`] (pixels), [`text`] and
+//! [`unit`] (what the transformer is given), [`sample`] (the loop), [`pixels`] (back); [`Ace`] composes them. What is asked
+//! can be stored as a [`Request`].
 
 mod error;
 
+pub mod card;
+pub mod model;
+
 pub mod annotate;
 pub mod canvas;
-pub mod card;
-pub mod denoise;
+pub mod domain;
 pub mod edit;
+pub mod picture;
+mod prepare;
+
 pub mod flow;
 pub mod latents;
-pub mod pipeline;
+pub mod pixels;
 pub mod text;
 pub mod tokenizer;
 pub mod unit;
 
-pub mod adapter;
-pub mod checkpoint;
-pub mod checkup;
-pub mod convert;
-pub mod digest;
-pub mod fetch;
-pub mod float8;
-pub mod gguf;
-pub mod lean;
-pub mod picture;
-pub mod tiling;
-pub mod torch_noise;
+mod ace;
+pub mod sample;
 
+pub mod jobs;
+pub mod provenance;
+pub mod request;
+pub mod session;
+
+pub use ace::{Ace, Edited, Networks};
 pub use card::Card;
-pub use edit::{Compat, Edit, SeedNoise};
-pub use error::{Error, Result};
-pub use pipeline::Ace;
+pub use edit::{Compat, Edit};
+pub use error::{Error, ErrorKind, Result};
+pub use model::Model;
+pub use prepare::Prepared;
+pub use request::Request;
+pub use sample::{Event, SeedNoise, Stage};
+
+pub use ace_weights::{Placement, hub::Hub};
+pub use {burn, image};

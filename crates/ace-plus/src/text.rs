@@ -5,9 +5,14 @@ use crate::{
     card::Card,
     tokenizer::{ClipTokenizer, T5Tokenizer, clean},
 };
-use ace_nn::{clip::Clip, t5::T5};
+use ace_nn::{
+    clip::Clip,
+    poll::{Poll, to_the_end},
+    t5::T5,
+};
+use ace_weights::Source;
 use burn::prelude::*;
-use std::path::Path;
+use std::ops::ControlFlow;
 
 /// The end token of CLIP configurations that are older than their own correction: it stands for the largest id.
 const LEGACY_END: i64 = 2;
@@ -44,22 +49,13 @@ pub struct TextConditioning {
 }
 
 impl Tokenizers {
-    /// Reads the tokenizers that a card names, relative to the folder of its weights.
-    ///
-    /// # Errors
-    /// If a file is missing or no tokenizer.
-    pub fn load(card: &Card, folder: &Path) -> Result<Self> {
-        let [t5, clip] = [&card.text.t5_tokenizer, &card.text.clip_tokenizer].map(|place| folder.join(place.first()));
-        Self::read(card, &t5, &clip)
-    }
-
     /// Reads a card's tokenizers from where they are: T5's file, CLIP's folder.
     ///
     /// # Errors
-    /// As [`Tokenizers::load`].
-    pub fn read(card: &Card, t5: &Path, clip: &Path) -> Result<Self> {
-        let t5 = T5Tokenizer::from_file(t5, &card.text.placeholders)?;
-        let clip = ClipTokenizer::from_dir(clip)?;
+    /// If a file is missing or no tokenizer.
+    pub fn read(card: &Card, t5: &Source, clip: &Source) -> Result<Self> {
+        let t5 = T5Tokenizer::read(t5, &card.text.placeholders)?;
+        let clip = ClipTokenizer::read(clip)?;
         let clip_end_id = card.text.clip_end_id.unwrap_or(clip.end_id());
         Ok(Self {
             t5: match card.text.prepend {
@@ -90,14 +86,25 @@ impl Tokenizers {
 
 /// Encodes a batch of instructions.
 pub fn encode(t5: &T5, clip: &Clip, batch: &[TokenIds], device: &Device) -> TextConditioning {
+    to_the_end(|poll| encode_polled(t5, clip, batch, device, poll))
+}
+
+/// As [`encode`]; breaks off where `poll` does.
+pub fn encode_polled(
+    t5: &T5,
+    clip: &Clip,
+    batch: &[TokenIds],
+    device: &Device,
+    poll: Poll<'_>,
+) -> ControlFlow<(), TextConditioning> {
     let upload = |ids: fn(&TokenIds) -> &Vec<i64>| {
         let len = batch.first().map_or(0, |first| ids(first).len());
         let flat: Vec<i32> = batch.iter().flat_map(|one| ids(one).iter().map(|id| *id as i32)).collect();
         Tensor::<2, Int>::from_data(TensorData::new(flat, [batch.len(), len]), device)
     };
     let ends: Vec<usize> = batch.iter().map(|one| one.clip_end).collect();
-    TextConditioning {
-        prompt_embeds: t5.forward(upload(|one| &one.t5)),
-        pooled_prompt_embeds: clip.forward(upload(|one| &one.clip), &ends),
-    }
+    ControlFlow::Continue(TextConditioning {
+        prompt_embeds: t5.forward_polled(upload(|one| &one.t5), poll)?,
+        pooled_prompt_embeds: clip.forward_polled(upload(|one| &one.clip), &ends, poll)?,
+    })
 }

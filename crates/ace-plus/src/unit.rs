@@ -4,14 +4,18 @@
 use crate::{
     canvas::{Canvas, Plane},
     latents::{self, PATCH},
-    tiling::Tiling,
+    pixels::{self, Tiling, upload},
 };
-use ace_nn::autoencoder::AutoEncoder;
+use ace_nn::{
+    autoencoder::AutoEncoder,
+    poll::{Poll, to_the_end},
+};
 use burn::prelude::*;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use std::ops::ControlFlow;
 
 /// Which conditions accompany the noise, and how.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnitPolicy {
     /// What a unit consists of, in the order of the channels, behind the noisy latents.
@@ -21,7 +25,7 @@ pub struct UnitPolicy {
 }
 
 /// One condition of a unit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Condition {
     /// Latents of the canvas, masked as the canvas policy says.
@@ -33,7 +37,7 @@ pub enum Condition {
 }
 
 /// Where conditions join the noisy latents.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Join {
     /// On the channels of the same token: LCU++, no extra tokens.
@@ -96,6 +100,18 @@ impl Units {
         tiling: Option<Tiling>,
         device: &Device,
     ) -> Self {
+        to_the_end(|poll| Self::encode_polled(autoencoder, canvases, policy, tiling, device, poll))
+    }
+
+    /// As [`Units::encode`]; breaks off where `poll` does.
+    pub fn encode_polled(
+        autoencoder: &AutoEncoder,
+        canvases: &[Canvas],
+        policy: &UnitPolicy,
+        tiling: Option<Tiling>,
+        device: &Device,
+        poll: Poll<'_>,
+    ) -> ControlFlow<(), Self> {
         let cell = autoencoder.downscale();
         let mut beside = Vec::new();
         let mut behind = Vec::new();
@@ -110,7 +126,8 @@ impl Units {
             let mask = latents::pack(latents::fold_mask(upload(&canvas.mask, device), cell));
             // The pictures of a canvas have one size: one pass of the autoencoder encodes them all.
             let planes: Vec<&Plane> = policy.pictures().map(|condition| picture_of(canvas, condition)).collect();
-            let mut encoded = encode_planes(autoencoder, &planes, tiling, device).into_iter().map(latents::pack);
+            let encoded = pixels::encode_polled(autoencoder, &planes, tiling, device, poll)?;
+            let mut encoded = encoded.into_iter().map(latents::pack);
             let mut next = || encoded.next().expect("one encoding per picture"); // counted two lines above
             match policy.join {
                 Join::Channels => {
@@ -146,7 +163,7 @@ impl Units {
         }
         ids.extend(behind_ids);
         let join = |tokens: Vec<Tensor<3>>| (!tokens.is_empty()).then(|| Tensor::cat(tokens, 1));
-        Self { beside: join(beside), behind: join(behind), ids, grids, is_reference }
+        ControlFlow::Continue(Self { beside: join(beside), behind: join(behind), ids, grids, is_reference })
     }
 
     /// Noisy tokens of all units, `L`.
@@ -198,36 +215,6 @@ impl Units {
             })
             .collect()
     }
-}
-
-/// A plane on the device, `[1, C, H, W]`.
-pub fn upload(plane: &Plane, device: &Device) -> Tensor<4> {
-    let [channels, height, width] = plane.shape();
-    Tensor::from_data(TensorData::new(plane.data.clone(), [1, channels, height, width]), device)
-}
-
-/// A picture on the host, from the first of a batch `[B, C, H, W]`.
-pub fn download(tensor: Tensor<4>) -> Plane {
-    let [_, channels, height, width] = tensor.dims();
-    let data = tensor.narrow(0, 0, 1).into_data_as::<f32>().iter::<f32>().collect();
-    Plane { channels, height, width, data }
-}
-
-/// Normalized latents of pictures of one size, `[1, 16, H/8, W/8]` each; the posterior's mode.
-pub fn encode_planes(
-    autoencoder: &AutoEncoder,
-    planes: &[&Plane],
-    tiling: Option<Tiling>,
-    device: &Device,
-) -> Vec<Tensor<4>> {
-    if planes.is_empty() {
-        return Vec::new();
-    }
-    if let Some(tiling) = tiling {
-        return planes.iter().map(|plane| tiling.encode(autoencoder, plane, device)).collect();
-    }
-    let images = Tensor::cat(planes.iter().map(|plane| upload(plane, device)).collect(), 0);
-    autoencoder.encode(images).split(1, 0)
 }
 
 fn picture_of(canvas: &Canvas, condition: Condition) -> &Plane {

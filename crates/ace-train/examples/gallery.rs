@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
     let usage = "give a model folder and a PNG to write";
     let (model, path) = (arguments.next().ok_or(usage)?, arguments.next().ok_or(usage)?);
-    let ace = Ace::load(&Card::load(&model)?, &model, &Device::default())?;
+    let ace = Model::of(Card::load(&model)?, &model).load(&Device::default())?;
     let world = World::new(64, Task::ALL, Split::HeldOut)?;
     let rows: Vec<_> =
         Task::ALL.iter().map(|task| preview::row(&ace, &world.example_of(*task, 1))).collect::<Result<_, _>>()?;

@@ -11,7 +11,8 @@ use ace_nn::autoencoder::AutoEncoder;
 use ace_plus::{
     Card,
     canvas::{self, CanvasPolicy, Inputs, Plane},
-    latents::{self, DOWNSCALE},
+    latents::DOWNSCALE,
+    sample,
 };
 use burn::prelude::*;
 use rand::RngExt;
@@ -90,7 +91,7 @@ impl Objective for AutoEncoderObjective<'_> {
     type Part = Crops;
 
     fn parts(&mut self, step: u64) -> Result<Vec<Crops>, Error> {
-        let mut rng = latents::rng(self.seed, step);
+        let mut rng = sample::rng(self.seed, step);
         let crop = self.crop;
         let mut pixels = Vec::with_capacity(self.batch * 3 * crop * crop);
         for _ in 0..self.batch {
@@ -106,7 +107,7 @@ impl Objective for AutoEncoderObjective<'_> {
         let cells = crop / DOWNSCALE;
         Ok(vec![Crops {
             images: Tensor::from_data(TensorData::new(pixels, [self.batch, 3, crop, crop]), &self.device),
-            noise: latents::noise([self.batch, self.latent_channels, cells, cells], &mut rng, &self.device),
+            noise: sample::gaussian([self.batch, self.latent_channels, cells, cells], &mut rng, &self.device),
         }])
     }
 

@@ -4,9 +4,9 @@
 use crate::{Error, autoencoder::inputs, example::Example};
 use ace_nn::{autoencoder::AutoEncoder, clip::Clip, t5::T5};
 use ace_plus::{
-    Card, canvas,
+    Card, canvas, pixels,
     text::{self, TextConditioning, TokenIds, Tokenizers},
-    unit::{self, Units},
+    unit::Units,
 };
 use burn::prelude::*;
 
@@ -87,8 +87,7 @@ impl Encoder {
         let canvases = canvas::compose(&inputs, &self.card.canvas)?;
         let targets = canvas::compose_target(&example.target, &inputs, &self.card.canvas)?;
         let units = Units::encode(&self.autoencoder, &canvases, &self.card.unit, None, &self.device);
-        let clean =
-            targets.iter().flat_map(|plane| unit::encode_planes(&self.autoencoder, &[plane], None, &self.device));
+        let clean = targets.iter().flat_map(|plane| pixels::encode(&self.autoencoder, &[plane], None, &self.device));
         Ok(Encoded {
             latents: host(units.pack(clean.collect())),
             beside: units.beside.map(host),

@@ -10,6 +10,9 @@ pub enum Error {
     /// The model or a picture.
     #[error(transparent)]
     Plus(#[from] ace_plus::Error),
+    /// A weight file.
+    #[error(transparent)]
+    Weights(#[from] ace_weights::Error),
     /// The data.
     #[error(transparent)]
     Example(#[from] ExampleError),
@@ -56,6 +59,7 @@ impl Error {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Plus(error) => error.hint(),
+            Self::Weights(error) => error.hint(),
             Self::Example(_) => None,
             Self::Recipe { .. } => Some("models/README.md describes every field of a recipe"),
             Self::State { hint, .. } => Some(hint),

@@ -2,13 +2,15 @@
 //! and the exact answer passed through the autoencoder, which no transformer can beat.
 
 use crate::{
-    Error, autoencoder,
+    Error,
+    autoencoder::pictures,
     judge::{Score, Verdict, judge},
     preview::edit_of,
     shapes::{Split, Task, World},
 };
-use ace_plus::{Ace, unit};
+use ace_plus::{Ace, Networks, pixels};
 use serde::Serialize;
+use std::ops::ControlFlow;
 
 /// How a model does on one task.
 #[derive(Debug, Clone, Serialize)]
@@ -38,6 +40,10 @@ pub fn evaluate(
     observer: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<Vec<Row>, Error> {
     let world = World::new(size, tasks, Split::HeldOut)?;
+    let Some(Networks { autoencoder, .. }) = ace.networks() else {
+        let what = "a model is judged with all its networks in memory";
+        return Err(ace_plus::Error::input(what, "load it without dropping networks").into());
+    };
     let of = per_task * tasks.len() as u64;
     let mut done = 0;
     let mut rows = Vec::with_capacity(tasks.len());
@@ -46,14 +52,14 @@ pub fn evaluate(
         for index in 0..per_task {
             let example = world.example_of(*task, index);
             // A seed of its own for every example: one lucky noise must not decide a task.
-            let output = ace.edit(&edit_of(&example).seed(index), &mut |_| true)?;
+            let output = ace.edit(&edit_of(&example).seed(index), &mut |_| ControlFlow::Continue(()))?;
             model.push(judge(&example, &output));
             if let Some(image) = &example.image {
                 unchanged.push(judge(&example, image));
             }
-            let answer = autoencoder::pictures(&example, &ace.card.canvas)?.swap_remove(0);
-            let latents = ace.autoencoder.encode(unit::upload(&answer, &ace.device));
-            let decoded = unit::download(ace.autoencoder.decode(latents)).to_rgb();
+            let answer = pictures(&example, &ace.card().canvas)?.swap_remove(0);
+            let latents = autoencoder.encode(pixels::upload(&answer, ace.device()));
+            let decoded = pixels::download(autoencoder.decode(latents)).to_rgb();
             // References stand left of the answer; the answer is what is judged.
             let (width, height) = example.target.dimensions();
             let left = decoded.width() - width;

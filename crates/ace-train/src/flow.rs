@@ -8,7 +8,7 @@ use crate::{
     trainer::{Loss, Objective},
 };
 use ace_nn::{clip::Clip, flux::Flux, t5::T5};
-use ace_plus::{denoise, flow, latents};
+use ace_plus::{flow, sample};
 use burn::{
     module::Module,
     prelude::*,
@@ -55,7 +55,7 @@ pub fn loss(networks: &Networks, batch: &Batch, noise: Tensor<3>, timesteps: Ten
     let text = batch.conditioning(&networks.t5, &networks.clip, &device);
     let noisy = flow::interpolate(batch.latents.clone(), noise.clone(), timesteps.clone());
     let guidance = timesteps.zeros_like() + TRAINING_GUIDANCE;
-    let predicted = denoise::velocity(&networks.flux, noisy, &batch.units, &text, timesteps, guidance, FloatDType::F32);
+    let predicted = sample::velocity(&networks.flux, noisy, &batch.units, &text, timesteps, guidance, FloatDType::F32);
     let error = predicted - flow::velocity(batch.latents.clone(), noise);
     let squares = error.clone() * error;
 
@@ -146,7 +146,7 @@ impl Objective for FlowObjective<'_> {
     type Part = FlowPart;
 
     fn parts(&mut self, step: u64) -> Result<Vec<FlowPart>, Error> {
-        let mut rng = latents::rng(self.seed, step);
+        let mut rng = sample::rng(self.seed, step);
         let indices: Vec<u64> = (0..self.batch).map(|_| rng.random_range(0..self.pool)).collect();
         self.encode(&indices.iter().copied().collect())?;
         let features = self.encoder.card.flux.out_channels;

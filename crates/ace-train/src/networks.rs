@@ -5,17 +5,14 @@ use crate::{
     recipe::{Network, Recipe},
 };
 use ace_nn::{
-    autoencoder::{self, AutoEncoder},
-    clip::{self, Clip},
-    flux::{self, Flux, FluxConfig},
-    keys::KeyMap,
+    autoencoder::AutoEncoder,
+    clip::Clip,
+    flux::{Flux, FluxConfig},
     lora::LoraBranch,
-    t5::{self, T5},
+    t5::T5,
 };
-use ace_plus::{
-    Card, adapter,
-    checkpoint::{self, WeightFile},
-};
+use ace_plus::Card;
+use ace_weights::{WeightFile, adapter, names::KeyMap};
 use burn::{module::Module, prelude::*, tensor::FloatDType};
 use std::path::{Path, PathBuf};
 
@@ -54,7 +51,7 @@ impl Start<'_> {
     pub fn autoencoder(&self, device: &Device) -> Result<AutoEncoder, Error> {
         let module = self.card.autoencoder.init(device);
         let file = self.card.weights.autoencoder.first();
-        self.network(Network::AutoEncoder, "autoencoder", file, &autoencoder::keys::BFL, module, device)
+        self.network(Network::AutoEncoder, "autoencoder", file, &ace_weights::network::autoencoder::BFL, module, device)
     }
 
     /// The text encoders.
@@ -65,8 +62,15 @@ impl Start<'_> {
         let (t5, clip) = (self.card.t5.init(device), self.card.clip.init(device));
         let files = &self.card.weights;
         Ok((
-            self.network(Network::T5, "t5", files.t5.first(), &t5::keys::TRANSFORMERS, t5, device)?,
-            self.network(Network::Clip, "clip", files.clip.first(), &clip::keys::TRANSFORMERS, clip, device)?,
+            self.network(Network::T5, "t5", files.t5.first(), &ace_weights::network::t5::TRANSFORMERS, t5, device)?,
+            self.network(
+                Network::Clip,
+                "clip",
+                files.clip.first(),
+                &ace_weights::network::clip::TRANSFORMERS,
+                clip,
+                device,
+            )?,
         ))
     }
 
@@ -80,8 +84,14 @@ impl Start<'_> {
             ..self.card.flux.clone()
         };
         let module = config.init(device);
-        let flux =
-            self.network(Network::Flux, "flux", self.card.weights.flux.first(), &flux::keys::BFL, module, device)?;
+        let flux = self.network(
+            Network::Flux,
+            "flux",
+            self.card.weights.flux.first(),
+            &ace_weights::network::flux::BFL,
+            module,
+            device,
+        )?;
         let mut flux = match self.recipe.widen_from {
             Some(_) => widen(flux, &config, &self.card.flux)?,
             None => flux,
@@ -141,8 +151,8 @@ pub fn widen(mut flux: Flux, from: &FluxConfig, to: &FluxConfig) -> Result<Flux,
 /// If the folder cannot be written.
 pub fn write<M: Module>(folder: &Path, file: &Path, module: &M, keys: &KeyMap, note: &str) -> Result<PathBuf, Error> {
     let path = folder.join(file);
-    let tensors = checkpoint::collect(module, keys, "", None);
-    checkpoint::write(&path, &tensors, &[("made_by", note)])?;
+    let tensors = ace_weights::collect(module, keys, "", None);
+    ace_weights::write(&path, &tensors, &[("made_by", note)])?;
     Ok(path)
 }
 

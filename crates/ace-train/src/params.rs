@@ -1,7 +1,8 @@
 //! Walks over a module's parameters: names that outlive the process, initial values, global clipping, moving average.
 
 use crate::Error;
-use ace_plus::{checkpoint::WeightFile, latents};
+use ace_plus::sample;
+use ace_weights::WeightFile;
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId},
     optim::GradientsParams,
@@ -57,7 +58,7 @@ fn initial_values(path: &str, shape: &[usize], seed: u64) -> Vec<f32> {
         return vec![0.0; count];
     }
     // One stream per parameter: a value depends on seed and path, not on the order of the walk.
-    let mut rng = latents::rng(seed, stable_hash(path));
+    let mut rng = sample::rng(seed, stable_hash(path));
     match shape {
         // The posterior starts narrow: with a standard deviation of 1 the decoder would first learn to see through noise.
         [_] if path.ends_with("encoder.conv_out.bias") => {

@@ -3,10 +3,11 @@
 use crate::{Error, example::Example};
 use ace_plus::{Ace, Edit};
 use image::{RgbImage, imageops};
+use std::ops::ControlFlow;
 
 /// Inputs, output and answer of one example, by the very edit that `sample` makes.
 pub fn row(ace: &Ace, example: &Example) -> Result<Vec<RgbImage>, Error> {
-    let output = ace.edit(&edit_of(example), &mut |_| true)?;
+    let output = ace.edit(&edit_of(example), &mut |_| ControlFlow::Continue(()))?;
     let mut row = example.references.clone();
     row.extend(example.image.clone());
     row.extend([output, example.target.clone()]);
@@ -16,12 +17,10 @@ pub fn row(ace: &Ace, example: &Example) -> Result<Vec<RgbImage>, Error> {
 /// An example as a user would ask for it; nothing is pasted back, so that the network alone is seen.
 pub fn edit_of(example: &Example) -> Edit {
     let (width, height) = example.target.dimensions();
-    let mut edit = Edit::new(&example.instruction).size(width, height).repainting_scale(example.repainting_scale);
-    edit.image = example.image.clone();
-    edit.mask = example.mask.clone();
-    edit.references = example.references.clone();
-    edit.keep_outside = false;
-    edit
+    let edit = Edit::new(&example.instruction).size(width, height).repainting_scale(example.repainting_scale);
+    let edit = example.references.iter().cloned().fold(edit.keep_outside(false), Edit::reference);
+    let edit = example.image.iter().cloned().fold(edit, Edit::image);
+    example.mask.iter().cloned().fold(edit, Edit::mask)
 }
 
 /// Rows of pictures, aligned right so that outputs and answers stand below each other.

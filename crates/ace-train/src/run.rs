@@ -13,8 +13,9 @@ use crate::{
     state,
     trainer::{Objective, StepReport, Trainer},
 };
-use ace_nn::{autoencoder::AutoEncoder, clip, flux, t5};
-use ace_plus::{Ace, Card, text::Tokenizers, unit};
+use ace_nn::autoencoder::AutoEncoder;
+use ace_plus::{Ace, Card, Model, model::Component, pixels, text::Tokenizers};
+use ace_weights::Source;
 use burn::{module::Module, prelude::*, tensor::FloatDType};
 use image::RgbImage;
 use std::{
@@ -156,7 +157,13 @@ impl<'a> Run<'a> {
 
     /// Tokenizers stand beside the card, even when the run starts from other weights.
     fn tokenizers(&self) -> Result<Tokenizers, Error> {
-        Ok(Tokenizers::load(&self.card, &self.card_folder)?)
+        let files = Model::of(self.card.clone(), &self.card_folder);
+        let find = |component| -> Result<Source, Error> {
+            let missing =
+                || ace_plus::Error::not_found(format!("there is no {component}"), "put it where the card says");
+            Ok(files.find_component(component)?.ok_or_else(missing)?)
+        };
+        Ok(Tokenizers::read(&self.card, &find(Component::T5Tokenizer)?, &find(Component::ClipTokenizer)?)?)
     }
 
     fn note(&self) -> String {
@@ -171,7 +178,7 @@ impl<'a> Run<'a> {
         let stopped = self.turn(&mut trainer, &mut objective, observer, &mut |model: &AutoEncoder| {
             let rows = examples.iter().map(|example| {
                 let planes = autoencoder::pictures(example, &self.card.canvas)?;
-                let decode = |plane| unit::download(model.decode(model.encode(unit::upload(plane, self.device))));
+                let decode = |plane| pixels::download(model.decode(model.encode(pixels::upload(plane, self.device))));
                 Ok(planes.iter().flat_map(|plane| [plane.to_rgb(), decode(plane).to_rgb()]).collect())
             });
             Ok(preview::sheet(&rows.collect::<Result<Vec<Vec<_>>, Error>>()?))
@@ -183,7 +190,7 @@ impl<'a> Run<'a> {
         let (shift_factor, scaling_factor) = self.measure(&model)?;
         observer(Report::Measured { shift_factor, scaling_factor });
         let file = self.card.weights.autoencoder.first();
-        let keys = &ace_nn::autoencoder::keys::BFL;
+        let keys = &ace_weights::network::autoencoder::BFL;
         let weights = networks::write(&self.options.out, file, &model, keys, &self.note())?;
         Ok(Outcome::Finished { step: trainer.step, weights: vec![weights] })
     }
@@ -193,7 +200,7 @@ impl<'a> Run<'a> {
         let (mut sum, mut squares, mut count) = (0.0f64, 0.0f64, 0.0f64);
         for index in 0..64 {
             let plane = autoencoder::pictures(&self.data.example(index)?, &self.card.canvas)?.swap_remove(0);
-            let (mean, _) = model.encode_posterior(unit::upload(&plane, self.device));
+            let (mean, _) = model.encode_posterior(pixels::upload(&plane, self.device));
             for value in mean.into_data().convert::<f32>().iter::<f32>() {
                 sum += f64::from(value);
                 squares += f64::from(value).powi(2);
@@ -245,29 +252,44 @@ impl<'a> Run<'a> {
         }
         let mut written = Vec::new();
         if self.recipe.trains(Network::Flux) {
-            written.push(networks::write(out, files.flux.first(), &model.flux, &flux::keys::BFL, &note)?);
+            written.push(networks::write(
+                out,
+                files.flux.first(),
+                &model.flux,
+                &ace_weights::network::flux::BFL,
+                &note,
+            )?);
         }
         if self.recipe.trains(Network::T5) {
-            written.push(networks::write(out, files.t5.first(), &model.t5, &t5::keys::TRANSFORMERS, &note)?);
+            written.push(networks::write(
+                out,
+                files.t5.first(),
+                &model.t5,
+                &ace_weights::network::t5::TRANSFORMERS,
+                &note,
+            )?);
         }
         if self.recipe.trains(Network::Clip) {
-            written.push(networks::write(out, files.clip.first(), &model.clip, &clip::keys::TRANSFORMERS, &note)?);
+            written.push(networks::write(
+                out,
+                files.clip.first(),
+                &model.clip,
+                &ace_weights::network::clip::TRANSFORMERS,
+                &note,
+            )?);
         }
         Ok(written)
     }
 
     /// The model as `sample` would have it.
     fn ace(&self, model: &Networks, encoder: &Encoder) -> Result<Ace, Error> {
-        Ok(Ace {
-            card: self.card.clone(),
+        let networks = ace_plus::Networks {
             flux: model.flux.clone(),
             autoencoder: encoder.autoencoder.clone(),
             t5: model.t5.clone(),
             clip: model.clip.clone(),
-            tokenizers: self.tokenizers()?,
-            dtype: FloatDType::F32,
-            device: self.device.clone(),
-        })
+        };
+        Ok(Ace::of(self.card.clone(), networks, self.tokenizers()?, FloatDType::F32, &self.device))
     }
 
     /// The examples that previews show.
@@ -359,7 +381,7 @@ impl Log {
             }
             _ => String::new(),
         };
-        ace_plus::checkpoint::write_atomically(path, kept.as_bytes())?;
+        ace_weights::replace::write(path, kept.as_bytes())?;
         let file = fs::OpenOptions::new().append(true).open(path).map_err(io())?;
         Ok(Self { path: path.to_owned(), file })
     }

@@ -9,7 +9,7 @@ use crate::{
     recipe::{Recipe, Schedule},
     trainer::Trainer,
 };
-use ace_plus::checkpoint::{self, WeightFile};
+use ace_weights::{self, WeightFile};
 use burn::{module::Module, tensor::Bytes};
 use std::{
     fs,
@@ -44,17 +44,17 @@ pub fn save<M: Module>(folder: &Path, trainer: &Trainer<M>, recipe: &Recipe) -> 
     }
     fs::create_dir_all(&part).map_err(io(&part))?;
 
-    checkpoint::write(&part.join(WEIGHTS), &params::learned(&trainer.model), &[])?;
+    ace_weights::write(&part.join(WEIGHTS), &params::learned(&trainer.model), &[])?;
     if let Some(average) = &trainer.ema {
-        checkpoint::write(&part.join(AVERAGE), &params::learned(&average.apply(trainer.model.clone())), &[])?;
+        ace_weights::write(&part.join(AVERAGE), &params::learned(&average.apply(trainer.model.clone())), &[])?;
     }
     let optimizer = trainer.optimizer.into_bytes().map_err(|source| {
         Error::state(&part, format!("the optimizer cannot be written: {source:?}"), "this is a bug; please report it")
     })?;
-    checkpoint::write_atomically(&part.join(OPTIMIZER), &optimizer)?;
+    ace_weights::replace::write(&part.join(OPTIMIZER), &optimizer)?;
     let state = State { step: trainer.step, recipe: recipe.clone() };
     let state = serde_json::to_vec_pretty(&state).map_err(|source| io(&part)(source.into()))?;
-    checkpoint::write_atomically(&part.join(STATE), &state)?;
+    ace_weights::replace::write(&part.join(STATE), &state)?;
 
     if whole.exists() {
         fs::remove_dir_all(&whole).map_err(io(&whole))?;

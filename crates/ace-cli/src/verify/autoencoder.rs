@@ -1,7 +1,8 @@
 //! The autoencoder and its parts.
 
 use super::{Findings, recording::Recording};
-use ace_nn::autoencoder::{Attention, AutoEncoderConfig, Downsample, ResBlock, Upsample, keys};
+use ace_nn::autoencoder::{Attention, AutoEncoderConfig, Downsample, ResBlock, Upsample};
+use ace_weights::network::autoencoder as keys;
 use anyhow::{Context, Result};
 
 /// A residual block with a shortcut.

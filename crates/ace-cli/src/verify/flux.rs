@@ -5,9 +5,10 @@ use super::{
     recording::{Distance, Recording},
 };
 use ace_nn::{
-    flux::{BlockSize, DoubleBlock, FluxConfig, FluxInput, SingleBlock, keys, sinusoid},
+    flux::{BlockSize, DoubleBlock, FluxConfig, FluxInput, SingleBlock, sinusoid},
     rope::Rope,
 };
+use ace_weights::network::flux as keys;
 use anyhow::{Context, Result};
 use burn::prelude::*;
 use serde_json::Value;

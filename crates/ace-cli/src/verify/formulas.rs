@@ -2,8 +2,8 @@
 
 use super::{Findings, recording::Recording};
 use ace_plus::{
-    flow::{self, Shift},
-    latents,
+    flow, latents,
+    sample::{self, Shift},
 };
 use anyhow::Result;
 use burn::prelude::*;
@@ -29,12 +29,12 @@ pub fn schedule(recording: &Recording) -> Result<Findings> {
     let shift = Shift::default();
     let mut findings = Findings::new();
     for (tokens, steps) in [(4096, 28), (1024, 4), (16, 20)] {
-        let times = flow::schedule(steps, tokens, &shift);
+        let times = sample::schedule(steps, tokens, &shift);
         let times = TensorData::new(times, [steps + 1]);
         let error = recording.error_of(&format!("output.sigmas_{tokens}_{steps}"), &times)?;
         findings.push((format!("{steps} steps, {tokens} tokens"), error));
     }
-    let times = flow::schedule(4, 1024, &shift);
+    let times = sample::schedule(4, 1024, &shift);
     let mut sample = recording.tensor::<3>("input.sample")?;
     for (step, pair) in times.windows(2).take(3).enumerate() {
         let velocity: Tensor<3> = recording.tensor(&format!("input.velocity_{step}"))?;

@@ -1,10 +1,8 @@
 //! Low-rank branches on a linear layer: one, two, their gradients, and taken into the weight and out again.
 
 use super::{Findings, recording::Recording};
-use ace_nn::{
-    keys::KeyMap,
-    lora::{Linear, LoraBranch},
-};
+use ace_nn::lora::{Linear, LoraBranch};
+use ace_weights::names::KeyMap;
 use anyhow::{Context, Result};
 use burn::{module::Param, prelude::*};
 use serde_json::Value;

@@ -14,7 +14,7 @@ mod precision;
 mod recording;
 mod text;
 
-use ace_plus::checkpoint::WeightFile;
+use ace_weights::WeightFile;
 use anyhow::{Context, Result};
 use burn::tensor::Device;
 use recording::Recording;

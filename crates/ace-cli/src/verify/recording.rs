@@ -1,7 +1,7 @@
 //! One recording: its tensors by name, its weights in a module of ours, and how far our results are from its own.
 
-use ace_nn::keys::KeyMap;
-use ace_plus::checkpoint::WeightFile;
+use ace_weights::WeightFile;
+use ace_weights::names::KeyMap;
 use anyhow::{Context, Result, bail, ensure};
 use burn::{
     module::{Module, ModuleVisitor, Param},

@@ -3,10 +3,10 @@
 use super::{Findings, recording::Recording};
 use ace_nn::{
     clip::{self, ClipConfig},
-    keys::KeyMap,
     layers::empty,
     t5::{self, BUCKETS, MAX_DISTANCE, T5Config},
 };
+use ace_weights::names::KeyMap;
 use anyhow::{Context, Result};
 use burn::{
     module::{Module, Param},
@@ -69,7 +69,7 @@ pub fn t5_feed_forward(recording: &Recording) -> Result<Findings> {
 pub fn t5(recording: &Recording) -> Result<Findings> {
     let device = recording.device();
     let config: T5Config = serde_json::from_value(recording.config()?)?;
-    let encoder = recording.weights(config.init(device), &t5::keys::TRANSFORMERS, device)?;
+    let encoder = recording.weights(config.init(device), &ace_weights::network::t5::TRANSFORMERS, device)?;
     let hidden = encoder.forward(upload(&recording.rows("input.ids")?, device));
     Ok(vec![("hidden".into(), recording.error("output.hidden", hidden)?)])
 }
@@ -87,7 +87,7 @@ pub fn clip_layer(recording: &Recording) -> Result<Findings> {
 pub fn clip(recording: &Recording) -> Result<Findings> {
     let device = recording.device();
     let config: ClipConfig = serde_json::from_value(recording.config()?)?;
-    let encoder = recording.weights(config.init(device), &clip::keys::TRANSFORMERS, device)?;
+    let encoder = recording.weights(config.init(device), &ace_weights::network::clip::TRANSFORMERS, device)?;
     let rows = recording.rows("input.ids")?;
     // The end of a text is its first token with the highest number, as the published configuration pools.
     let end_of_text = i32::try_from(config.vocab_size - 1)?;

@@ -6,7 +6,6 @@
 mod block;
 mod decoder;
 mod encoder;
-pub mod keys;
 
 pub use block::{Attention, Downsample, Middle, ResBlock, Upsample};
 pub use decoder::Decoder;

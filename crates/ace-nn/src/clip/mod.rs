@@ -3,8 +3,6 @@
 //! FLUX takes the last hidden state, after the final norm, at the end-of-text token; no projection follows. Attention
 //! is causal, so what stands behind that token does not matter.
 
-pub mod keys;
-
 use crate::{
     attention,
     layers::{LayerNorm, empty},

@@ -15,7 +15,6 @@
 
 mod block;
 mod embed;
-pub mod keys;
 mod modulation;
 mod walk;
 

@@ -4,8 +4,6 @@
 //! scores are not divided by √d. Padding attends and is attended to, as FLUX uses it
 //! (diffusers' `FluxPipeline` passes T5 no attention mask).
 
-pub mod keys;
-
 use crate::{
     attention,
     layers::{RmsNorm, empty},

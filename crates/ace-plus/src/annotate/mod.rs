@@ -22,10 +22,10 @@ pub use mosaic::mosaic;
 
 use crate::{Error, Result, picture::blend};
 use image::{GrayImage, Rgb, RgbImage};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// What is shown of a picture under the mask. In a card it is its [`name`](Annotator::name).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Annotator {
     /// The picture itself.
@@ -81,7 +81,7 @@ impl Annotator {
             (Self::Map, Some(map)) => map.clone(),
             (Self::Map, None) => {
                 let hint = "contours and depths come from networks of their own, which are not part of this";
-                return Err(Error::input("this task needs a map that you have drawn (--map FILE)", hint));
+                return Err(Error::input("this task needs a drawing of your own as its map", hint));
             }
             (Self::None, Some(_)) => {
                 let hint = "choose a task that takes one, as contour and depth do, or leave the map out";

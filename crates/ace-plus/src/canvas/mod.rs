@@ -11,14 +11,14 @@ mod region;
 mod resize;
 
 pub use bicubic::bicubic;
-pub use plane::{MASK_THRESHOLD, Plane};
+pub use plane::{MASK_THRESHOLD, OfficialBytes, Plane};
 pub use region::{Region, stitch};
 pub use resize::{bilinear_antialias, nearest_exact};
 
 use crate::error::{Error, Result};
 use image::{GrayImage, RgbImage, imageops};
 use plane::center_offset;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Columns right of the seam that the official programs cut off, in pixels.
 pub const OFFICIAL_SEAM: usize = 30;
@@ -28,7 +28,7 @@ const MAX_SIDE: u32 = 16_384;
 const MAX_AREA: usize = 1 << 28;
 
 /// How pixels become canvases: a section of the card.
-#[derive(Deserialize, Clone, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct CanvasPolicy {
     /// Budget of one edit in tokens (of 16×16 px in the published models), references and image together.
@@ -45,6 +45,9 @@ pub struct CanvasPolicy {
     /// Whether what was made under a mask is moved to the colours around it before it is put back.
     #[serde(default = "yes")]
     pub match_colours: bool,
+    /// How the model's official program makes bytes of a decoded picture ([`compose_official`] only).
+    #[serde(default)]
+    pub official_bytes: OfficialBytes,
     /// One canvas, or one per picture.
     pub layout: Layout,
     /// Pixels along one side of a token: the autoencoder's cell times the patch of 2.
@@ -61,7 +64,7 @@ fn published_token() -> usize {
 }
 
 /// How a reference meets the height of the image.
-#[derive(Deserialize, Clone, Copy, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum ReferenceFit {
     /// Scaled to the same height.
@@ -74,7 +77,7 @@ pub enum ReferenceFit {
 }
 
 /// Where references and image meet.
-#[derive(Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub enum Layout {
     /// Side by side on one canvas: references in order, then the image.
@@ -124,24 +127,28 @@ pub fn compose(inputs: &Inputs, policy: &CanvasPolicy) -> Result<Vec<Canvas>> {
     compose_at(inputs, policy, Seam::of(inputs, policy))
 }
 
-/// The canvas of an edit as the official programs prepare it (spec §5.2): one reference at most, reference and image
-/// shrunk together wherever the seam then lies, a black mask taken for a white one.
+/// The canvas of an edit as the official programs prepare it (`ACEPlusImageProcessor` in
+/// <https://github.com/ali-vilab/ACE_plus>): one reference at most, reference and image shrunk together wherever the seam
+/// then lies, a black mask taken for a white one.
 ///
 /// # Errors
 /// As [`compose`], and if there are several references, or the policy is not that of the official programs.
 pub fn compose_official(inputs: &Inputs, policy: &CanvasPolicy) -> Result<Canvas> {
     if inputs.references.len() > 1 {
         let what = format!("there are {} references; the official programs take one", inputs.references.len());
-        return Err(Error::input(what, "leave out the others, or leave out --compat"));
+        return Err(Error::input(what, "leave out the others, or prepare it as this project does"));
     }
     if policy.layout != Layout::Canvas {
-        return Err(Error::input("the official programs know one canvas, this card several", "leave out --compat"));
+        return Err(Error::input(
+            "the official programs know one canvas, this card several",
+            "prepare it as this project does",
+        ));
     }
     let is_black = inputs.mask.is_some_and(|mask| mask.as_raw().iter().all(|grey| *grey <= MASK_THRESHOLD));
     let inputs = Inputs { mask: inputs.mask.filter(|_| !is_black), ..*inputs };
     let canvases = compose_at(&inputs, policy, Seam { aligned: false, cut: OFFICIAL_SEAM })?;
     // One for this layout.
-    canvases.into_iter().next().ok_or_else(|| Error::input("there is no canvas", "leave out --compat"))
+    canvases.into_iter().next().ok_or_else(|| Error::input("there is no canvas", "prepare it as this project does"))
 }
 
 /// Where reference and image meet on a canvas.
@@ -175,17 +182,20 @@ fn compose_at(inputs: &Inputs, policy: &CanvasPolicy, seam: Seam) -> Result<Vec<
 pub fn compose_plain(inputs: &Inputs, policy: &CanvasPolicy) -> Result<Canvas> {
     check(inputs, policy)?;
     let Some(image) = inputs.image else {
-        return Err(Error::input("plain FLUX-Fill fills an image, and there is none", "give --image and --mask"));
+        return Err(Error::input("plain FLUX-Fill fills an image, and there is none", "give an image and a mask"));
     };
     if !inputs.references.is_empty() {
-        return Err(Error::input("plain FLUX-Fill knows no references", "leave them out, or leave out --compat"));
+        return Err(Error::input(
+            "plain FLUX-Fill knows no references",
+            "leave them out, or prepare it as this project does",
+        ));
     }
     let (width, height) = image.dimensions();
     let token = policy.token as u32;
     if !width.is_multiple_of(token) || !height.is_multiple_of(token) {
         return Err(Error::input(
             format!("image is {width}x{height}; plain FLUX-Fill takes multiples of {token}"),
-            "crop or resize it first, or leave out --compat",
+            "crop or resize it first, or prepare it as this project does",
         ));
     }
     let mask = match inputs.mask {
@@ -236,17 +246,17 @@ pub fn crop_back(decoded: &Plane, canvas: &Canvas) -> RgbImage {
 
 /// The edited picture of a decoded canvas, `[3, H, W]`, as the official programs cut it out: without the references and
 /// [`OFFICIAL_SEAM`] columns right of them, stretched back to `output_size` (Pillow's bicubic); the whole canvas as it is
-/// if there is no reference. Bytes are cut off, not rounded (spec §5.3).
+/// if there is no reference. `bytes` says which of the programs it is.
 ///
 /// # Panics
 /// If `decoded` has not the shape of `canvas`.
-pub fn crop_back_official(decoded: &Plane, canvas: &Canvas) -> RgbImage {
+pub fn crop_back_official(decoded: &Plane, canvas: &Canvas, bytes: OfficialBytes) -> RgbImage {
     assert_eq!(decoded.shape(), canvas.image.shape(), "crop_back_official: decoded");
     if canvas.split == 0 {
-        return decoded.to_rgb_truncated();
+        return decoded.to_rgb_official(bytes);
     }
     let left = (canvas.split + canvas.cut).min(decoded.width - 1);
-    let output = decoded.crop(0, left, decoded.height, decoded.width - left).to_rgb_truncated();
+    let output = decoded.crop(0, left, decoded.height, decoded.width - left).to_rgb_official(bytes);
     bicubic(&output, canvas.output_size.0, canvas.output_size.1)
 }
 

@@ -6,33 +6,34 @@
 //! field, lists and values replace those of the base; repositories are added to the base's.
 
 mod diffusers;
-mod files;
+mod places;
 
-pub use files::{Adapter, Files, Part, Paths, Repository};
+pub use places::{Adapter, Paths, Repository};
 
 use crate::{
-    Error, Result, annotate::Annotator, canvas::CanvasPolicy, flow::Shift, latents, tokenizer::Prepend,
-    unit::UnitPolicy,
+    Error, Result, annotate::Annotator, canvas::CanvasPolicy, domain::Domain, latents, sample::Shift,
+    tokenizer::Prepend, unit::UnitPolicy,
 };
 use ace_nn::{autoencoder::AutoEncoderConfig, clip::ClipConfig, flux::FluxConfig, t5::T5Config};
-use serde::Deserialize;
+use ace_weights::{Network, Sizes, network::Described};
+use serde::{Deserialize, Serialize};
 use std::{fs, path::Path};
 
 /// Cards that are part of the library.
 const BUILTIN: &[(&str, &str)] = &[
-    ("tiny", include_str!("../../../../models/tiny/card.toml")),
-    ("flux1-fill-dev", include_str!("../../../../models/flux1-fill-dev/card.toml")),
-    ("ace-plus-portrait", include_str!("../../../../models/ace-plus-portrait/card.toml")),
-    ("ace-plus-subject", include_str!("../../../../models/ace-plus-subject/card.toml")),
-    ("ace-plus-local-editing", include_str!("../../../../models/ace-plus-local-editing/card.toml")),
-    ("ace-plus-fft", include_str!("../../../../models/ace-plus-fft/card.toml")),
+    ("tiny", include_str!("../../cards/tiny.toml")),
+    ("flux1-fill-dev", include_str!("../../cards/flux1-fill-dev.toml")),
+    ("ace-plus-portrait", include_str!("../../cards/ace-plus-portrait.toml")),
+    ("ace-plus-subject", include_str!("../../cards/ace-plus-subject.toml")),
+    ("ace-plus-local-editing", include_str!("../../cards/ace-plus-local-editing.toml")),
+    ("ace-plus-fft", include_str!("../../cards/ace-plus-fft.toml")),
 ];
 
 /// Cards that stand on each other: more are a mistake.
 const MOST_BASES: usize = 8;
 
 /// Everything about one model that is not code.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Card {
     /// What it is called.
@@ -65,13 +66,16 @@ pub struct Card {
     /// Where its files are published.
     #[serde(default)]
     pub repository: Vec<Repository>,
+    /// What pictures it knows; absent if it knows all kinds.
+    #[serde(default)]
+    pub domain: Option<Domain>,
     /// Kinds of edit with defaults of their own.
     #[serde(default)]
     pub task: Vec<Task>,
 }
 
 /// Files of a card, relative to the weights folder.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WeightPaths {
     /// Transformer.
@@ -84,16 +88,8 @@ pub struct WeightPaths {
     pub clip: Paths,
 }
 
-impl WeightPaths {
-    /// No place at all, for comparing cards whatever their files are called.
-    pub fn nowhere(&self) -> Self {
-        let nowhere = || Paths::from("");
-        Self { flux: nowhere(), autoencoder: nowhere(), t5: nowhere(), clip: nowhere() }
-    }
-}
-
 /// Tokenizers of a card.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TextPolicy {
     /// `tokenizer.json` of the sequence encoder, relative to the weights folder.
@@ -122,7 +118,7 @@ pub struct TextPolicy {
 }
 
 /// Sampling defaults of a card.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sampling {
     /// Euler steps.
@@ -137,7 +133,7 @@ pub struct Sampling {
 }
 
 /// A kind of edit with defaults of its own.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Task {
     /// What it is called, as in `--task`.
@@ -155,7 +151,7 @@ pub struct Task {
 }
 
 /// What a task must be given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Need {
     /// A picture to edit.
@@ -164,6 +160,17 @@ pub enum Need {
     Mask,
     /// A picture to take something from; named twice, two.
     Reference,
+}
+
+impl Need {
+    /// In words.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Image => "an image",
+            Self::Mask => "a mask",
+            Self::Reference => "a reference",
+        }
+    }
 }
 
 fn yes() -> bool {
@@ -214,7 +221,7 @@ impl Card {
     pub fn builtin(name: &str) -> Result<Self> {
         let Some((_, text)) = BUILTIN.iter().find(|(known, _)| *known == name) else {
             let known: Vec<_> = BUILTIN.iter().map(|(name, _)| *name).collect();
-            return Err(Error::input(
+            return Err(Error::not_found(
                 format!("there is no built-in card {name:?}"),
                 format!("built in are: {}; or give a folder with a card.toml", known.join(", ")),
             ));
@@ -251,6 +258,37 @@ impl Card {
             Some(Ok(card)) => Ok(card),
             Some(Err(unknown)) if !name.exists() => Err(unknown),
             _ => Self::load(name),
+        }
+    }
+
+    /// What a picture depends on of the card, as JSON with its keys in order: not its name and description, nor where files
+    /// lie. A field that is added later is left out while it has its default, so that fingerprints of old pictures hold.
+    pub(crate) fn canonical(&self) -> Vec<u8> {
+        let mut all = serde_json::to_value(self).unwrap_or_default();
+        if let Some(fields) = all.as_object_mut() {
+            for unseen in ["name", "description", "licence", "weights", "repository", "task", "domain"] {
+                fields.remove(unseen);
+            }
+        }
+        all.to_string().into_bytes()
+    }
+
+    /// Sizes of a network.
+    pub fn sizes(&self, network: Network) -> Sizes {
+        match network {
+            Network::Flux => Sizes::Flux(self.flux.clone()),
+            Network::AutoEncoder => Sizes::AutoEncoder(self.autoencoder.clone()),
+            Network::T5 => Sizes::T5(self.t5.clone()),
+            Network::Clip => Sizes::Clip(self.clip.clone()),
+        }
+    }
+
+    /// What weight files do not say of the model.
+    pub fn described(&self) -> Described {
+        Described {
+            name: self.name.clone(),
+            sizes: Network::ALL.map(|network| self.sizes(network)).to_vec(),
+            clip_end_id: self.text.clip_end_id,
         }
     }
 

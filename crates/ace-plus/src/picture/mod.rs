@@ -8,7 +8,8 @@ mod text;
 
 pub use text::read_text;
 
-use crate::{Error, Result, checkpoint};
+use crate::{Error, Result};
+use ace_weights::replace;
 use image::{
     DynamicImage, GrayImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, Luma, Pixel, Rgb, RgbImage,
     RgbaImage, metadata::Orientation,
@@ -51,7 +52,18 @@ pub fn read_rgb(path: &Path) -> Result<RgbImage> {
 /// # Errors
 /// As [`read_rgb`].
 pub fn read_rgb_noted(path: &Path) -> Result<Noted<RgbImage>> {
-    let Raw { picture, profile } = read(path)?;
+    rgb(path, read(path)?)
+}
+
+/// As [`read_rgb_noted`], of bytes in memory; `name` stands for a path in messages.
+///
+/// # Errors
+/// As [`read_rgb`].
+pub fn rgb_from_bytes(name: &Path, bytes: &[u8]) -> Result<Noted<RgbImage>> {
+    rgb(name, decode(name, bytes)?)
+}
+
+fn rgb(path: &Path, Raw { picture, profile }: Raw) -> Result<Noted<RgbImage>> {
     let mut notes = Vec::new();
     if let Some(profile) = profile {
         let name = container::profile_name(&profile);
@@ -90,7 +102,19 @@ pub fn read_mask(path: &Path) -> Result<GrayImage> {
 /// # Errors
 /// As [`read_mask`].
 pub fn read_mask_noted(path: &Path) -> Result<Noted<GrayImage>> {
-    let rgba = match translucent(read(path)?.picture) {
+    mask(path, read(path)?)
+}
+
+/// As [`read_mask_noted`], of bytes in memory; `name` stands for a path in messages.
+///
+/// # Errors
+/// As [`read_mask`].
+pub fn mask_from_bytes(name: &Path, bytes: &[u8]) -> Result<Noted<GrayImage>> {
+    mask(name, decode(name, bytes)?)
+}
+
+fn mask(path: &Path, raw: Raw) -> Result<Noted<GrayImage>> {
+    let rgba = match translucent(raw.picture) {
         Ok(rgba) => rgba,
         Err(picture) if picture.color().has_color() => {
             let rgb = picture.into_rgb8();
@@ -179,7 +203,11 @@ struct Raw {
 }
 
 fn read(path: &Path) -> Result<Raw> {
-    let bytes = bytes(path)?;
+    decode(path, &bytes(path)?)
+}
+
+/// Decodes what was read from `path`.
+fn decode(path: &Path, bytes: &[u8]) -> Result<Raw> {
     let unreadable = |reason: &str, hint: &str| Error::format(path, format!("not a readable picture: {reason}"), hint);
     if bytes.is_empty() {
         return Err(unreadable("the file is empty", FORMATS));
@@ -191,14 +219,14 @@ fn read(path: &Path) -> Result<Raw> {
         error => unreadable(&error.to_string(), FORMATS),
     };
     // The content says what it is: names are often wrong.
-    let mut reader = ImageReader::new(Cursor::new(&bytes[..])).with_guessed_format().map_err(Error::io(path))?;
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(Error::io(path))?;
     let format = match reader.format() {
         Some(format @ (ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP | ImageFormat::Bmp)) => format,
         Some(format) => return Err(unreadable(&format!("it is of the format {format:?}"), FORMATS)),
         None if bytes.get(4..8) == Some(b"ftyp") => return Err(unreadable("it is of the format HEIC", FORMATS)),
         None => return Err(unreadable("it is of no known format", FORMATS)),
     };
-    if !container::is_whole(format, &bytes) {
+    if !container::is_whole(format, bytes) {
         return Err(unreadable("the file ends too early", CUT_SHORT));
     }
     // Sides are looked at below, where their numbers can be said.
@@ -260,7 +288,7 @@ fn orientation(format: ImageFormat, exif: Option<&[u8]>, bytes: &[u8]) -> Orient
 /// # Errors
 /// If the folder is missing or not writable.
 pub fn write_png(path: &Path, picture: &RgbImage) -> Result<()> {
-    checkpoint::write_atomically(path, &text::png(picture, None).map_err(unwritable(path))?)
+    Ok(replace::write(path, &text::png(picture, None).map_err(unwritable(path))?)?)
 }
 
 /// As [`write_png`], with words under a keyword (1 to 79 Latin-1 letters) that [`read_text`] reads back.
@@ -269,7 +297,7 @@ pub fn write_png(path: &Path, picture: &RgbImage) -> Result<()> {
 /// As [`write_png`].
 pub fn write_png_with_text(path: &Path, picture: &RgbImage, keyword: &str, words: &str) -> Result<()> {
     let bytes = text::png(picture, Some((keyword, words))).map_err(unwritable(path))?;
-    checkpoint::write_atomically(path, &bytes)
+    Ok(replace::write(path, &bytes)?)
 }
 
 fn unwritable(path: &Path) -> impl FnOnce(png::EncodingError) -> Error + use<'_> {

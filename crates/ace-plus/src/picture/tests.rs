@@ -111,8 +111,8 @@ fn what_is_no_whole_picture_is_an_error_of_one_line() {
     ] {
         assert_eq!(error(name), (format!("not a readable picture: {reason}"), FORMATS.to_owned()), "{name}");
     }
-    assert!(matches!(read_rgb(&file("none.png")).unwrap_err(), Error::Io { .. }));
-    assert!(matches!(read_rgb(&file("")).unwrap_err(), Error::Io { .. }));
+    assert!(matches!(read_rgb(&file("none.png")).unwrap_err(), Error::File(ace_weights::Error::Io { .. })));
+    assert!(matches!(read_rgb(&file("")).unwrap_err(), Error::File(ace_weights::Error::Io { .. })));
 }
 
 #[test]

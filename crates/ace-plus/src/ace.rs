@@ -1,0 +1,341 @@
+//! The stages of an edit, composed. This is the only place where they are.
+
+use crate::{
+    Card, Edit, Error, Result,
+    edit::Settings,
+    model::{Component, Files, Holding},
+    pixels::{self, Tiling},
+    sample::{self, Event, Observer, Stage, tell, uncancelled},
+    text::{self, TextConditioning, Tokenizers},
+    unit::Units,
+};
+use ace_nn::{autoencoder::AutoEncoder, clip::Clip, flux::Flux, t5::T5};
+use ace_weights::{
+    Placement, WeightFile,
+    adapter::{self, AdapterReport},
+};
+use burn::{prelude::*, tensor::FloatDType};
+use image::RgbImage;
+use std::{
+    ops::Deref,
+    path::{Path, PathBuf},
+};
+
+/// A model ready to edit. [`crate::Model::load`] makes one; it can be shared between threads.
+#[derive(Debug)]
+pub struct Ace {
+    card: Card,
+    tokenizers: Tokenizers,
+    weights: Weights,
+    /// LoRAs that were added, with what came of each.
+    adapters: Vec<(PathBuf, AdapterReport)>,
+    dtype: FloatDType,
+    device: Device,
+}
+
+/// Where a model's networks are.
+#[derive(Debug)]
+enum Weights {
+    Resident(Box<Networks>),
+    OneAtATime { files: Files, widen: bool },
+}
+
+/// Every network of a model.
+#[derive(Debug, Clone)]
+pub struct Networks {
+    /// The transformer.
+    pub flux: Flux,
+    /// Pictures to latents and back.
+    pub autoencoder: AutoEncoder,
+    /// The sequence encoder.
+    pub t5: T5,
+    /// The pooled encoder.
+    pub clip: Clip,
+}
+
+/// What an edit gave.
+#[derive(Debug)]
+pub struct Edited {
+    /// The picture.
+    pub image: RgbImage,
+    /// The final latents as tokens, `[1, L, 64]`.
+    pub tokens: Tensor<3>,
+    /// The final latents of each unit, `[1, 16, h, w]`; the edited picture's last.
+    pub latents: Vec<Tensor<4>>,
+    /// Noisy tokens of all units.
+    pub len: usize,
+}
+
+/// A network that stays, or that was read for the moment.
+enum Held<'a, T> {
+    Resident(&'a T),
+    Read(Box<T>),
+}
+
+impl<T> Deref for Held<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        match self {
+            Self::Resident(network) => network,
+            Self::Read(network) => network,
+        }
+    }
+}
+
+// A server shares one model between its threads.
+const _: () = {
+    const fn is_shared<T: Send + Sync>() {}
+    is_shared::<Ace>();
+};
+
+impl Ace {
+    /// A model of networks that are there already, such as those that are being trained.
+    pub fn of(card: Card, networks: Networks, tokenizers: Tokenizers, dtype: FloatDType, device: &Device) -> Self {
+        let weights = Weights::Resident(Box::new(networks));
+        Self { card, tokenizers, weights, adapters: Vec::new(), dtype, device: device.clone() }
+    }
+
+    /// Loads a model from files that were found before.
+    pub(crate) fn open(card: &Card, files: Files, holding: Holding, device: &Device) -> Result<Self> {
+        let Holding { dtype, widen, placement } = holding;
+        if !device.supports_dtype(dtype) {
+            return Err(Error::input(format!("this device does not compute in {dtype:?}"), "choose f32"));
+        }
+        let tokenizers = Tokenizers::read(card, files.of(Component::T5Tokenizer), files.of(Component::ClipTokenizer))?;
+        let loader = Loader { card, files: &files, dtype, widen, device };
+        let mut adapters = Vec::new();
+        let weights = match placement {
+            Placement::OneAtATime => {
+                loader.check()?;
+                Weights::OneAtATime { files, widen }
+            }
+            _ => Weights::Resident(Box::new(Networks {
+                flux: loader.flux_and_adapters(&mut adapters)?,
+                autoencoder: loader.autoencoder()?,
+                t5: loader.t5()?,
+                clip: loader.clip()?,
+            })),
+        };
+        Ok(Self { card: card.clone(), tokenizers, weights, adapters, dtype, device: device.clone() })
+    }
+
+    /// What is known about the model.
+    pub fn card(&self) -> &Card {
+        &self.card
+    }
+
+    /// Words to numbers.
+    pub fn tokenizers(&self) -> &Tokenizers {
+        &self.tokenizers
+    }
+
+    /// Where the model computes.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Numbers of transformer and text encoders.
+    pub fn dtype(&self) -> FloatDType {
+        self.dtype
+    }
+
+    /// Its networks, if all of them are on the device.
+    pub fn networks(&self) -> Option<&Networks> {
+        match &self.weights {
+            Weights::Resident(networks) => Some(networks),
+            Weights::OneAtATime { .. } => None,
+        }
+    }
+
+    /// Its networks to be changed, if all of them are on the device.
+    pub fn networks_mut(&mut self) -> Option<&mut Networks> {
+        match &mut self.weights {
+            Weights::Resident(networks) => Some(networks),
+            Weights::OneAtATime { .. } => None,
+        }
+    }
+
+    /// LoRAs that were added when the networks were loaded, with what came of each.
+    pub fn adapters(&self) -> &[(PathBuf, AdapterReport)] {
+        &self.adapters
+    }
+
+    /// Adds a LoRA file to the transformer, in whichever trainer's spelling; several add up. See [`adapter::attach`].
+    ///
+    /// # Errors
+    /// If the file does not fit the transformer, or the networks do not stay on the device: [`crate::Model::lora`] is for
+    /// these.
+    pub fn add_lora(&mut self, path: &Path, weight: f64) -> Result<AdapterReport> {
+        let file = WeightFile::open(path)?;
+        let device = self.device.clone();
+        let Some(networks) = self.networks_mut() else {
+            let what = "a LoRA cannot be added to a transformer that is not there";
+            return Err(Error::input(what, "name it before the model is loaded"));
+        };
+        let report = adapter::attach(&mut networks.flux, &file, weight, &device)?;
+        self.adapters.push((path.to_owned(), report.clone()));
+        Ok(report)
+    }
+
+    /// One edit; the result has the size of the image.
+    ///
+    /// # Errors
+    /// If the edit's parts do not fit each other or the card, a file cannot be read, or the observer cancels.
+    pub fn edit(&self, edit: &Edit, observer: Observer<'_>) -> Result<RgbImage> {
+        Ok(self.run(edit, observer)?.image)
+    }
+
+    /// As [`Ace::edit`], with the latents. An edit of several regions is made one region after the other: each has its mask
+    /// and its words, and sees what those before it have made.
+    ///
+    /// # Errors
+    /// As [`Ace::edit`].
+    pub fn run(&self, edit: &Edit, observer: Observer<'_>) -> Result<Edited> {
+        edit.check(&self.card)?;
+        let mut edits = edit.one_by_one().into_iter();
+        let Some(first) = edits.next() else { return self.run_one(edit, observer) };
+        let mut edited = self.run_one(&first, observer)?;
+        for edit in edits {
+            edited = self.run_one(&edit.image(edited.image), observer)?;
+        }
+        Ok(edited)
+    }
+
+    fn run_one(&self, edit: &Edit, observer: Observer<'_>) -> Result<Edited> {
+        let settings = edit.settings(&self.card)?;
+        let prepared = edit.prepare(&self.card)?;
+        let tiling = settings.tile.map(|side| Tiling::of(side, &self.card)).transpose()?;
+        tell(observer, Event::Stage(Stage::Text))?;
+        let text = self.encode_text(edit.words(), observer)?;
+        tell(observer, Event::Stage(Stage::Encode))?;
+        // Small enough to stay beside the transformer.
+        let autoencoder = self.autoencoder()?;
+        let units = uncancelled(Units::encode_polled(
+            &autoencoder,
+            &prepared.canvases,
+            &self.card.unit,
+            tiling,
+            &self.device,
+            &mut || observer(Event::Tick),
+        ))?;
+        tell(observer, Event::Stage(Stage::Denoise))?;
+        let tokens = self.denoise(edit, &settings, &units, &text, observer)?;
+        tell(observer, Event::Stage(Stage::Decode))?;
+        let latents = units.unpack(tokens.clone());
+        let plane = uncancelled(pixels::decode_polled(&autoencoder, &latents[latents.len() - 1], tiling, &mut || {
+            observer(Event::Tick)
+        }))?;
+        Ok(Edited { image: prepared.finish(&plane), tokens, latents, len: units.len() })
+    }
+
+    /// Words to embeddings.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or the observer cancels.
+    pub fn encode_text(&self, instruction: &str, observer: Observer<'_>) -> Result<TextConditioning> {
+        let (t5, clip) = match &self.weights {
+            Weights::Resident(networks) => (Held::Resident(&networks.t5), Held::Resident(&networks.clip)),
+            Weights::OneAtATime { files, widen } => {
+                let loader = self.loader(files, *widen);
+                (Held::Read(Box::new(loader.t5()?)), Held::Read(Box::new(loader.clip()?)))
+            }
+        };
+        let ids = [self.tokenizers.ids(instruction)];
+        let text = uncancelled(text::encode_polled(&t5, &clip, &ids, &self.device, &mut || observer(Event::Tick)))?;
+        self.settle(matches!(t5, Held::Read(_)))?;
+        Ok(text)
+    }
+
+    fn denoise(
+        &self,
+        edit: &Edit,
+        settings: &Settings<'_>,
+        units: &Units,
+        text: &TextConditioning,
+        observer: Observer<'_>,
+    ) -> Result<Tensor<3>> {
+        let flux = match &self.weights {
+            Weights::Resident(networks) => Held::Resident(&networks.flux),
+            Weights::OneAtATime { files, widen } => Held::Read(Box::new(self.loader(files, *widen).flux()?)),
+        };
+        let noise = sample::noise(&self.card, edit, units, &self.device)?;
+        let times = sample::schedule(settings.num_steps, units.len(), &self.card.sampling.shift);
+        let walk = sample::Walk { flux: &flux, units, text, guidance: settings.guidance, dtype: self.dtype };
+        let tokens = walk.denoise(noise, &times, observer)?;
+        self.settle(matches!(flux, Held::Read(_)))?;
+        Ok(tokens)
+    }
+
+    fn autoencoder(&self) -> Result<Held<'_, AutoEncoder>> {
+        Ok(match &self.weights {
+            Weights::Resident(networks) => Held::Resident(&networks.autoencoder),
+            Weights::OneAtATime { files, widen } => Held::Read(Box::new(self.loader(files, *widen).autoencoder()?)),
+        })
+    }
+
+    fn loader<'a>(&'a self, files: &'a Files, widen: bool) -> Loader<'a> {
+        Loader { card: &self.card, files, dtype: self.dtype, widen, device: &self.device }
+    }
+
+    /// Waits for a device that works ahead: it would still hold one network when the next comes.
+    fn settle(&self, is_needed: bool) -> Result<()> {
+        if is_needed {
+            self.device.sync().map_err(|error| Error::Device { reason: format!("{error:?}") })?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads a model's networks.
+struct Loader<'a> {
+    card: &'a Card,
+    files: &'a Files,
+    dtype: FloatDType,
+    widen: bool,
+    device: &'a Device,
+}
+
+impl Loader<'_> {
+    /// The transformer with its LoRAs.
+    fn flux(&self) -> Result<Flux> {
+        self.flux_and_adapters(&mut Vec::new())
+    }
+
+    fn flux_and_adapters(&self, adapters: &mut Vec<(PathBuf, AdapterReport)>) -> Result<Flux> {
+        let mut flux = self.open(Component::Flux)?.flux(&self.card.flux, Some(self.dtype), self.device)?;
+        for (source, weight) in self.files.adapters() {
+            let report = adapter::attach(&mut flux, &source.open()?, weight, self.device)?;
+            adapters.push((source.path().to_owned(), report));
+        }
+        Ok(flux)
+    }
+
+    fn autoencoder(&self) -> Result<AutoEncoder> {
+        let file = self.files.of(Component::AutoEncoder).open()?;
+        Ok(file.autoencoder(&self.card.autoencoder, self.device)?)
+    }
+
+    fn t5(&self) -> Result<T5> {
+        Ok(self.open(Component::T5)?.t5(&self.card.t5, Some(self.dtype), self.device)?)
+    }
+
+    fn clip(&self) -> Result<Clip> {
+        Ok(self.open(Component::Clip)?.clip(&self.card.clip, Some(self.dtype), self.device)?)
+    }
+
+    fn open(&self, component: Component) -> Result<WeightFile> {
+        let file = self.files.of(component).open()?;
+        Ok(if self.widen { file } else { file.packed() })
+    }
+
+    /// Opens every file, so that one that is broken is noticed before the work.
+    fn check(&self) -> Result<()> {
+        let networks = [Component::Flux, Component::AutoEncoder, Component::T5, Component::Clip];
+        let adapters = self.files.adapters().map(|(source, _)| source);
+        for source in networks.map(|component| self.files.of(component)).into_iter().chain(adapters) {
+            source.open()?;
+        }
+        Ok(())
+    }
+}

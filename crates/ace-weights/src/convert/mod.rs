@@ -1,0 +1,309 @@
+//! Weights from one spelling to another: names, cuts, dtype; tensor after tensor, whatever the size of the file.
+//!
+//! ```text
+//! keys of the file ─ their KeyMap ─▶ rows of a parameter ─ the other KeyMap ─▶ keys of the result
+//! ```
+//!
+//! There is no table of conversions: both spellings are described by what the network's own parameters are called in
+//! them, so whatever can be loaded can be converted. What is written is checked first: all names, shapes and dtypes are
+//! known from the input's header. Where name and dtype alone change, bytes are copied as they are.
+
+mod adapter;
+mod place;
+mod plan;
+
+use crate::{
+    Error, Network, Result, Sizes, Stored, WeightFile,
+    adapter::Dialect,
+    network::{Described, Found, Names},
+    replace,
+    store::{self, INDEX, Planned},
+};
+use burn::prelude::*;
+use plan::{Plan, Tensor};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Bytes of a shard unless another number is asked for, as diffusers cuts them.
+pub const SHARD_SIZE: u64 = 10_000_000_000;
+
+/// How many numbers, or blocks of them, are converted at a time: a tensor may be larger than what is held in memory.
+const STEP: usize = 1 << 20;
+
+/// Whose spelling to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// One file with Black Forest Labs' keys; text encoders keep transformers' keys, as everywhere.
+    Bfl,
+    /// A folder with `config.json` and one file, or several with an index; a LoRA is one file.
+    Diffusers,
+    /// One file as ComfyUI's model folders have it: BFL's keys. A LoRA is spelled as the ACE++ release is (kohya's).
+    ComfyUi,
+}
+
+impl Format {
+    /// Every format with its name.
+    pub const ALL: [(&'static str, Self); 3] =
+        [("bfl", Self::Bfl), ("diffusers", Self::Diffusers), ("comfyui", Self::ComfyUi)];
+}
+
+/// How to store numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// 32-bit floats.
+    F32,
+    /// bfloat16.
+    BF16,
+    /// 16-bit floats of IEEE 754; numbers that are too large for them are an error.
+    F16,
+    /// `F8_E4M3` without scales for matrices; biases and norms, a thousandth of a network, stay as wide as they are.
+    Fp8,
+}
+
+impl Precision {
+    /// Every precision with its name.
+    pub const ALL: [(&'static str, Self); 4] =
+        [("f32", Self::F32), ("bf16", Self::BF16), ("f16", Self::F16), ("fp8", Self::Fp8)];
+}
+
+/// What to make of a file.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The input's own if absent; single files stay single.
+    pub format: Option<Format>,
+    /// The input's own if absent, bf16 for scaled 8-bit weights and GGUF's types.
+    pub precision: Option<Precision>,
+    /// Which network of a file that holds several.
+    pub network: Option<Network>,
+    /// What a weight file does not say and diffusers' `config.json` must, for networks of other sizes than FLUX.1's.
+    pub card: Option<Described>,
+    /// The most bytes of one of diffusers' files.
+    pub shard_size: u64,
+    /// Whether what is there may be replaced.
+    pub force: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { format: None, precision: None, network: None, card: None, shard_size: SHARD_SIZE, force: false }
+    }
+}
+
+/// What a file held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// A network.
+    Network(Network),
+    /// A LoRA in somebody's spelling.
+    Lora(Dialect),
+}
+
+/// What was written.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// What the input was.
+    pub content: Content,
+    /// The format written.
+    pub format: Format,
+    /// Files, in the order of writing.
+    pub files: Vec<PathBuf>,
+    /// Tensors.
+    pub tensors: usize,
+    /// Bytes of these.
+    pub bytes: u64,
+    /// Keys of a LoRA for text encoders, which were left out.
+    pub skipped: Vec<String>,
+}
+
+/// Told how many bytes are written and how many there will be; false stops the work.
+pub type Observer<'a> = &'a mut dyn FnMut(u64, u64) -> bool;
+
+/// Writes the network or the LoRA in `input` to `output`, in another spelling or precision. Nothing of a network is
+/// computed on `device`: it is where the parameters would be, were they made; a LoRA's factors are.
+///
+/// # Errors
+/// If `input` is no network or LoRA, or not exactly one; if `output` is in its way or in the input's; if a number does
+/// not fit the precision; if the observer stops it. `output` is then as it was.
+pub fn convert(
+    input: &Path,
+    output: &Path,
+    options: &Options,
+    device: &Device,
+    observer: Observer<'_>,
+) -> Result<Report> {
+    let file = WeightFile::open(input)?;
+    place::check(input, &file, output, options.force)?;
+    if let Some(dialect) = crate::adapter::dialect(&file)? {
+        return adapter::convert(&file, dialect, output, options, device);
+    }
+    let found = one(&file, options.network)?;
+    let format = options.format.unwrap_or_else(|| own_format(&file, &found));
+    let sizes = Sizes::of(&file, &found)?;
+    let config = match format {
+        Format::Diffusers => Some(sizes.config_json(&file, options.card.as_ref())?),
+        Format::Bfl | Format::ComfyUi => None,
+    };
+    if found.network == Network::AutoEncoder && options.precision == Some(Precision::Fp8) {
+        return Err(Error::input("an autoencoder in fp8 would be of no use", "choose bf16, f16 or f32"));
+    }
+    let plan = Plan::new(&file, &found, &sizes, format, options.precision, device)?;
+
+    let mut work = Work { file: &file, done: 0, total: plan.bytes(), observer };
+    let files = match config {
+        Some(config) => folder(&mut work, &plan, found.network, &config, output, options)?,
+        None => {
+            replace::make_parent(output)?;
+            // What other programs left in the header stays true; which library's format it is does not.
+            let mut metadata = if file.is_gguf() { BTreeMap::new() } else { file.metadata()? };
+            metadata.remove("format");
+            work.write(output, plan.tensors.iter().collect(), &metadata)?;
+            vec![output.to_owned()]
+        }
+    };
+    Ok(Report {
+        content: Content::Network(found.network),
+        format,
+        files,
+        tensors: plan.tensors.len(),
+        bytes: plan.bytes(),
+        skipped: Vec::new(),
+    })
+}
+
+/// The one network that is meant.
+fn one(file: &WeightFile, wanted: Option<Network>) -> Result<Found> {
+    if let Some(network) = wanted {
+        return file.find(network);
+    }
+    let mut all = file.networks();
+    match all.len() {
+        1 => Ok(all.remove(0)),
+        0 => {
+            let first = file.keys().next().map_or("nothing".to_owned(), |key| format!("{key} and others"));
+            let reason = format!("no network and no LoRA is in this file, only {first}");
+            Err(file.misfit(reason, "FLUX transformers, autoencoders, T5, CLIP and LoRAs are converted"))
+        }
+        _ => {
+            let names: Vec<_> = all.iter().map(|found| found.network.title()).collect();
+            let what = format!("{}: several networks are in this file: {}", file.path().display(), names.join(", "));
+            Err(Error::input(what, "choose one of them: flux, autoencoder, t5 or clip"))
+        }
+    }
+}
+
+/// The format that a file is in already.
+fn own_format(file: &WeightFile, found: &Found) -> Format {
+    let is_folder = file.files().count() > 1 || file.path().with_file_name("config.json").exists();
+    match found.names {
+        Names::Diffusers => Format::Diffusers,
+        Names::Transformers | Names::Transformers5 if is_folder => Format::Diffusers,
+        Names::Transformers | Names::Transformers5 | Names::LlamaCpp => Format::ComfyUi,
+        Names::Bfl => Format::Bfl,
+    }
+}
+
+/// Writing in progress.
+struct Work<'a> {
+    file: &'a WeightFile,
+    done: u64,
+    total: u64,
+    observer: Observer<'a>,
+}
+
+impl Work<'_> {
+    fn write(&mut self, path: &Path, tensors: Vec<&Tensor>, metadata: &BTreeMap<String, String>) -> Result<()> {
+        let by_key: BTreeMap<&str, &Tensor> =
+            tensors.iter().map(|tensor| (tensor.planned.key.as_str(), *tensor)).collect();
+        let planned: Vec<Planned> = tensors.iter().map(|tensor| tensor.planned.clone()).collect();
+        store::stream(path, planned, metadata, &mut |planned, out| {
+            if !(self.observer)(self.done, self.total) {
+                return Err(Error::Cancelled);
+            }
+            for piece in &by_key[planned.key.as_str()].pieces {
+                let raw = self.file.raw(&piece.key)?;
+                for bytes in raw.bytes[piece.bytes.clone()].chunks(STEP * raw.stored.unit()) {
+                    let bytes = store::restore(raw.stored, planned.stored, bytes, raw.scale)
+                        .map_err(|reason| self.file.misfit(format!("{}: {reason}", piece.key), "choose bf16 or f32"))?;
+                    out.write_all(&bytes).map_err(Error::io(path))?;
+                }
+                self.file.release(&piece.key);
+            }
+            self.done += planned.bytes() as u64;
+            Ok(())
+        })
+    }
+}
+
+/// diffusers' folder of one network.
+fn folder(
+    work: &mut Work,
+    plan: &Plan,
+    network: Network,
+    config: &serde_json::Value,
+    output: &Path,
+    options: &Options,
+) -> Result<Vec<PathBuf>> {
+    let stem = network.stem();
+    let shards = plan.shards(options.shard_size);
+    let names: Vec<String> = match shards.len() {
+        1 => vec![format!("{stem}.safetensors")],
+        count => (1..=count).map(|shard| format!("{stem}-{shard:05}-of-{count:05}.safetensors")).collect(),
+    };
+    // transformers asks for it.
+    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    let mut files: Vec<PathBuf> = names.iter().map(|name| output.join(name)).collect();
+    replace::folder(output, &mut |folder| {
+        let json = |name: &str, value: &serde_json::Value| {
+            // A value is always written; only maps with odd keys are not.
+            let text =
+                serde_json::to_string_pretty(value).map_err(|source| Error::input(source.to_string(), "report it"))?;
+            let path = folder.join(name);
+            fs::write(&path, text + "\n").map_err(Error::io(&path))
+        };
+        for (name, shard) in names.iter().zip(&shards) {
+            work.write(&folder.join(name), shard.clone(), &metadata)?;
+        }
+        if shards.len() > 1 {
+            let shard_of = |(name, shard): (&String, &Vec<&Tensor>)| {
+                shard.iter().map(|tensor| (tensor.planned.key.clone(), name.clone().into())).collect::<Vec<_>>()
+            };
+            let weight_map: serde_json::Map<_, _> = names.iter().zip(&shards).flat_map(shard_of).collect();
+            let index = serde_json::json!({ "metadata": { "total_size": plan.bytes() }, "weight_map": weight_map });
+            json(&format!("{stem}{INDEX}"), &index)?;
+        }
+        json("config.json", config)
+    })?;
+    if shards.len() > 1 {
+        files.push(output.join(format!("{stem}{INDEX}")));
+    }
+    files.push(output.join("config.json"));
+    Ok(files)
+}
+
+/// What a tensor of these sources and this many axes is stored as.
+fn stored(sources: &[(Stored, bool)], axes: usize, precision: Option<Precision>) -> Stored {
+    match precision {
+        Some(Precision::F32) => return Stored::F32,
+        Some(Precision::BF16) => return Stored::BF16,
+        Some(Precision::F16) => return Stored::F16,
+        Some(Precision::Fp8) if axes > 1 => return Stored::F8E4M3,
+        Some(Precision::Fp8) | None => {}
+    }
+    let is_kept = |stored: Stored, is_scaled: bool| {
+        let is_float8 = matches!(stored, Stored::F8E4M3 | Stored::F8E5M2);
+        precision.is_none() && is_float8 && !is_scaled
+    };
+    let widened = sources.iter().map(|&(stored, is_scaled)| match stored {
+        packed if packed.is_packed() && !is_kept(packed, is_scaled) => Stored::BF16,
+        other => other,
+    });
+    let mut all = widened.clone();
+    match all.next() {
+        Some(first) if all.all(|other| other == first) => first,
+        // Rows of several dtypes in one tensor: all of them fit here.
+        _ => Stored::F32,
+    }
+}

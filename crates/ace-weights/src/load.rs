@@ -1,0 +1,315 @@
+//! Files into modules: strict, tensor by tensor, straight into the module's own parameters.
+//!
+//! First every key and shape is checked against the file's header, then the weights are read: a file that does not fit is
+//! refused in milliseconds. A weight is read once, into the memory that the device gets: bf16 stays bf16 if that is asked
+//! for, anything else is converted on the way.
+
+use crate::{
+    Error, Result, Stored, WeightFile,
+    names::KeyMap,
+    store::{FLOATS, Raw, Values, gguf::GgmlType, place},
+};
+use burn::{
+    module::{Module, ModuleMapper, ModuleVisitor, Param},
+    prelude::*,
+    tensor::{
+        DType, FloatDType,
+        quantization::{QuantScheme, QuantValue, ScaleDtype},
+    },
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+impl WeightFile {
+    /// Fills every parameter of `module` from the rows that `keys` names for it, under `prefix`, in `dtype` (or the
+    /// file's own; bf16 where the file has fewer bits).
+    ///
+    /// # Errors
+    /// If a parameter is missing, a key under `prefix` is left over, or a shape differs; the first of each is named.
+    pub fn load<M: Module>(
+        &self,
+        module: M,
+        keys: &KeyMap,
+        prefix: &str,
+        dtype: Option<FloatDType>,
+        device: &Device,
+    ) -> Result<M> {
+        let origins = self.origins(&module, keys, prefix)?;
+        let dtype = dtype.map(DType::from);
+        let mut filler =
+            Filler { file: self, origins, dtype, device, path: Vec::new(), container: String::new(), error: None };
+        let module = module.map(&mut filler);
+        filler.error.map_or(Ok(module), Err)
+    }
+
+    /// Where each parameter of `module` is in the file; nothing is read.
+    ///
+    /// # Errors
+    /// As [`WeightFile::load`].
+    pub(crate) fn origins<M: Module>(&self, module: &M, keys: &KeyMap, prefix: &str) -> Result<Origins> {
+        let mut checker = Checker::new(self, keys, prefix);
+        module.visit(&mut checker);
+        checker.finish()
+    }
+
+    /// The numbers under `keys`, rows behind each other, in `dtype` or their own.
+    ///
+    /// # Errors
+    /// If a key is missing, the tensors differ in width (or, without `dtype`, in dtype), or their dtype has no place
+    /// here.
+    pub(crate) fn join(&self, keys: &[&str], dtype: Option<DType>) -> Result<TensorData> {
+        self.join_swapped(keys, false, dtype)
+    }
+
+    fn join_swapped(&self, keys: &[&str], swapped: bool, dtype: Option<DType>) -> Result<TensorData> {
+        let raw = keys.iter().map(|key| self.raw(key)).collect::<Result<Vec<_>>>()?;
+        let name = keys[0];
+        let (first, shape) = (raw[0], self.joined_shape(keys)?);
+        let own = first.stored.dtype().ok_or_else(|| {
+            self.misfit(
+                format!("{name} has dtype {}", first.stored),
+                "supported are F64, F32, F16, BF16, F8_E4M3, F8_E5M2, I64, I32 and GGUF's types",
+            )
+        })?;
+        let is_alike = raw.iter().all(|raw| raw.stored == first.stored && raw.scale == 1.0);
+        if dtype.is_none() && raw.iter().any(|raw| raw.stored.dtype() != Some(own)) {
+            return Err(self.misfit(format!("{name} and its siblings differ in dtype"), "get the file again"));
+        }
+        // Integers, which no network has, are converted as a whole.
+        let wanted = if first.stored.is_float() { dtype.unwrap_or(own) } else { own };
+        let elements = shape.iter().product();
+        let values = Values::new(wanted, is_alike.then_some(first.stored), elements);
+        let mut values = values.ok_or_else(|| self.misfit(format!("{name} does not become {wanted:?}"), FLOATS))?;
+        for (key, raw) in keys.iter().zip(&raw) {
+            self.each_piece(key, raw.stored.unit(), &mut |bytes| raw.stored.read(bytes, raw.scale, &mut values))?;
+        }
+        if swapped {
+            values.swap_halves();
+        }
+        let data = values.into_data(shape, wanted);
+        let data = data.ok_or_else(|| self.misfit(format!("{name} is not all there"), "get the file again"))?;
+        match dtype {
+            Some(dtype) if dtype != wanted => {
+                data.try_cast(dtype).map_err(|source| self.misfit(format!("{name}: {source}"), FLOATS))
+            }
+            _ => Ok(data),
+        }
+    }
+
+    /// Matrices of `Q8_0` blocks, rows behind each other, as burn's quantized numbers; `None` if they are anything else.
+    fn join_packed(&self, keys: &[&str], shape: &[usize]) -> Result<Option<TensorData>> {
+        let raw = keys.iter().map(|key| self.raw(key)).collect::<Result<Vec<_>>>()?;
+        let is_q8 = |raw: &Raw| raw.stored == Stored::Block(GgmlType::Q8_0) && raw.scale == 1.0;
+        let &[rows, columns] = shape else { return Ok(None) };
+        if !raw.iter().all(is_q8) || columns % Q8_BLOCK != 0 {
+            return Ok(None);
+        }
+        let (mut values, mut scales) =
+            (Vec::with_capacity(rows * columns), Vec::with_capacity(rows * columns / Q8_BLOCK));
+        for (key, raw) in keys.iter().zip(&raw) {
+            self.each_piece(key, raw.stored.unit(), &mut |bytes| {
+                for block in bytes.chunks_exact(raw.stored.unit()) {
+                    scales.push(half::f16::from_le_bytes([block[0], block[1]]).to_f32());
+                    values.extend(block[2..].iter().map(|byte| *byte as i8));
+                }
+                Ok(())
+            })?;
+        }
+        // Scales in f32: the file's are f16, which not every GPU reads.
+        let scheme = QuantScheme::default().with_value(QuantValue::Q8F).per_block([1, Q8_BLOCK as u8], ScaleDtype::F32);
+        Ok(Some(TensorData::quantized(values, shape.to_vec(), scheme, &scales, None)))
+    }
+
+    /// The shape of tensors whose rows stand behind each other.
+    pub(crate) fn joined_shape(&self, keys: &[&str]) -> Result<Vec<usize>> {
+        let shapes: Vec<&[usize]> = keys.iter().filter_map(|key| self.shape(key)).collect();
+        let mut shape = shapes.first().map_or_else(Vec::new, |shape| shape.to_vec());
+        if let [_, rest @ ..] = &shapes[..]
+            && !rest.is_empty()
+        {
+            if shape.is_empty() || rest.iter().any(|other| other.get(1..) != shape.get(1..)) {
+                let reason = format!("{} and its siblings differ in width", keys[0]);
+                return Err(self.misfit(reason, "get the file again"));
+            }
+            shape[0] = shapes.iter().map(|shape| shape[0]).sum();
+        }
+        Ok(shape)
+    }
+}
+
+/// Numbers that share a scale in `Q8_0`.
+const Q8_BLOCK: usize = 32;
+
+/// Where the rows of a parameter are in a file.
+#[derive(Debug, Clone)]
+pub(crate) struct Origin {
+    /// Keys whose rows follow each other.
+    pub keys: Vec<String>,
+    /// Whether the second half of the rows comes first.
+    pub swapped: bool,
+    /// The parameter's shape.
+    pub shape: Vec<usize>,
+}
+
+/// Origins by the parameters' paths.
+pub(crate) type Origins = BTreeMap<String, Origin>;
+
+/// Walks a module and looks for each parameter in the file.
+struct Checker<'a> {
+    file: &'a WeightFile,
+    keys: &'a KeyMap,
+    prefix: &'a str,
+    path: Vec<String>,
+    origins: Origins,
+    left: BTreeSet<&'a str>,
+    missing: Vec<String>,
+    misshapen: Vec<String>,
+    error: Option<Error>,
+}
+
+impl<'a> Checker<'a> {
+    fn new(file: &'a WeightFile, keys: &'a KeyMap, prefix: &'a str) -> Self {
+        Self {
+            file,
+            keys,
+            prefix,
+            path: Vec::new(),
+            origins: BTreeMap::new(),
+            left: file.keys().filter(|key| key.starts_with(prefix)).collect(),
+            missing: Vec::new(),
+            misshapen: Vec::new(),
+            error: None,
+        }
+    }
+
+    /// The file's name for each part of a parameter, or the key that is not there; all of its names are taken off
+    /// `left`.
+    fn find(&mut self, parts: &[String]) -> std::result::Result<Vec<String>, String> {
+        let mut found = Vec::with_capacity(parts.len());
+        for key in parts {
+            let names = self.keys.names(key).map(|key| format!("{}{key}", self.prefix));
+            let names: Vec<String> = names.filter(|name| self.left.remove(name.as_str())).collect();
+            found.push(names.into_iter().next().ok_or_else(|| format!("{}{key}", self.prefix))?);
+        }
+        Ok(found)
+    }
+
+    /// Says what was missing, misshapen or left over, if anything.
+    fn finish(mut self) -> Result<Origins> {
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        let more = |count: usize| if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
+        if let Some(first) = self.misshapen.first() {
+            let reason = format!("{first}{}", more(self.misshapen.len()));
+            return Err(self.file.misfit(reason, "this file fits a card of other sizes"));
+        }
+        if let Some(first) = self.missing.first() {
+            let reason = format!("{first} is missing{}", more(self.missing.len()));
+            return Err(self.file.misfit(reason, "this file belongs to another network or is incomplete"));
+        }
+        self.left.retain(|key| !self.keys.is_unused(&key[self.prefix.len()..]));
+        if let Some(first) = self.left.first() {
+            let reason = format!("{first} has no place in the network{}", more(self.left.len()));
+            return Err(self.file.misfit(reason, "this file belongs to another or a larger network"));
+        }
+        Ok(self.origins)
+    }
+}
+
+impl ModuleVisitor for Checker<'_> {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let path = self.path.join(".");
+        let rows = self.keys.rows(&path);
+        let found = match self.find(&rows.keys) {
+            Ok(found) => found,
+            Err(missing) => return self.missing.push(missing),
+        };
+        let names: Vec<&str> = found.iter().map(String::as_str).collect();
+        let given = match self.file.joined_shape(&names) {
+            Ok(given) => given,
+            Err(error) => {
+                self.error.get_or_insert(error);
+                return;
+            }
+        };
+        let wanted = param.lazy_shape().to_vec();
+        // A 1×1 convolution is a linear layer to some writers: the same numbers without the two last axes.
+        let is_flat = wanted.len() > given.len()
+            && wanted.starts_with(&given)
+            && wanted[given.len()..].iter().all(|side| *side == 1);
+        if wanted != given && !is_flat {
+            self.misshapen.push(format!("{} has shape {given:?}, expected {wanted:?}", found[0]));
+            return;
+        }
+        self.origins.insert(path, Origin { keys: found, swapped: rows.swapped, shape: wanted });
+    }
+}
+
+/// Walks a module and replaces each parameter by the file's.
+struct Filler<'a> {
+    file: &'a WeightFile,
+    origins: Origins,
+    dtype: Option<DType>,
+    device: &'a Device,
+    path: Vec<String>,
+    /// The type of what the last entered field belongs to.
+    container: String,
+    error: Option<Error>,
+}
+
+/// What burn calls the type whose weights may stay packed: [`ace_nn::lora::Linear`].
+const LINEAR: &str = "Struct:Linear";
+
+impl Filler<'_> {
+    fn read(&self) -> Result<Option<TensorData>> {
+        let Some(origin) = self.origins.get(&self.path.join(".")) else { return Ok(None) };
+        let keys: Vec<&str> = origin.keys.iter().map(String::as_str).collect();
+        if self.file.is_packed()
+            && self.container == LINEAR
+            && !origin.swapped
+            && let Some(packed) = self.file.join_packed(&keys, &origin.shape)?
+        {
+            return Ok(Some(packed));
+        }
+        let (bytes, _, dtype) = self.file.join_swapped(&keys, origin.swapped, self.dtype)?.into_parts();
+        Ok(Some(TensorData::from_bytes(bytes, origin.shape.clone(), dtype)))
+    }
+}
+
+impl ModuleMapper for Filler<'_> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.push(name.to_owned());
+        container.clone_into(&mut self.container);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        // What is wrong with one weight is wrong with the file: no more of it is read.
+        if self.error.is_some() {
+            return param;
+        }
+        match self.read() {
+            Ok(Some(data)) => {
+                let mut filled = Param::from_tensor(place(data, self.device));
+                filled.id = param.id;
+                filled
+            }
+            Ok(None) => param,
+            Err(error) => {
+                self.error = Some(error);
+                param
+            }
+        }
+    }
+}
