@@ -232,6 +232,51 @@ fn bad_models_are_answered_with_the_file_and_the_key() {
 }
 
 #[test]
+fn a_panic_is_one_line_and_a_request_to_report_it() {
+    let dir = TestDir::new("cli-panic");
+    random_model(&dir);
+    // So many tokens that no memory could hold them: std panics.
+    let card = dir.file("model/card.toml");
+    let text = fs::read_to_string(&card).expect("readable");
+    let length = "t5_max_length = ";
+    assert!(text.contains(&format!("{length}26")));
+    fs::write(&card, text.replace(&format!("{length}26"), &format!("{length}{}", i64::MAX))).expect("writable");
+    let words = [&["sample", "--model", "./model"], &WORDS[..]].concat();
+    let before = dir.names();
+    let said = |backtrace: &str| {
+        let output = ace().args(&words).current_dir(dir.path()).env("RUST_BACKTRACE", backtrace).output();
+        let output = output.expect("the program starts");
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        assert_eq!(dir.names(), before);
+        stderr(&output)
+    };
+    let quiet = said("0");
+    let lines: Vec<_> = quiet.lines().collect();
+    assert_eq!(lines.len(), 2, "{quiet}");
+    assert!(lines[0].starts_with("error: the program has a bug: capacity overflow ("), "{quiet}");
+    assert!(lines[1].starts_with("hint: please report this line"), "{quiet}");
+    let loud = said("1");
+    assert!(loud.contains("stack backtrace:") && loud.ends_with(&quiet), "{loud}");
+}
+
+#[test]
+fn a_broken_tokenizer_is_named() {
+    let dir = TestDir::new("cli-tokenizer");
+    random_model(&dir);
+    let file = dir.file("model/tokenizers/t5/tokenizer.json");
+    let whole = fs::read_to_string(&file).expect("shipped");
+    let model = ["--model", "./model"];
+    for broken in ["\u{1}", "\\u12", "\\ud800"] {
+        let marked = whole.replace("\"decoder\":{", &format!("\"decoder\":{{\"note\":\"{broken}\","));
+        assert_ne!(marked, whole);
+        fs::write(&file, marked).expect("writable");
+        sample_fails(&dir, &model, 1, "tokenizer.json: not a tokenizer file: ", "the published folders have");
+    }
+    fs::write(&file, whole.replace("\"type\":\"Metaspace\"}", "\"type\":\"Meta\"}")).expect("writable");
+    sample_fails(&dir, &model, 1, "tokenizer.json: not a tokenizer file: ", "the published folders have");
+}
+
+#[test]
 fn an_edit_is_written_whole_and_follows_from_its_noise() {
     let dir = TestDir::new("cli-sample");
     pictures(&dir);

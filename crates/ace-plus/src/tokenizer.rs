@@ -2,7 +2,10 @@
 //!
 //! Both pad to a fixed length without a mask, as the published weights expect: padding is part of what they see.
 
+mod check;
+
 use crate::error::{Error, Result};
+use check::Pieces;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -44,7 +47,12 @@ impl T5Tokenizer {
     /// # Errors
     /// [`Error::Io`] if there is no such file, [`Error::Format`] if it is no tokenizer with `</s>` and `<pad>`.
     pub fn from_file(path: &Path, placeholders: &[String]) -> Result<Self> {
-        let mut tokenizer = read_tokenizer(path)?;
+        let bytes = std::fs::read(path).map_err(Error::io(path))?;
+        Self::from_bytes(&bytes, path, placeholders)
+    }
+
+    fn from_bytes(bytes: &[u8], path: &Path, placeholders: &[String]) -> Result<Self> {
+        let mut tokenizer = tokenizer(parse(bytes, path)?, Pieces::Unigram, path)?;
         let (end, pad) = (special_id(&tokenizer, "</s>", path)?, special_id(&tokenizer, "<pad>", path)?);
         let placeholders = placeholders.iter().map(|placeholder| AddedToken::from(placeholder.as_str(), true));
         tokenizer.add_special_tokens(placeholders).map_err(|error| not_a_tokenizer(path, &error.to_string()))?;
@@ -70,9 +78,9 @@ impl T5Tokenizer {
         ids
     }
 
-    /// How many ids there are, placeholders included: the embedding needs at least as many rows.
+    /// The largest id and one, placeholders included: so many rows the embedding must have.
     pub fn vocab_size(&self) -> usize {
-        self.tokenizer.get_vocab_size(true)
+        vocab_size(&self.tokenizer)
     }
 }
 
@@ -93,15 +101,22 @@ impl ClipTokenizer {
     /// [`Error::Io`] if a file is missing, [`Error::Format`] if one is not what its name says.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let (vocab, whole) = (dir.join("vocab.json"), dir.join("tokenizer.json"));
-        let (tokenizer, path) = if !vocab.exists() && whole.exists() {
-            (read_tokenizer(&whole)?, whole)
+        let (json, path) = if !vocab.exists() && whole.exists() {
+            (read_json(&whole)?, whole)
         } else {
             (read_pair(&vocab, &dir.join("merges.txt"))?, vocab)
         };
-        let begin = special_id(&tokenizer, CLIP_BEGIN, &path)?;
-        let end = special_id(&tokenizer, CLIP_END, &path)?;
-        let pad = match pad_token(&dir.join("special_tokens_map.json"))? {
-            Some(token) => special_id(&tokenizer, &token, &path)?,
+        let pad = pad_token(&dir.join("special_tokens_map.json"))?;
+        Self::new(json, &path, pad.as_deref())
+    }
+
+    /// A tokenizer of its JSON, which was read from `path`.
+    fn new(json: Value, path: &Path, pad: Option<&str>) -> Result<Self> {
+        let tokenizer = tokenizer(json, Pieces::BytePairs, path)?;
+        let begin = special_id(&tokenizer, CLIP_BEGIN, path)?;
+        let end = special_id(&tokenizer, CLIP_END, path)?;
+        let pad = match pad {
+            Some(token) => special_id(&tokenizer, token, path)?,
             None => end,
         };
         Ok(Self { tokenizer, begin, end, pad })
@@ -122,27 +137,32 @@ impl ClipTokenizer {
         i64::from(self.end)
     }
 
-    /// How many ids there are: the embedding needs at least as many rows.
+    /// The largest id and one: so many rows the embedding must have.
     pub fn vocab_size(&self) -> usize {
-        self.tokenizer.get_vocab_size(true)
+        vocab_size(&self.tokenizer)
     }
 }
 
 /// The ids of `text` alone.
 fn ids(tokenizer: &Tokenizer, text: &str) -> Vec<i64> {
-    // Only an unknown piece without an unknown id can fail, and `prepare` tried one.
+    // Only an unknown piece without an unknown id can fail: `check` asked for one, `tokenizer` tried one.
     let encoding = tokenizer.encode_fast(text, false).expect("unknown text has an id");
     encoding.get_ids().iter().map(|&id| i64::from(id)).collect()
 }
 
-fn read_tokenizer(path: &Path) -> Result<Tokenizer> {
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    prepare(Tokenizer::from_bytes(bytes), path)
+fn vocab_size(tokenizer: &Tokenizer) -> usize {
+    tokenizer.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1)
 }
 
-/// Puts the tokenizer together that a vocabulary and its merges stand for.
-fn read_pair(vocab: &Path, merges: &Path) -> Result<Tokenizer> {
-    let ids: Value = read_json(vocab)?;
+/// The tokenizer that a vocabulary and its merges stand for, as JSON.
+fn read_pair(vocab: &Path, merges: &Path) -> Result<Value> {
+    let ids = read_json(vocab)?;
+    let bytes = std::fs::read(merges).map_err(Error::io(merges))?;
+    pair((ids, vocab), (&bytes, merges))
+}
+
+/// As [`read_pair`], of what was read from the two places.
+fn pair((ids, vocab): (Value, &Path), (lines, merges): (&[u8], &Path)) -> Result<Value> {
     let (Some(begin), Some(end)) = (ids.get(CLIP_BEGIN), ids.get(CLIP_END)) else {
         return Err(not_a_tokenizer(vocab, &format!("no {CLIP_BEGIN} or no {CLIP_END}")));
     };
@@ -151,13 +171,13 @@ fn read_pair(vocab: &Path, merges: &Path) -> Result<Tokenizer> {
             "single_word": false, "lstrip": false, "rstrip": false})
     };
     let added = [special(begin, CLIP_BEGIN), special(end, CLIP_END)];
-    let lines = std::fs::read_to_string(merges).map_err(Error::io(merges))?;
+    let lines = std::str::from_utf8(lines).map_err(|error| not_a_tokenizer(merges, &error.to_string()))?;
     // The first line may be a version. A merge of `#` never begins with that word.
     let lines: Vec<&str> = lines.lines().filter(|line| !line.starts_with("#version") && !line.is_empty()).collect();
     if let Some(line) = lines.iter().find(|line| line.split(' ').count() != 2) {
         return Err(not_a_tokenizer(merges, &format!("\"{line}\" is no merge of two pieces")));
     }
-    let whole = json!({
+    Ok(json!({
         "version": "1.0",
         "added_tokens": added,
         "normalizer": {"type": "Sequence", "normalizers": [
@@ -171,18 +191,17 @@ fn read_pair(vocab: &Path, merges: &Path) -> Result<Tokenizer> {
         ]},
         "model": {"type": "BPE", "vocab": ids, "merges": lines, "unk_token": CLIP_END,
             "continuing_subword_prefix": "", "end_of_word_suffix": "</w>", "fuse_unk": false},
-    });
-    prepare(Tokenizer::from_bytes(whole.to_string()), vocab)
+    }))
 }
 
-/// Checks that any text gets ids, and takes truncation and padding, which are ours, out of the file's hands.
-fn prepare(tokenizer: tokenizers::Result<Tokenizer>, path: &Path) -> Result<Tokenizer> {
-    let prepared = tokenizer.and_then(|mut tokenizer| {
-        tokenizer.with_padding(None).with_truncation(None)?;
-        tokenizer.encode_fast("a \u{e000}", false)?;
-        Ok(tokenizer)
-    });
-    prepared.map_err(|error| not_a_tokenizer(path, &error.to_string()))
+/// The tokenizer that a JSON describes. Truncation and padding are ours, not the file's.
+fn tokenizer(json: Value, pieces: Pieces, path: &Path) -> Result<Tokenizer> {
+    let needed = check::needed(json, pieces).map_err(|problem| not_a_tokenizer(path, &problem))?;
+    let tokenizer: Tokenizer =
+        serde_json::from_value(needed).map_err(|error| not_a_tokenizer(path, &error.to_string()))?;
+    // Any text must get ids, known or not.
+    tokenizer.encode_fast("a \u{e000}", false).map_err(|error| not_a_tokenizer(path, &error.to_string()))?;
+    Ok(tokenizer)
 }
 
 fn special_id(tokenizer: &Tokenizer, token: &str, path: &Path) -> Result<u32> {
@@ -200,8 +219,11 @@ fn pad_token(path: &Path) -> Result<Option<String>> {
 }
 
 fn read_json(path: &Path) -> Result<Value> {
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    serde_json::from_slice(&bytes).map_err(|error| not_a_tokenizer(path, &error.to_string()))
+    parse(&std::fs::read(path).map_err(Error::io(path))?, path)
+}
+
+fn parse(bytes: &[u8], path: &Path) -> Result<Value> {
+    serde_json::from_slice(bytes).map_err(|error| not_a_tokenizer(path, &error.to_string()))
 }
 
 fn not_a_tokenizer(path: &Path, reason: &str) -> Error {
@@ -317,6 +339,178 @@ mod tests {
         assert!(wrong.contains("merges.txt: not a tokenizer file: \"c u p\" is no merge"), "{wrong}");
         let wrong = told(T5Tokenizer::from_file(&vocab, &[]).err());
         assert!(wrong.contains("vocab.json: not a tokenizer file"), "{wrong}");
+    }
+
+    #[test]
+    fn what_is_broken_inside_an_unneeded_part_is_named_too() {
+        let path = Path::new("tokenizer.json");
+        for broken in ["\u{1}", "\\u12", "\\ud800"] {
+            let decoder = format!(r#""decoder": {{"type": "Metaspace", "replacement": "{broken}"}}"#);
+            let error = T5Tokenizer::from_bytes(T5.replace(r#""decoder": null"#, &decoder).as_bytes(), path, &[]);
+            let error = error.unwrap_err();
+            assert!(matches!(error, Error::Format { .. }) && error.hint().is_some(), "{error}");
+            assert!(error.to_string().starts_with("tokenizer.json: not a tokenizer file: "), "{error}");
+        }
+        // A decoder turns ids into words, which nobody asks for.
+        let strange = T5.replace(r#""decoder": null"#, r#""decoder": {"type": "Strange"}"#);
+        T5Tokenizer::from_bytes(strange.as_bytes(), path, &[]).unwrap();
+    }
+
+    /// Numbers that look random, the same every time: Knuth's MMIX generator.
+    struct Dice(u64);
+
+    impl Dice {
+        fn below(&mut self, most: usize) -> usize {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 33) as usize % most.max(1)
+        }
+    }
+
+    /// Text that a file should not have where it is put.
+    const HOSTILE: [&str; 20] = [
+        "\u{1}",
+        "\\u12",
+        "\\ud800",
+        "\\",
+        "\"",
+        "{",
+        "]",
+        ",",
+        "null",
+        "{}",
+        "[]",
+        "true",
+        "-1",
+        "0.5",
+        "1e999",
+        "4294967295",
+        "18446744073709551616",
+        "\"\"",
+        "\"(\"",
+        "\u{e9}",
+    ];
+
+    /// A few bytes changed, removed, doubled, put in, or everything after them cut off.
+    fn bytes_changed(whole: &[u8], dice: &mut Dice) -> Vec<u8> {
+        let mut bytes = whole.to_vec();
+        for _ in 0..=dice.below(3) {
+            let at = dice.below(bytes.len());
+            let end = (at + dice.below(12)).min(bytes.len());
+            match dice.below(10) {
+                0..3 => drop(bytes.splice(at..end.min(at + 1), [dice.below(256) as u8])),
+                3 => bytes[at..end.min(at + 1)].iter_mut().for_each(|byte| *byte ^= 1 << dice.below(8)),
+                4 | 5 => drop(bytes.drain(at..end)),
+                6 => drop(bytes.splice(at..at, bytes[at..end].to_vec())),
+                7 | 8 => drop(bytes.splice(at..at, HOSTILE[dice.below(HOSTILE.len())].bytes())),
+                _ if dice.below(8) == 0 => bytes.truncate(at),
+                _ => {}
+            }
+        }
+        bytes
+    }
+
+    /// A value somewhere in `whole`, every branch equally likely at every fork.
+    fn any<'a>(whole: &'a mut Value, dice: &mut Dice) -> &'a mut Value {
+        let inside = match whole {
+            Value::Object(fields) => fields.len(),
+            Value::Array(items) => items.len(),
+            _ => 0,
+        };
+        if inside == 0 || dice.below(5) == 0 {
+            return whole;
+        }
+        let at = dice.below(inside);
+        let chosen = match whole {
+            Value::Object(fields) => fields.values_mut().nth(at),
+            Value::Array(items) => items.get_mut(at),
+            _ => None,
+        };
+        any(chosen.unwrap(), dice)
+    }
+
+    /// A value or two replaced by others, from elsewhere or hostile, or without one of their parts.
+    fn values_changed(whole: &Value, dice: &mut Dice) -> Value {
+        let mut changed = whole.clone();
+        for _ in 0..=dice.below(2) {
+            let other = match dice.below(3) {
+                0 => any(&mut changed, dice).clone(),
+                _ => serde_json::from_str(HOSTILE[dice.below(HOSTILE.len())]).unwrap_or(Value::Null),
+            };
+            let less = dice.below(3) == 0;
+            let at = dice.below(16);
+            match any(&mut changed, dice) {
+                Value::Object(fields) if less => {
+                    let name = fields.keys().nth(at % fields.len().max(1)).cloned().unwrap_or_default();
+                    fields.remove(&name);
+                }
+                Value::Array(items) if less => items.truncate(at),
+                value => *value = other,
+            }
+        }
+        changed
+    }
+
+    /// Reads what was changed and uses what could be read: an error is an answer, a panic is none.
+    fn survives(number: usize, changed: &[u8], read: impl FnOnce() -> Result<()> + std::panic::UnwindSafe) {
+        match std::panic::catch_unwind(read) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                assert!(matches!(error, Error::Format { .. }) && error.hint().is_some(), "change {number}: {error}")
+            }
+            Err(_) => panic!("change {number} panics: {}", String::from_utf8_lossy(changed)),
+        }
+    }
+
+    const TEXTS: [&str; 4] = ["make the circle green", "", " {image}, A\u{301}ﬁ\u{3000}\u{e000}  </s>x", "<pad> <unk>"];
+
+    fn t5_survives(number: usize, changed: &[u8]) {
+        survives(number, changed, || {
+            let t5 = T5Tokenizer::from_bytes(changed, Path::new("t5"), &placeholders(&["{image}"]))?;
+            TEXTS.iter().for_each(|text| drop(t5.encode(text, 26)));
+            let t5 = t5.prepending(Prepend::First);
+            TEXTS.iter().for_each(|text| drop(t5.encode(text, 26)));
+            Ok(())
+        });
+    }
+
+    fn clip_survives(number: usize, changed: &[u8], read: impl FnOnce() -> Result<Value> + std::panic::UnwindSafe) {
+        survives(number, changed, || {
+            let clip = ClipTokenizer::new(read()?, Path::new("clip"), None)?;
+            TEXTS.iter().for_each(|text| drop(clip.encode(text, 32)));
+            Ok(())
+        });
+    }
+
+    /// Changes the files of a folder with `t5/` and `clip/` so many times each, and reads them.
+    fn changed_files_are_answered(folder: &Path, times: usize) {
+        let read = |name: &str| fs::read(folder.join(name)).unwrap();
+        let (t5, vocab, merges) = (read("t5/tokenizer.json"), read("clip/vocab.json"), read("clip/merges.txt"));
+        let (here, there) = (Path::new("vocab.json"), Path::new("merges.txt"));
+        let ids = parse(&vocab, here).unwrap();
+        let (t5_json, clip_json) = (parse(&t5, here).unwrap(), pair((ids.clone(), here), (&merges, there)).unwrap());
+        let mut dice = Dice(1);
+        for number in 0..times {
+            t5_survives(number, &bytes_changed(&t5, &mut dice));
+            t5_survives(number, values_changed(&t5_json, &mut dice).to_string().as_bytes());
+            let changed = bytes_changed(&vocab, &mut dice);
+            clip_survives(number, &changed, || pair((parse(&changed, here)?, here), (&merges, there)));
+            let changed = bytes_changed(&merges, &mut dice);
+            clip_survives(number, &changed, || pair((ids.clone(), here), (&changed, there)));
+            let changed = values_changed(&clip_json, &mut dice);
+            clip_survives(number, changed.to_string().as_bytes(), || Ok(changed.clone()));
+        }
+    }
+
+    #[test]
+    fn no_change_of_the_shipped_files_panics() {
+        changed_files_are_answered(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny/tokenizers"), 600);
+    }
+
+    /// Set `ACE_TOKENIZERS` as below to run it: megabytes are read each time.
+    #[test]
+    fn no_change_of_the_published_files_panics() {
+        let Ok(dir) = std::env::var("ACE_TOKENIZERS") else { return };
+        changed_files_are_answered(Path::new(&dir), 20);
     }
 
     /// Set `ACE_TOKENIZERS` to a folder with the published `t5/tokenizer.json` and `clip/` to run it.

@@ -13,7 +13,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{BufWriter, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// Bytes that are gathered before the system is asked to write them.
@@ -191,15 +191,52 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 fn replace(path: &Path, write: &mut dyn FnMut(&mut File) -> Result<()>) -> Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.part", std::process::id()));
-    let temporary = path.with_file_name(name);
-    let mut whole = || {
-        let mut file = File::create(&temporary).map_err(Error::io(path))?;
-        write(&mut file)?;
-        file.sync_all().map_err(Error::io(path))?;
-        std::fs::rename(&temporary, path).map_err(Error::io(path))
-    };
-    whole().inspect_err(|_| {
-        // The error that matters is the first one; a temporary that was never created cannot be removed.
-        let _ = std::fs::remove_file(&temporary);
-    })
+    let temporary = Temporary(path.with_file_name(name));
+    let mut file = File::create(&temporary.0).map_err(Error::io(path))?;
+    write(&mut file)?;
+    file.sync_all().map_err(Error::io(path))?;
+    std::fs::rename(&temporary.0, path).map_err(Error::io(path))
+}
+
+/// A file that is gone in the end, whether it got its name, or an error or a panic came in between.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // It is not there if it was renamed or never made.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    #[test]
+    fn what_ends_before_it_is_whole_leaves_the_old_file_and_nothing_else() {
+        let folder = std::env::temp_dir().join(format!("ace-replace-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("file");
+        write_atomically(&path, b"old").unwrap();
+        let half = |file: &mut File| {
+            file.write_all(b"ne").unwrap();
+            assert!(folder.read_dir().unwrap().count() == 2, "beside the old file");
+        };
+        let failed = replace(&path, &mut |file| {
+            half(file);
+            Err(Error::Cancelled)
+        });
+        assert!(failed.is_err());
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            replace(&path, &mut |file| {
+                half(file);
+                panic!("while writing")
+            })
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        assert_eq!(folder.read_dir().unwrap().count(), 1);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 }
