@@ -3,7 +3,7 @@
 use crate::support;
 use ace_plus::{
     Card, Compat, Edit,
-    canvas::{Plane, ReferenceFit},
+    canvas::{OfficialBytes, Plane, ReferenceFit},
     checkpoint::WeightFile,
 };
 use image::{GrayImage, RgbImage};
@@ -31,12 +31,12 @@ fn case(name: &str) -> (Edit, Card, WeightFile) {
     let file = WeightFile::open(&support::data("official").join(format!("{name}.safetensors"))).expect("a recording");
     let said = file.metadata().expect("a header");
     let number = |key: &str| said[key].parse::<f32>().expect("a number");
-    let mut card = Card::builtin("ace-plus-portrait").expect("a sound card");
+    let mut card = Card::builtin(said["card"].as_str()).expect("a sound card");
+    // The cards say what their programs do.
+    assert_eq!(card.canvas.change_image, said["use_change"] == "True", "{name}");
+    assert_eq!(card.canvas.official_bytes == OfficialBytes::Truncated, said["bytes"] == "truncated", "{name}");
+    assert_eq!(card.canvas.reference_fit != ReferenceFit::Height, said["keep_pixels"] == "True", "{name}");
     card.canvas.max_seq_len = number("max_seq_len") as usize;
-    card.canvas.change_image = said["use_change"] == "True";
-    if said["keep_pixels"] == "True" {
-        card.canvas.reference_fit = ReferenceFit::KeepPixels { rate: 0.8 };
-    }
     let mut edit = Edit::new("words").repainting_scale(number("repainting_scale"));
     edit.compat = Some(Compat::Official);
     edit.image = rgb(&file, "image");

@@ -8,7 +8,7 @@ use ace_nn::{
 };
 use ace_plus::{
     Card, Edit,
-    canvas::{self, Canvas, CanvasPolicy, Inputs, Layout, Plane, ReferenceFit},
+    canvas::{self, Canvas, CanvasPolicy, Inputs, Layout, OfficialBytes, Plane, ReferenceFit},
     denoise, flow, latents,
     unit::{Condition, Join, UnitPolicy, Units},
 };
@@ -258,6 +258,7 @@ fn policy(layout: Layout, change_image: bool) -> CanvasPolicy {
         change_image,
         seam_crop: 0,
         match_colours: false,
+        official_bytes: OfficialBytes::Rounded,
         layout,
         token: 16,
     }

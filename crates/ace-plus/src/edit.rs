@@ -3,7 +3,7 @@
 use crate::{
     Error, Result,
     annotate::{self, Annotator},
-    canvas::{self, Canvas, CanvasPolicy, Inputs, Plane, Region},
+    canvas::{self, Canvas, CanvasPolicy, Inputs, OfficialBytes, Plane, Region},
     card::Card,
 };
 use burn::tensor::TensorData;
@@ -14,8 +14,8 @@ use image::{GrayImage, RgbImage};
 pub enum Compat {
     /// diffusers' `FluxFillPipeline`: picture and mask as given, the whole decoded picture back, words uncleaned.
     Diffusers,
-    /// The official ACE++ programs: 8-bit truncation, 30 columns cut at the seam and the rest stretched over them, the
-    /// whole decoded picture back, in the canvas's size if there is no reference.
+    /// The official ACE++ programs: 30 columns cut at the seam and the rest stretched over them, the whole decoded picture
+    /// back, in the canvas's size if there is no reference; its bytes as the card says ([`OfficialBytes`]).
     Official,
 }
 
@@ -52,6 +52,8 @@ pub struct Prepared {
     pub canvases: Vec<Canvas>,
     /// The part of the image that they show and into which what is made is stitched; nothing is stitched without one.
     pub region: Option<Region>,
+    /// How bytes are made of the picture under [`Compat::Official`].
+    pub official_bytes: OfficialBytes,
 }
 
 /// The policy under which a region is not cropped: one that is longer than allowed has no room to be otherwise.
@@ -203,7 +205,8 @@ impl Edit {
     pub fn prepare(&self, card: &Card) -> Result<Prepared> {
         let annotated = self.annotated()?;
         let inputs = Inputs { image: annotated.as_ref().or(self.image.as_ref()), ..self.inputs(card) };
-        let all_of = |canvases| Prepared { canvases, region: None };
+        let official_bytes = card.canvas.official_bytes;
+        let all_of = |canvases| Prepared { canvases, region: None, official_bytes };
         match self.compat {
             Some(Compat::Diffusers) => Ok(all_of(vec![canvas::compose_plain(&inputs, &card.canvas)?])),
             Some(Compat::Official) => Ok(all_of(vec![canvas::compose_official(&inputs, &card.canvas)?])),
@@ -212,12 +215,13 @@ impl Edit {
                     let (image, mask) = (region.of_rgb(image), region.of_mask(mask));
                     let inputs = Inputs { image: Some(&image), mask: Some(&mask), ..inputs };
                     let canvases = canvas::compose(&inputs, &admitting(region, &card.canvas))?;
-                    Ok(Prepared { canvases, region: Some(region) })
+                    Ok(Prepared { canvases, region: Some(region), official_bytes })
                 }
                 (None, Some(image), Some(_)) if self.keep_outside && card.canvas.match_colours => {
                     let canvases = canvas::compose(&inputs, &card.canvas)?;
                     let (width, height) = image.dimensions();
-                    Ok(Prepared { canvases, region: Some(Region { left: 0, top: 0, width, height }) })
+                    let region = Some(Region { left: 0, top: 0, width, height });
+                    Ok(Prepared { canvases, region, official_bytes })
                 }
                 _ => Ok(all_of(canvas::compose(&inputs, &card.canvas)?)),
             },
@@ -247,7 +251,7 @@ impl Edit {
     pub fn finish(&self, decoded: &Plane, prepared: &Prepared) -> RgbImage {
         let Some(last) = prepared.canvases.last() else { return RgbImage::new(0, 0) };
         if self.compat == Some(Compat::Official) {
-            return canvas::crop_back_official(decoded, last);
+            return canvas::crop_back_official(decoded, last, prepared.official_bytes);
         }
         let made = canvas::crop_back(decoded, last);
         match (&self.image, &self.mask) {

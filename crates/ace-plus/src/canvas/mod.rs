@@ -11,7 +11,7 @@ mod region;
 mod resize;
 
 pub use bicubic::bicubic;
-pub use plane::{MASK_THRESHOLD, Plane};
+pub use plane::{MASK_THRESHOLD, OfficialBytes, Plane};
 pub use region::{Region, stitch};
 pub use resize::{bilinear_antialias, nearest_exact};
 
@@ -45,6 +45,9 @@ pub struct CanvasPolicy {
     /// Whether what was made under a mask is moved to the colours around it before it is put back.
     #[serde(default = "yes")]
     pub match_colours: bool,
+    /// How the model's official program makes bytes of a decoded picture ([`compose_official`] only).
+    #[serde(default)]
+    pub official_bytes: OfficialBytes,
     /// One canvas, or one per picture.
     pub layout: Layout,
     /// Pixels along one side of a token: the autoencoder's cell times the patch of 2.
@@ -124,8 +127,9 @@ pub fn compose(inputs: &Inputs, policy: &CanvasPolicy) -> Result<Vec<Canvas>> {
     compose_at(inputs, policy, Seam::of(inputs, policy))
 }
 
-/// The canvas of an edit as the official programs prepare it (spec §5.2): one reference at most, reference and image
-/// shrunk together wherever the seam then lies, a black mask taken for a white one.
+/// The canvas of an edit as the official programs prepare it (`ACEPlusImageProcessor` in
+/// <https://github.com/ali-vilab/ACE_plus>): one reference at most, reference and image shrunk together wherever the seam
+/// then lies, a black mask taken for a white one.
 ///
 /// # Errors
 /// As [`compose`], and if there are several references, or the policy is not that of the official programs.
@@ -236,17 +240,17 @@ pub fn crop_back(decoded: &Plane, canvas: &Canvas) -> RgbImage {
 
 /// The edited picture of a decoded canvas, `[3, H, W]`, as the official programs cut it out: without the references and
 /// [`OFFICIAL_SEAM`] columns right of them, stretched back to `output_size` (Pillow's bicubic); the whole canvas as it is
-/// if there is no reference. Bytes are cut off, not rounded (spec §5.3).
+/// if there is no reference. `bytes` says which of the programs it is.
 ///
 /// # Panics
 /// If `decoded` has not the shape of `canvas`.
-pub fn crop_back_official(decoded: &Plane, canvas: &Canvas) -> RgbImage {
+pub fn crop_back_official(decoded: &Plane, canvas: &Canvas, bytes: OfficialBytes) -> RgbImage {
     assert_eq!(decoded.shape(), canvas.image.shape(), "crop_back_official: decoded");
     if canvas.split == 0 {
-        return decoded.to_rgb_truncated();
+        return decoded.to_rgb_official(bytes);
     }
     let left = (canvas.split + canvas.cut).min(decoded.width - 1);
-    let output = decoded.crop(0, left, decoded.height, decoded.width - left).to_rgb_truncated();
+    let output = decoded.crop(0, left, decoded.height, decoded.width - left).to_rgb_official(bytes);
     bicubic(&output, canvas.output_size.0, canvas.output_size.1)
 }
 

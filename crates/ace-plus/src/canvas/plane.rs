@@ -3,9 +3,21 @@
 //! Images live in −1..1 (0 is mid-grey), masks are 0 or 1 (1 = repaint).
 
 use image::{GrayImage, RgbImage};
+use serde::Deserialize;
 
 /// Above this grey value an 8-bit mask says *repaint*.
 pub const MASK_THRESHOLD: u8 = 128;
+
+/// How an official ACE++ program makes bytes of a decoded picture in −1..1.
+#[derive(Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum OfficialBytes {
+    /// To the nearest, as diffusers' `VaeImageProcessor` does, in which the programs for the LoRAs end.
+    #[default]
+    Rounded,
+    /// Cut off, as the program for the fully fine-tuned model does: 254.9 is 254.
+    Truncated,
+}
 
 /// A channel-major picture; images in −1..1, masks 0/1.
 #[derive(Clone, PartialEq)]
@@ -68,17 +80,21 @@ impl Plane {
         })
     }
 
-    /// Back to 8 bits, clamped and cut off as the official programs do: 0.999 of 255 is 254.
+    /// Back to 8 bits, to the byte as the official programs do it.
     ///
     /// # Panics
     /// If the plane has not 3 channels.
-    pub fn to_rgb_truncated(&self) -> RgbImage {
-        assert_eq!(self.channels, 3, "to_rgb_truncated: channels");
+    pub fn to_rgb_official(&self, bytes: OfficialBytes) -> RgbImage {
+        assert_eq!(self.channels, 3, "to_rgb_official: channels");
         let area = self.height * self.width;
+        // Their own order of f32 operations: another one rounds otherwise where a value lies between two bytes.
+        let byte = |value: f32| match bytes {
+            OfficialBytes::Rounded => ((value * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8,
+            OfficialBytes::Truncated => (((value + 1.0) / 2.0).clamp(0.0, 1.0) * 255.0) as u8,
+        };
         RgbImage::from_fn(self.width as u32, self.height as u32, |x, y| {
             let at = y as usize * self.width + x as usize;
-            let byte = |channel: usize| (((self.data[channel * area + at] + 1.0) / 2.0).clamp(0.0, 1.0) * 255.0) as u8;
-            image::Rgb([0, 1, 2].map(byte))
+            image::Rgb([0, 1, 2].map(|channel| byte(self.data[channel * area + at])))
         })
     }
 
@@ -211,6 +227,14 @@ mod tests {
     fn to_rgb_clamps_and_rounds() {
         let plane = Plane { channels: 3, height: 1, width: 1, data: vec![-3.0, 7.0, 0.0] };
         assert_eq!(plane.to_rgb().get_pixel(0, 0), &Rgb([0, 255, 128]));
+    }
+
+    #[test]
+    fn official_bytes_are_rounded_or_cut_off() {
+        let data = [254.9, 127.5, -3.0].map(|level| level / 127.5 - 1.0).to_vec();
+        let plane = Plane { channels: 3, height: 1, width: 1, data };
+        assert_eq!(plane.to_rgb_official(OfficialBytes::Rounded).get_pixel(0, 0), &Rgb([255, 128, 0]));
+        assert_eq!(plane.to_rgb_official(OfficialBytes::Truncated).get_pixel(0, 0), &Rgb([254, 127, 0]));
     }
 
     #[test]

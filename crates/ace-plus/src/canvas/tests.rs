@@ -9,6 +9,7 @@ fn policy() -> CanvasPolicy {
         change_image: false,
         seam_crop: 30,
         match_colours: true,
+        official_bytes: OfficialBytes::Rounded,
         layout: Layout::Canvas,
         token: 16,
     }

@@ -7,7 +7,7 @@
 use super::{Card, Sampling, TextPolicy, WeightPaths};
 use crate::{
     Error, Result,
-    canvas::{CanvasPolicy, Layout, ReferenceFit},
+    canvas::{CanvasPolicy, Layout, OfficialBytes, ReferenceFit},
     flow::Shift,
     latents::PATCH,
     unit::{Condition, Join, UnitPolicy},
@@ -183,6 +183,7 @@ pub(super) fn card(folder: &Path) -> Result<Card> {
             change_image,
             seam_crop: 30,
             match_colours: true,
+            official_bytes: OfficialBytes::Rounded,
             layout: Layout::Canvas,
             token: cell * PATCH,
         },
