@@ -325,7 +325,28 @@ fn the_shipped_picture_is_edited_without_a_word() {
     let output = run(&dir, &["sample"]);
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(stdout(&output).contains("recolor \""), "{}", stdout(&output));
+    assert!(!stderr(&output).contains("note: "), "{}", stderr(&output));
     assert!(dir.file("out/sample.png").is_file() && dir.file("out/sample-sheet.png").is_file());
+}
+
+#[test]
+fn a_picture_that_the_model_does_not_know_is_named() {
+    let dir = TestDir::new("cli-domain");
+    pictures(&dir);
+    random_model(&dir);
+    let noise = |x: u32, y: u32| (x * 37 + y * 101 + x * y * 13) as u8;
+    RgbImage::from_fn(64, 64, |x, y| Rgb([noise(x, y); 3])).save(dir.file("noise.png")).expect("writable");
+    RgbImage::from_pixel(256, 200, Rgb([9; 3])).save(dir.file("large.png")).expect("writable");
+    let notes = |words: &[&str]| {
+        let output = run(&dir, &[&["sample", "--model", "./model", "--steps", "1"], &WORDS[..], words].concat());
+        assert!(output.status.success(), "{words:?}: {}", stderr(&output));
+        stderr(&output).lines().filter(|line| line.starts_with("note: ")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert!(notes(&["--image", "image.png", "--reference", "image.png"]).is_empty());
+    let said = notes(&["--image", "noise.png", "--reference", "large.png"]);
+    let [said] = &said[..] else { panic!("{said:?}") };
+    assert!(said.starts_with("note: tiny knows 64-pixel scenes of flat coloured shapes, so expect little: "), "{said}");
+    assert!(said.contains("noise.png is ") && said.ends_with("large.png is 256x200, the largest known side is 64"));
 }
 
 #[test]

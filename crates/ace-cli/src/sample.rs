@@ -48,6 +48,7 @@ pub fn run(asked_now: &SampleArgs) -> anyhow::Result<ExitCode> {
     let model = Model::find(&args.model)?;
     let asked = Asked::understand(args, &model.card)?;
     asked.check(args, &model.card)?;
+    asked.note_foreign(&model.card);
     if args.fetch {
         crate::fetch::fetch(&model)?;
     }
@@ -371,6 +372,19 @@ impl Asked {
             Edit { mask: Some(mask.clone()), instruction: words.clone(), ..self.edit.clone() }.prepare(card)?;
         }
         Ok(())
+    }
+
+    /// Says which pictures are plainly none of those that the model knows.
+    pub fn note_foreign(&self, card: &Card) {
+        let Some(domain) = &card.domain else { return };
+        let references = self.edit.references.iter().zip(&self.inputs.references);
+        let pictures = self.edit.image.iter().zip(&self.inputs.image).chain(references);
+        let foreign = pictures.filter_map(|(picture, path)| Some((path, domain.outside(picture)?)));
+        let foreign: Vec<_> = foreign.map(|(path, outside)| format!("{} {outside}", path.display())).collect();
+        if !foreign.is_empty() {
+            let (name, about) = (&card.name, &domain.about);
+            report::note(&format!("{name} knows {about}, so expect little: {}", foreign.join("; ")));
+        }
     }
 
     /// One line on what was done, where, how fast and where it went.

@@ -249,6 +249,7 @@ impl Session {
     fn make(&mut self, args: &SampleArgs) -> anyhow::Result<()> {
         let asked = Asked::understand(args, &self.model.card)?;
         asked.check(args, &self.model.card)?;
+        asked.note_foreign(&self.model.card);
         let studio = match &mut self.studio {
             Some(studio) => studio,
             empty => {

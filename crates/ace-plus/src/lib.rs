@@ -21,6 +21,7 @@ pub mod annotate;
 pub mod canvas;
 pub mod card;
 pub mod denoise;
+pub mod domain;
 pub mod edit;
 pub mod flow;
 pub mod latents;

@@ -154,6 +154,7 @@ pub(super) fn card(folder: &Path) -> Result<Card> {
         name,
         description: "a folder in diffusers' layout".into(),
         licence: "as its source says".into(),
+        domain: None,
         weights: WeightPaths {
             flux: "transformer".into(),
             autoencoder: "vae".into(),

@@ -11,7 +11,7 @@ mod files;
 pub use files::{Adapter, Files, Part, Paths, Repository};
 
 use crate::{
-    Error, Result, annotate::Annotator, canvas::CanvasPolicy, flow::Shift, latents, tokenizer::Prepend,
+    Error, Result, annotate::Annotator, canvas::CanvasPolicy, domain::Domain, flow::Shift, latents, tokenizer::Prepend,
     unit::UnitPolicy,
 };
 use ace_nn::{autoencoder::AutoEncoderConfig, clip::ClipConfig, flux::FluxConfig, t5::T5Config};
@@ -41,6 +41,9 @@ pub struct Card {
     pub description: String,
     /// Under which licence its weights are.
     pub licence: String,
+    /// What pictures it knows; absent if it knows all kinds.
+    #[serde(default)]
+    pub domain: Option<Domain>,
     /// Where its weights are, relative to the weights folder.
     pub weights: WeightPaths,
     /// Sizes of the transformer.
