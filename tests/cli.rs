@@ -232,6 +232,51 @@ fn bad_models_are_answered_with_the_file_and_the_key() {
 }
 
 #[test]
+fn a_panic_is_one_line_and_a_request_to_report_it() {
+    let dir = TestDir::new("cli-panic");
+    random_model(&dir);
+    // So many tokens that no memory could hold them: std panics.
+    let card = dir.file("model/card.toml");
+    let text = fs::read_to_string(&card).expect("readable");
+    let length = "t5_max_length = ";
+    assert!(text.contains(&format!("{length}26")));
+    fs::write(&card, text.replace(&format!("{length}26"), &format!("{length}{}", i64::MAX))).expect("writable");
+    let words = [&["sample", "--model", "./model"], &WORDS[..]].concat();
+    let before = dir.names();
+    let said = |backtrace: &str| {
+        let output = ace().args(&words).current_dir(dir.path()).env("RUST_BACKTRACE", backtrace).output();
+        let output = output.expect("the program starts");
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        assert_eq!(dir.names(), before);
+        stderr(&output)
+    };
+    let quiet = said("0");
+    let lines: Vec<_> = quiet.lines().collect();
+    assert_eq!(lines.len(), 2, "{quiet}");
+    assert!(lines[0].starts_with("error: the program has a bug: capacity overflow ("), "{quiet}");
+    assert!(lines[1].starts_with("hint: please report this line"), "{quiet}");
+    let loud = said("1");
+    assert!(loud.contains("stack backtrace:") && loud.ends_with(&quiet), "{loud}");
+}
+
+#[test]
+fn a_broken_tokenizer_is_named() {
+    let dir = TestDir::new("cli-tokenizer");
+    random_model(&dir);
+    let file = dir.file("model/tokenizers/t5/tokenizer.json");
+    let whole = fs::read_to_string(&file).expect("shipped");
+    let model = ["--model", "./model"];
+    for broken in ["\u{1}", "\\u12", "\\ud800"] {
+        let marked = whole.replace("\"decoder\":{", &format!("\"decoder\":{{\"note\":\"{broken}\","));
+        assert_ne!(marked, whole);
+        fs::write(&file, marked).expect("writable");
+        sample_fails(&dir, &model, 1, "tokenizer.json: not a tokenizer file: ", "the published folders have");
+    }
+    fs::write(&file, whole.replace("\"type\":\"Metaspace\"}", "\"type\":\"Meta\"}")).expect("writable");
+    sample_fails(&dir, &model, 1, "tokenizer.json: not a tokenizer file: ", "the published folders have");
+}
+
+#[test]
 fn an_edit_is_written_whole_and_follows_from_its_noise() {
     let dir = TestDir::new("cli-sample");
     pictures(&dir);
@@ -280,7 +325,28 @@ fn the_shipped_picture_is_edited_without_a_word() {
     let output = run(&dir, &["sample"]);
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(stdout(&output).contains("recolor \""), "{}", stdout(&output));
+    assert!(!stderr(&output).contains("note: "), "{}", stderr(&output));
     assert!(dir.file("out/sample.png").is_file() && dir.file("out/sample-sheet.png").is_file());
+}
+
+#[test]
+fn a_picture_that_the_model_does_not_know_is_named() {
+    let dir = TestDir::new("cli-domain");
+    pictures(&dir);
+    random_model(&dir);
+    let noise = |x: u32, y: u32| (x * 37 + y * 101 + x * y * 13) as u8;
+    RgbImage::from_fn(64, 64, |x, y| Rgb([noise(x, y); 3])).save(dir.file("noise.png")).expect("writable");
+    RgbImage::from_pixel(256, 200, Rgb([9; 3])).save(dir.file("large.png")).expect("writable");
+    let notes = |words: &[&str]| {
+        let output = run(&dir, &[&["sample", "--model", "./model", "--steps", "1"], &WORDS[..], words].concat());
+        assert!(output.status.success(), "{words:?}: {}", stderr(&output));
+        stderr(&output).lines().filter(|line| line.starts_with("note: ")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert!(notes(&["--image", "image.png", "--reference", "image.png"]).is_empty());
+    let said = notes(&["--image", "noise.png", "--reference", "large.png"]);
+    let [said] = &said[..] else { panic!("{said:?}") };
+    assert!(said.starts_with("note: tiny knows 64-pixel scenes of flat coloured shapes, so expect little: "), "{said}");
+    assert!(said.contains("noise.png is ") && said.ends_with("large.png is 256x200, the largest known side is 64"));
 }
 
 #[test]

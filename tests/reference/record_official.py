@@ -1,7 +1,11 @@
 #!/usr/bin/env python3
-"""Record the official ACE++ preparation and post-processing, written down from spec §5.2 and §5.3 with torch and Pillow.
+"""Record the official ACE++ preparation and post-processing, written down after the programs published at
+https://github.com/ali-vilab/ACE_plus (`ACEPlusImageProcessor`, `inference/`) with torch, diffusers and Pillow.
 
-Made with torch 2.15.0, pillow 13.0.0, numpy 2.4.6, safetensors 0.8.0. To make them again:
+The LoRA programs run diffusers' `FluxFillPipeline`, whose pictures are rounded to bytes; the FFT program makes its own
+bytes and cuts them off.
+
+Made with torch 2.15.0, diffusers 0.42.1, pillow 13.0.0, numpy 2.4.6, safetensors 0.8.0. To make them again:
 
     venv/bin/python tests/reference/record_official.py
 
@@ -14,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 from safetensors.numpy import save_file
 from torch.nn.functional import interpolate, pad
@@ -111,16 +116,25 @@ def prepare(case: dict, image, mask, reference):
     return canvas, canvas_mask, change, (out_height, out_width), slice_width
 
 
-def finish(decoded: torch.Tensor, out_size: tuple[int, int], slice_width: int) -> np.ndarray:
-    bytes_ = (torch.clamp((decoded + 1) / 2, 0, 1) * 255).permute(1, 2, 0).numpy().astype(np.uint8)
+def to_picture(decoded: torch.Tensor, bytes_: str) -> Image.Image:
+    if bytes_ == "rounded":
+        return VaeImageProcessor().postprocess(decoded[None], output_type="pil")[0]
+    cut = (torch.clamp((decoded + 1) / 2, 0, 1) * 255).permute(1, 2, 0).numpy().astype(np.uint8)
+    return Image.fromarray(cut)
+
+
+def finish(decoded: torch.Tensor, out_size: tuple[int, int], slice_width: int, bytes_: str) -> np.ndarray:
+    picture = to_picture(decoded, bytes_)
     if slice_width == 0:
-        return bytes_
-    cut = Image.fromarray(bytes_).crop((slice_width + SEAM, 0, bytes_.shape[1], bytes_.shape[0]))
+        return np.asarray(picture)
+    cut = picture.crop((slice_width + SEAM, 0, picture.width, picture.height))
     return np.asarray(cut.resize((out_size[1], out_size[0]), Image.Resampling.BICUBIC))
 
 
-LORA = {"keep_pixels": False, "use_change": False, "repainting_scale": 1.0, "max_seq_len": 40}
-FFT = {**LORA, "keep_pixels": True, "use_change": True, "repainting_scale": 0.0}
+LORA = {"card": "ace-plus-portrait", "bytes": "rounded", "keep_pixels": False, "use_change": False}
+LORA |= {"repainting_scale": 1.0, "max_seq_len": 40}
+FFT = {**LORA, "card": "ace-plus-fft", "bytes": "truncated", "keep_pixels": True, "use_change": True}
+FFT |= {"repainting_scale": 0.0}
 CASES = {
     "lora-reference": {**LORA, "image": (75, 110), "mask": True, "reference": (120, 90), "repainting_scale": 0.5},
     "lora-new": {**LORA, "size": (96, 112), "reference": (64, 40)},
@@ -146,13 +160,14 @@ def main() -> None:
         decoded = rng.integers(-120, 121, canvas.shape).astype(np.int8)
         # Smooth along the rows, as pictures are.
         decoded = ((decoded.astype(int) + np.roll(decoded, 1, 2) + np.roll(decoded, 2, 2)) // 3).astype(np.int8)
-        output = finish(torch.from_numpy(decoded).float() / 100, out_size, slice_width)
+        output = finish(torch.from_numpy(decoded).float() / 100, out_size, slice_width, case["bytes"])
         tensors = {"canvas": canvas, "canvas_mask": canvas_mask, "decoded": decoded, "output": output}
         tensors |= {"image": image, "mask": mask, "reference": reference, "change": change}
         whole_numbers = ("image", "mask", "reference", "canvas_mask", "decoded", "output")
         dtypes = {key: np.float16 if key in whole_numbers else np.float32 for key in tensors}
         arrays = {key: np.ascontiguousarray(value, dtype=dtypes[key]) for key, value in tensors.items() if value is not None}
-        settings = {key: case[key] for key in ("keep_pixels", "use_change", "repainting_scale", "max_seq_len")}
+        said = ("card", "bytes", "keep_pixels", "use_change", "repainting_scale", "max_seq_len")
+        settings = {key: case[key] for key in said}
         settings |= {"slice_width": slice_width, "size": case.get("size", (0, 0))}
         save_file(arrays, FOLDER / f"{name}.safetensors", {key: str(value) for key, value in settings.items()})
         print(name, tuple(canvas.shape), slice_width, output.shape)

@@ -12,6 +12,7 @@ mod device;
 mod files;
 mod miniature;
 mod model;
+mod panics;
 mod plot;
 mod progress;
 mod report;
@@ -40,7 +41,9 @@ const INTERRUPTED_TWICE: i32 = 130;
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().verb {
+    panics::listen(!panics::wants_backtrace());
+    let verb = Cli::parse().verb;
+    let result = panics::caught(|| match verb {
         Verb::Sample(args) => sample::run(&args),
         Verb::Train(args) => train::run(&args),
         Verb::Eval(args) => eval::run(&args),
@@ -50,7 +53,7 @@ fn main() -> ExitCode {
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Convert(args) => convert::run(&args),
-    };
+    });
     result.unwrap_or_else(|error| {
         eprintln!("error: {}", report::message(&error));
         if let Some(hint) = report::hint(&error) {

@@ -1,7 +1,7 @@
 //! From the user's words to what the transformer reads: T5's sequence and CLIP's summary.
 
 use crate::{
-    Result,
+    Error, Result,
     card::Card,
     tokenizer::{ClipTokenizer, T5Tokenizer, clean},
 };
@@ -52,10 +52,13 @@ impl Tokenizers {
     /// Reads a card's tokenizers from where they are: T5's file, CLIP's folder.
     ///
     /// # Errors
-    /// If a file is missing or no tokenizer.
+    /// If a file is missing or no tokenizer, or has ids that the card's encoders do not have.
     pub fn read(card: &Card, t5: &Source, clip: &Source) -> Result<Self> {
+        let (t5_path, clip_path) = (t5.path(), clip.path());
         let t5 = T5Tokenizer::read(t5, &card.text.placeholders)?;
         let clip = ClipTokenizer::read(clip)?;
+        check_rows(t5_path, t5.vocab_size(), "T5", card.t5.vocab_size)?;
+        check_rows(clip_path, clip.vocab_size(), "CLIP", card.clip.vocab_size)?;
         let clip_end_id = card.text.clip_end_id.unwrap_or(clip.end_id());
         Ok(Self {
             t5: match card.text.prepend {
@@ -82,6 +85,15 @@ impl Tokenizers {
         let clip_end = clip.iter().position(|id| *id == end).unwrap_or(0);
         TokenIds { t5: self.t5.encode(&text, self.t5_max_length), clip, clip_end }
     }
+}
+
+/// Refuses ids for which an encoder has no row.
+fn check_rows(path: &Path, ids: usize, encoder: &str, rows: usize) -> Result<()> {
+    if ids <= rows {
+        return Ok(());
+    }
+    let reason = format!("its largest id is {}, the {encoder} of the card knows {rows}", ids - 1);
+    Err(Error::format(path, reason, "tokenizer and encoder are of two models"))
 }
 
 /// Encodes a batch of instructions.

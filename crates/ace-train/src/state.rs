@@ -38,34 +38,45 @@ fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error + use<> {
 /// If the folder cannot be written; older checkpoints are then still there.
 pub fn save<M: Module>(folder: &Path, trainer: &Trainer<M>, recipe: &Recipe) -> Result<PathBuf, Error> {
     let whole = folder.join(format!("checkpoint-{}", trainer.step));
-    let part = folder.join("checkpoint.part");
+    let part = Temporary(folder.join("checkpoint.part"));
+    let part = &part.0;
     if part.exists() {
-        fs::remove_dir_all(&part).map_err(io(&part))?;
+        fs::remove_dir_all(part).map_err(io(part))?;
     }
-    fs::create_dir_all(&part).map_err(io(&part))?;
+    fs::create_dir_all(part).map_err(io(part))?;
 
     ace_weights::write(&part.join(WEIGHTS), &params::learned(&trainer.model), &[])?;
     if let Some(average) = &trainer.ema {
         ace_weights::write(&part.join(AVERAGE), &params::learned(&average.apply(trainer.model.clone())), &[])?;
     }
     let optimizer = trainer.optimizer.into_bytes().map_err(|source| {
-        Error::state(&part, format!("the optimizer cannot be written: {source:?}"), "this is a bug; please report it")
+        Error::state(part, format!("the optimizer cannot be written: {source:?}"), "this is a bug; please report it")
     })?;
     ace_weights::replace::write(&part.join(OPTIMIZER), &optimizer)?;
     let state = State { step: trainer.step, recipe: recipe.clone() };
-    let state = serde_json::to_vec_pretty(&state).map_err(|source| io(&part)(source.into()))?;
+    let state = serde_json::to_vec_pretty(&state).map_err(|source| io(part)(source.into()))?;
     ace_weights::replace::write(&part.join(STATE), &state)?;
 
     if whole.exists() {
         fs::remove_dir_all(&whole).map_err(io(&whole))?;
     }
-    fs::rename(&part, &whole).map_err(io(&whole))?;
+    fs::rename(part, &whole).map_err(io(&whole))?;
     for (step, older) in checkpoints(folder)? {
         if step != trainer.step {
             fs::remove_dir_all(&older).map_err(io(&older))?;
         }
     }
     Ok(whole)
+}
+
+/// A folder that is gone in the end, whether it got its name, or an error or a panic came in between.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // It is not there if it was renamed or never made.
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 /// The newest checkpoint in `folder`, if there is one.

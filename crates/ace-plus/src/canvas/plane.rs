@@ -231,11 +231,10 @@ mod tests {
 
     #[test]
     fn official_bytes_are_rounded_or_cut_off() {
-        // 254.9, 0.5 (a tie, to the even side) and 1.5 of 255.
-        let plane =
-            Plane { channels: 3, height: 1, width: 1, data: [254.9, 0.5, 1.5].map(|v| v / 127.5 - 1.0).to_vec() };
-        assert_eq!(plane.to_rgb_official(OfficialBytes::Rounded).get_pixel(0, 0), &Rgb([255, 0, 2]));
-        assert_eq!(plane.to_rgb_official(OfficialBytes::Truncated).get_pixel(0, 0), &Rgb([254, 0, 1]));
+        let data = [254.9, 127.5, -3.0].map(|level| level / 127.5 - 1.0).to_vec();
+        let plane = Plane { channels: 3, height: 1, width: 1, data };
+        assert_eq!(plane.to_rgb_official(OfficialBytes::Rounded).get_pixel(0, 0), &Rgb([255, 128, 0]));
+        assert_eq!(plane.to_rgb_official(OfficialBytes::Truncated).get_pixel(0, 0), &Rgb([254, 127, 0]));
     }
 
     #[test]

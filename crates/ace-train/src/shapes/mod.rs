@@ -143,6 +143,17 @@ mod tests {
     }
 
     #[test]
+    fn no_picture_of_the_world_is_foreign_to_the_miniature() {
+        let domain = ace_plus::Card::builtin("tiny").unwrap().domain.unwrap();
+        for example in examples() {
+            let pictures = example.image.iter().chain(&example.references).chain([&example.target]);
+            for picture in pictures {
+                assert_eq!(domain.outside(picture), None, "{}", example.instruction);
+            }
+        }
+    }
+
+    #[test]
     fn tasks_give_what_they_promise() {
         let world = world(96, Split::HeldOut);
         for task in Task::ALL {
