@@ -77,10 +77,8 @@ pub fn hint(error: &Error) -> Option<String> {
         if let Some(failure) = cause.downcast_ref::<Failure>() {
             return Some(failure.hint.clone());
         }
-        match cause.downcast_ref::<ace_train::Error>() {
-            Some(ace_train::Error::Example(error)) => return Some(error.hint().to_owned()),
-            Some(error) => return error.hint().map(ToOwned::to_owned),
-            None => {}
+        if let Some(error) = cause.downcast_ref::<ace_train::Error>() {
+            return error.hint().map(ToOwned::to_owned);
         }
         cause.downcast_ref::<ace_plus::Error>()?.hint().map(ToOwned::to_owned)
     })

@@ -56,7 +56,7 @@ impl Error {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Plus(error) => error.hint(),
-            Self::Example(_) => None,
+            Self::Example(error) => error.hint(),
             Self::Recipe { .. } => Some("models/README.md describes every field of a recipe"),
             Self::State { hint, .. } => Some(hint),
             Self::Diverged { .. } => Some("lower learning_rate or lengthen warmup in the recipe, then resume"),

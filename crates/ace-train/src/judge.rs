@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use ace_plus::canvas::MASK_THRESHOLD;
 use image::{Rgb, RgbImage};
 use serde::Serialize;
 
@@ -66,7 +67,7 @@ pub fn judge(example: &Example, output: &RgbImage) -> Verdict {
         let given = output.get_pixel(x, y);
         let changes = image.as_ref().is_none_or(|image| levels(image.get_pixel(x, y), answer) > CHANGED_LEVELS);
         if changes { &mut changed } else { &mut kept }.add(given, answer);
-        if mask.as_ref().is_some_and(|mask| mask.get_pixel(x, y)[0] == 0) {
+        if mask.as_ref().is_some_and(|mask| mask.get_pixel(x, y)[0] <= MASK_THRESHOLD) {
             outside.add(given, answer);
         }
         if levels(target.get_pixel(0, y), answer) > CHANGED_LEVELS {
