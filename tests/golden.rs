@@ -2,7 +2,7 @@
 
 use crate::support::{self, TestDir};
 use ace_plus::{Ace, Card, Edit, canvas::Plane, checkpoint, latents, picture};
-use ace_train::run::{Report, RunOptions, train};
+use ace_train::{RunEvent, RunOptions, train};
 use burn::prelude::*;
 use std::{
     collections::BTreeMap,
@@ -75,7 +75,7 @@ fn the_first_losses_of_the_adapter_recipe_are_the_recorded_ones() {
     };
     let mut losses = Vec::new();
     train(&options, &support::device(), &mut |report| {
-        if let Report::Step(step) = report {
+        if let RunEvent::Step(step) = report {
             losses.push(f64::from(step.loss));
         }
         losses.len() < 3

@@ -8,11 +8,11 @@ use ace_plus::{
 };
 use ace_train::{
     Error,
-    example::Dataset,
-    networks,
-    params::clip_global_norm,
-    run::{Outcome, Report, RunOptions, train},
-    shapes::{Split, Task, World},
+    data::{
+        Dataset,
+        shapes::{Split, World, WorldTask},
+    },
+    learn::{Outcome, RunEvent, RunOptions, params::clip_global_norm, start, train},
 };
 use burn::{
     module::{Module, Param},
@@ -45,7 +45,7 @@ fn options(recipe: &Path, out: PathBuf) -> RunOptions {
 fn losses(options: &RunOptions) -> Vec<f32> {
     let mut losses = Vec::new();
     let outcome = train(options, &support::device(), &mut |report| {
-        if let Report::Step(step) = report {
+        if let RunEvent::Step(step) = report {
             losses.push(step.loss);
         }
         true
@@ -66,7 +66,7 @@ fn a_run_that_was_killed_goes_on_bit_by_bit_whatever_the_number_of_workers() {
     let expected = losses(&whole);
 
     let mut broken = RunOptions { workers: 2, ..options(&recipe, dir.file("broken")) };
-    let outcome = train(&broken, &support::device(), &mut |report| !matches!(report, Report::Step(s) if s.step == 2));
+    let outcome = train(&broken, &support::device(), &mut |report| !matches!(report, RunEvent::Step(s) if s.step == 2));
     assert_eq!(outcome.expect("stops"), Outcome::Stopped { step: 2 });
     // What a kill leaves behind: half a checkpoint, and a log that is ahead of the whole one.
     fs::create_dir_all(broken.out.join("checkpoint.part")).expect("writable");
@@ -90,7 +90,7 @@ fn a_run_that_was_killed_goes_on_bit_by_bit_whatever_the_number_of_workers() {
 
 /// The pictures of the world's first examples as files, named by a manifest.
 fn write_manifest(dir: &TestDir, examples: u64) -> PathBuf {
-    let world = World::new(64, Task::ALL, Split::Train).expect("64 is a size of the world");
+    let world = World::new(64, WorldTask::ALL, Split::Train).expect("64 is a size of the world");
     let save = |picture: image::DynamicImage, name: String| {
         picture.save(dir.file(&name)).expect("writable");
         name
@@ -118,7 +118,7 @@ fn write_manifest(dir: &TestDir, examples: u64) -> PathBuf {
 #[test]
 fn a_manifest_of_the_worlds_pictures_is_learned_like_the_world() {
     let dir = TestDir::new("train-manifest");
-    let examples = Task::ALL.len() as u64;
+    let examples = WorldTask::ALL.len() as u64;
     let world = write_recipe(&dir, "world", FRESH, &format!("pool = {examples}"), SHORT);
     let manifest = write_manifest(&dir, examples);
     let text = fs::read_to_string(&world).expect("written");
@@ -192,7 +192,7 @@ fn widened_columns_change_nothing_at_first_and_masks_keep_their_columns() {
     for (from, to, kept) in [(64, 448, 64), (384, 448, 128)] {
         let narrow = support::flux(from);
         let wide =
-            networks::widen(narrow.clone(), &support::flux_config(from), &support::flux_config(to)).expect("known");
+            start::widen(narrow.clone(), &support::flux_config(from), &support::flux_config(to)).expect("known");
         let (old, new) = (narrow.img_in.weight.val(), wide.img_in.weight.val());
         let moved = to - from;
         assert_eq!(new.dims(), [32, to]);
@@ -203,7 +203,7 @@ fn widened_columns_change_nothing_at_first_and_masks_keep_their_columns() {
             assert_eq!(distance(new.narrow(1, kept + moved, from - kept), old.narrow(1, kept, from - kept)), 0.0);
         }
     }
-    assert!(networks::widen(support::flux(384), &support::flux_config(384), &support::flux_config(512)).is_err());
+    assert!(start::widen(support::flux(384), &support::flux_config(384), &support::flux_config(512)).is_err());
 }
 
 #[test]

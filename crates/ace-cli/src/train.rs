@@ -6,11 +6,7 @@ use crate::{
     progress::{Progress, duration},
     report,
 };
-use ace_train::{
-    recipe::Recipe,
-    run::{Outcome, Report, RunOptions, train},
-    trainer::StepReport,
-};
+use ace_train::{Outcome, Recipe, RunEvent, RunOptions, StepReport, train};
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
@@ -50,26 +46,26 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     let mut shown = Shown::default();
     let outcome = train(&options, &device, &mut |report| {
         match report {
-            Report::Started { name, steps, resumed_at, learned, parameters } => {
+            RunEvent::Started { name, steps, resumed_at, learned, parameters } => {
                 let from = if resumed_at > 0 { format!(", from step {resumed_at}") } else { String::new() };
                 eprintln!("{name} on {device_name}: {steps} steps{from}, {learned} of {parameters} parameters learn");
                 eprintln!("log.jsonl, loss.png, previews, checkpoints and weights go to {}", out.display());
                 bar = Some(Progress::new("train", resumed_at, steps));
             }
-            Report::Step(step) => {
+            RunEvent::Step(step) => {
                 let message = shown.take(&step);
                 if let Some(bar) = &mut bar {
                     bar.at(step.step, message);
                 }
             }
-            Report::Preview { step, path } => say(bar.as_ref(), &format!("step {step}: preview {}", path.display())),
+            RunEvent::Preview { step, path } => say(bar.as_ref(), &format!("step {step}: preview {}", path.display())),
             // Checkpoints are frequent and say little; the plot is as old as the newest of them.
-            Report::Saved { .. } => {
+            RunEvent::Saved { .. } => {
                 if let Err(error) = draw_plot(&out) {
                     say(bar.as_ref(), &format!("no plot: {error:#}"));
                 }
             }
-            Report::Measured { shift_factor, scaling_factor } => {
+            RunEvent::Measured { shift_factor, scaling_factor } => {
                 let line = format!("for the card: shift_factor = {shift_factor}, scaling_factor = {scaling_factor}");
                 say(bar.as_ref(), &line);
             }

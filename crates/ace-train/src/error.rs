@@ -1,6 +1,6 @@
 //! What can go wrong while learning.
 
-use crate::example::ExampleError;
+use crate::data::example::ExampleError;
 use std::path::{Path, PathBuf};
 
 /// An error of training or judging.

@@ -1,7 +1,7 @@
 //! From examples to what a step needs of them: encoded once by the frozen networks, kept on the host, put together
 //! into batches of one geometry.
 
-use crate::{Error, autoencoder::inputs, example::Example};
+use crate::{Error, data::example::Example};
 use ace_nn::{autoencoder::AutoEncoder, clip::Clip, t5::T5};
 use ace_plus::{
     Card, canvas,
@@ -11,12 +11,12 @@ use ace_plus::{
 use burn::prelude::*;
 
 /// The frozen networks and rules that turn examples into [`Encoded`].
-pub struct Encoder {
+pub struct Encoders {
     /// What is known about the model.
     pub card: Card,
     /// Frozen, without gradients.
     pub autoencoder: AutoEncoder,
-    /// Words to numbers.
+    /// EncodedText to numbers.
     pub tokenizers: Tokenizers,
     /// Text encoders, if they are frozen too: their outputs are then kept with the examples.
     pub text: Option<(T5, Clip)>,
@@ -36,7 +36,7 @@ pub struct Encoded {
     /// Geometry: what must agree within a batch.
     geometry: Geometry,
     /// The instruction.
-    text: Words,
+    text: EncodedText,
 }
 
 /// What must agree for examples to share a batch.
@@ -61,7 +61,7 @@ impl Geometry {
 
 /// An instruction: numbers, and what frozen encoders make of them.
 #[derive(Debug, Clone)]
-pub struct Words {
+pub struct EncodedText {
     ids: TokenIds,
     embeds: Option<(Vec<f32>, Vec<f32>)>,
 }
@@ -74,16 +74,16 @@ pub struct Batch {
     /// Conditions and positions.
     pub units: Units,
     /// The instructions.
-    pub words: Vec<Words>,
+    pub words: Vec<EncodedText>,
 }
 
-impl Encoder {
+impl Encoders {
     /// Encodes an example.
     ///
     /// # Errors
     /// If its pictures do not fit each other or the card.
     pub fn encode(&self, example: &Example) -> Result<Encoded, Error> {
-        let inputs = inputs(example);
+        let inputs = example.inputs();
         let canvases = canvas::compose(&inputs, &self.card.canvas)?;
         let targets = canvas::compose_target(&example.target, &inputs, &self.card.canvas)?;
         let units = Units::encode(&self.autoencoder, &canvases, &self.card.unit, None, &self.device);
@@ -99,13 +99,13 @@ impl Encoder {
     }
 
     /// Encodes an instruction.
-    pub fn words(&self, instruction: &str) -> Words {
+    pub fn words(&self, instruction: &str) -> EncodedText {
         let ids = self.tokenizers.ids(instruction);
         let embeds = self.text.as_ref().map(|(t5, clip)| {
             let conditioning = text::encode(t5, clip, std::slice::from_ref(&ids), &self.device);
             (host(conditioning.prompt_embeds), host(conditioning.pooled_prompt_embeds))
         });
-        Words { ids, embeds }
+        EncodedText { ids, embeds }
     }
 }
 
@@ -125,7 +125,7 @@ impl Batch {
     ///
     /// # Panics
     /// If there is no example, or they differ in geometry.
-    pub fn new(examples: &[(&Encoded, bool)], empty: &Words, device: &Device) -> Self {
+    pub fn new(examples: &[(&Encoded, bool)], empty: &EncodedText, device: &Device) -> Self {
         let (first, _) = examples.first().expect("a batch has an example"); // documented above
         let geometry = &first.geometry;
         assert!(examples.iter().all(|(example, _)| example.geometry == *geometry), "one geometry per batch");

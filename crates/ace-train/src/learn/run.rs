@@ -1,17 +1,22 @@
 //! A whole run: from a recipe to weights, with a log, previews and checkpoints on the way.
 
-use crate::{
-    Error,
-    autoencoder::{self, AutoEncoderObjective},
-    batch::Encoder,
-    example::{Dataset, Example, Manifest},
-    flow::{FlowObjective, Networks},
-    networks::{self, Start},
-    preview,
-    recipe::{Network, Recipe},
-    shapes::{Split, Task, World},
+use super::{
+    autoencoder::AutoEncoderObjective,
+    flow::{FlowObjective, TrainedNetworks},
+    params,
+    recipe::{NetworkName, Recipe},
+    start::{self, Start},
     state,
     trainer::{Objective, StepReport, Trainer},
+};
+use crate::{
+    Error,
+    data::{
+        batch::Encoders,
+        example::{Dataset, Example, Manifest},
+        shapes::{Split, World, WorldTask},
+    },
+    judge::preview,
 };
 use ace_nn::{autoencoder::AutoEncoder, clip, flux, t5};
 use ace_plus::{Ace, Card, text::Tokenizers, unit};
@@ -42,7 +47,7 @@ pub struct RunOptions {
 
 /// What a run tells its observer.
 #[derive(Debug, Clone)]
-pub enum Report {
+pub enum RunEvent {
     /// Everything is loaded.
     Started {
         /// The recipe's name.
@@ -99,16 +104,16 @@ pub enum Outcome {
 }
 
 /// Who is told about progress; answers whether to go on.
-pub type Observer<'a> = &'a mut dyn FnMut(Report) -> bool;
+pub type RunObserver<'a> = &'a mut dyn FnMut(RunEvent) -> bool;
 
 /// Trains as the recipe says, on `device` (without gradients; the run adds them where it needs them).
 ///
 /// # Errors
 /// If recipe, card, weights, data or output folder are unusable, if `out` holds a run and `resume` is not set, or if
 /// the loss diverges.
-pub fn train(options: &RunOptions, device: &Device, observer: Observer<'_>) -> Result<Outcome, Error> {
+pub fn train(options: &RunOptions, device: &Device, observer: RunObserver<'_>) -> Result<Outcome, Error> {
     let run = Run::open(options, device)?;
-    if run.recipe.trains(Network::AutoEncoder) { run.autoencoder(observer) } else { run.flow(observer) }
+    if run.recipe.trains(NetworkName::AutoEncoder) { run.autoencoder(observer) } else { run.flow(observer) }
 }
 
 /// What every kind of run needs.
@@ -163,14 +168,14 @@ impl<'a> Run<'a> {
         format!("{}, {} steps", self.recipe.name, self.recipe.optimizer.steps)
     }
 
-    fn autoencoder(&self, observer: Observer<'_>) -> Result<Outcome, Error> {
+    fn autoencoder(&self, observer: RunObserver<'_>) -> Result<Outcome, Error> {
         let learning = self.device.clone().autodiff();
         let mut trainer = Trainer::new(self.start().autoencoder(&learning)?, &self.recipe.optimizer);
         let mut objective = AutoEncoderObjective::new(&self.recipe, self.data.as_ref(), &self.card, &learning)?;
         let examples = self.previews()?;
         let stopped = self.turn(&mut trainer, &mut objective, observer, &mut |model: &AutoEncoder| {
             let rows = examples.iter().map(|example| {
-                let planes = autoencoder::pictures(example, &self.card.canvas)?;
+                let planes = example.planes(&self.card.canvas)?;
                 let decode = |plane| unit::download(model.decode(model.encode(unit::upload(plane, self.device))));
                 Ok(planes.iter().flat_map(|plane| [plane.to_rgb(), decode(plane).to_rgb()]).collect())
             });
@@ -181,10 +186,10 @@ impl<'a> Run<'a> {
         }
         let model = trainer.result();
         let (shift_factor, scaling_factor) = self.measure(&model)?;
-        observer(Report::Measured { shift_factor, scaling_factor });
+        observer(RunEvent::Measured { shift_factor, scaling_factor });
         let file = self.card.weights.autoencoder.first();
         let keys = &ace_nn::autoencoder::keys::BFL;
-        let weights = networks::write(&self.options.out, file, &model, keys, &self.note())?;
+        let weights = start::write(&self.options.out, file, &model, keys, &self.note())?;
         Ok(Outcome::Finished { step: trainer.step, weights: vec![weights] })
     }
 
@@ -192,7 +197,7 @@ impl<'a> Run<'a> {
     fn measure(&self, model: &AutoEncoder) -> Result<(f32, f32), Error> {
         let (mut sum, mut squares, mut count) = (0.0f64, 0.0f64, 0.0f64);
         for index in 0..64 {
-            let plane = autoencoder::pictures(&self.data.example(index)?, &self.card.canvas)?.swap_remove(0);
+            let plane = self.data.example(index)?.planes(&self.card.canvas)?.swap_remove(0);
             let (mean, _) = model.encode_posterior(unit::upload(&plane, self.device));
             for value in mean.into_data().convert::<f32>().iter::<f32>() {
                 sum += f64::from(value);
@@ -204,18 +209,18 @@ impl<'a> Run<'a> {
         Ok((mean as f32, (squares / count - mean * mean).sqrt().recip() as f32))
     }
 
-    fn flow(&self, observer: Observer<'_>) -> Result<Outcome, Error> {
+    fn flow(&self, observer: RunObserver<'_>) -> Result<Outcome, Error> {
         let learning = self.device.clone().autodiff();
         let start = self.start();
         let (t5, clip) = start.text(&learning)?;
-        let text_learns = self.recipe.trains(Network::T5) || self.recipe.trains(Network::Clip);
+        let text_learns = self.recipe.trains(NetworkName::T5) || self.recipe.trains(NetworkName::Clip);
         let freeze = |network| !self.recipe.trains(network);
-        let model = Networks {
+        let model = TrainedNetworks {
             flux: start.flux(&learning)?,
-            t5: if freeze(Network::T5) { t5.no_grad() } else { t5 },
-            clip: if freeze(Network::Clip) { clip.no_grad() } else { clip },
+            t5: if freeze(NetworkName::T5) { t5.no_grad() } else { t5 },
+            clip: if freeze(NetworkName::Clip) { clip.no_grad() } else { clip },
         };
-        let encoder = Encoder {
+        let encoder = Encoders {
             card: self.card.clone(),
             autoencoder: start.autoencoder(self.device)?,
             tokenizers: self.tokenizers()?,
@@ -225,7 +230,7 @@ impl<'a> Run<'a> {
         let mut trainer = Trainer::new(model, &self.recipe.optimizer);
         let mut objective = FlowObjective::new(&self.recipe, self.data.as_ref(), &encoder, &learning);
         let examples = self.previews()?;
-        let stopped = self.turn(&mut trainer, &mut objective, observer, &mut |model: &Networks| {
+        let stopped = self.turn(&mut trainer, &mut objective, observer, &mut |model: &TrainedNetworks| {
             let ace = self.ace(model, &encoder)?;
             let rows = examples.iter().map(|example| preview::row(&ace, example));
             Ok(preview::sheet(&rows.collect::<Result<Vec<_>, Error>>()?))
@@ -238,26 +243,26 @@ impl<'a> Run<'a> {
     }
 
     /// Writes what was learned, under the card's names.
-    fn write(&self, model: &Networks) -> Result<Vec<PathBuf>, Error> {
+    fn write(&self, model: &TrainedNetworks) -> Result<Vec<PathBuf>, Error> {
         let (out, files, note) = (&self.options.out, &self.card.weights, self.note());
         if let Some(lora) = &self.recipe.lora {
-            return Ok(vec![networks::write_lora(out, &self.recipe.name, &model.flux, lora.alpha, &note)?]);
+            return Ok(vec![start::write_lora(out, &self.recipe.name, &model.flux, lora.alpha, &note)?]);
         }
         let mut written = Vec::new();
-        if self.recipe.trains(Network::Flux) {
-            written.push(networks::write(out, files.flux.first(), &model.flux, &flux::keys::BFL, &note)?);
+        if self.recipe.trains(NetworkName::Flux) {
+            written.push(start::write(out, files.flux.first(), &model.flux, &flux::keys::BFL, &note)?);
         }
-        if self.recipe.trains(Network::T5) {
-            written.push(networks::write(out, files.t5.first(), &model.t5, &t5::keys::TRANSFORMERS, &note)?);
+        if self.recipe.trains(NetworkName::T5) {
+            written.push(start::write(out, files.t5.first(), &model.t5, &t5::keys::TRANSFORMERS, &note)?);
         }
-        if self.recipe.trains(Network::Clip) {
-            written.push(networks::write(out, files.clip.first(), &model.clip, &clip::keys::TRANSFORMERS, &note)?);
+        if self.recipe.trains(NetworkName::Clip) {
+            written.push(start::write(out, files.clip.first(), &model.clip, &clip::keys::TRANSFORMERS, &note)?);
         }
         Ok(written)
     }
 
     /// The model as `sample` would have it.
-    fn ace(&self, model: &Networks, encoder: &Encoder) -> Result<Ace, Error> {
+    fn ace(&self, model: &TrainedNetworks, encoder: &Encoders) -> Result<Ace, Error> {
         Ok(Ace {
             card: self.card.clone(),
             flux: model.flux.clone(),
@@ -281,7 +286,7 @@ impl<'a> Run<'a> {
         &self,
         trainer: &mut Trainer<O::Model>,
         objective: &mut O,
-        observer: Observer<'_>,
+        observer: RunObserver<'_>,
         draw: &mut dyn FnMut(&O::Model) -> Result<RgbImage, Error>,
     ) -> Result<bool, Error> {
         let (recipe, out) = (&self.recipe, &self.options.out);
@@ -292,9 +297,9 @@ impl<'a> Run<'a> {
         }
         let mut log = Log::open(&out.join("log.jsonl"), trainer.step)?;
         let steps = recipe.optimizer.steps;
-        let learned = crate::params::count_learned(&trainer.model);
+        let learned = params::count_learned(&trainer.model);
         let parameters = trainer.model.num_params();
-        let mut go_on = observer(Report::Started {
+        let mut go_on = observer(RunEvent::Started {
             name: recipe.name.clone(),
             steps,
             resumed_at: trainer.step,
@@ -307,16 +312,16 @@ impl<'a> Run<'a> {
             if step.is_multiple_of(recipe.log_every) || step == steps {
                 log.write(&report)?;
             }
-            go_on = observer(Report::Step(report));
+            go_on = observer(RunEvent::Step(report));
             if recipe.preview_every > 0 && (step.is_multiple_of(recipe.preview_every) || step == steps) {
                 let path = out.join(format!("preview-{step:06}.png"));
                 let picture = draw(&trainer.result())?;
                 ace_plus::picture::write_png(&path, &picture)?;
-                go_on &= observer(Report::Preview { step, path });
+                go_on &= observer(RunEvent::Preview { step, path });
             }
             if step.is_multiple_of(recipe.save_every) || step == steps || !go_on {
                 let path = state::save(out, trainer, recipe)?;
-                go_on &= observer(Report::Saved { step, path });
+                go_on &= observer(RunEvent::Saved { step, path });
             }
         }
         Ok(trainer.step < steps)
@@ -329,11 +334,11 @@ fn open_data(recipe: &Recipe, folder: &Path, path: &Path) -> Result<Box<dyn Data
         return Ok(Box::new(Manifest::open(folder.join(manifest))?));
     }
     let tasks = match recipe.data.tasks.is_empty() {
-        true => Task::ALL.to_vec(),
+        true => WorldTask::ALL.to_vec(),
         false => {
             let find = |name: &String| {
-                let known = || Task::ALL.iter().map(|task| task.name()).collect::<Vec<_>>().join(", ");
-                Task::from_name(name)
+                let known = || WorldTask::ALL.iter().map(|task| task.name()).collect::<Vec<_>>().join(", ");
+                WorldTask::from_name(name)
                     .ok_or_else(|| Error::recipe(path, format!("there is no task {name:?}; the world has {}", known())))
             };
             recipe.data.tasks.iter().map(find).collect::<Result<Vec<_>, _>>()?

@@ -15,15 +15,15 @@ pub struct Recipe {
     pub name: String,
     /// Folder of the model's card, relative to the recipe.
     pub card: PathBuf,
-    /// Networks that learn; all others are frozen.
-    pub train: Vec<Network>,
+    /// TrainedNetworks that learn; all others are frozen.
+    pub train: Vec<NetworkName>,
     /// Folders with the weights to start from, relative to the recipe: a network's file is taken from the first that
     /// has it. The card's own folder if absent.
     #[serde(default)]
     pub weights: Vec<PathBuf>,
-    /// Networks that start from random weights instead.
+    /// TrainedNetworks that start from random weights instead.
     #[serde(default)]
-    pub fresh: Vec<Network>,
+    pub fresh: Vec<NetworkName>,
     /// The starting transformer has this many input channels and is widened to the card's.
     #[serde(default)]
     pub widen_from: Option<usize>,
@@ -57,7 +57,7 @@ pub struct Recipe {
 /// A network of a card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Network {
+pub enum NetworkName {
     /// Pictures to latents.
     AutoEncoder,
     /// The transformer.
@@ -114,7 +114,7 @@ pub struct OptimizerRecipe {
     pub warmup: u64,
     /// What follows the warm-up.
     #[serde(default)]
-    pub schedule: Schedule,
+    pub schedule: RateSchedule,
     /// Decoupled weight decay; the paper's is 1e-2.
     #[serde(default = "paper_weight_decay")]
     pub weight_decay: f64,
@@ -129,7 +129,7 @@ pub struct OptimizerRecipe {
 /// What follows the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Schedule {
+pub enum RateSchedule {
     /// The peak for ever.
     #[default]
     Constant,
@@ -186,13 +186,13 @@ impl Recipe {
         if self.train.is_empty() {
             return Err("train names no network".into());
         }
-        if self.trains(Network::AutoEncoder) && self.train.len() > 1 {
+        if self.trains(NetworkName::AutoEncoder) && self.train.len() > 1 {
             return Err("the autoencoder is trained alone".into());
         }
-        if self.trains(Network::AutoEncoder) != self.autoencoder.is_some() {
+        if self.trains(NetworkName::AutoEncoder) != self.autoencoder.is_some() {
             return Err("the [autoencoder] section belongs to train = [\"autoencoder\"], and only there".into());
         }
-        if self.lora.is_some() && self.train != [Network::Flux] {
+        if self.lora.is_some() && self.train != [NetworkName::Flux] {
             return Err("lora trains the transformer alone: train = [\"flux\"]".into());
         }
         if self.data.world.is_some() == self.data.manifest.is_some() {
@@ -209,12 +209,12 @@ impl Recipe {
     }
 
     /// Whether a network learns.
-    pub fn trains(&self, network: Network) -> bool {
+    pub fn trains(&self, network: NetworkName) -> bool {
         self.train.contains(&network)
     }
 
     /// Whether a network starts from random weights.
-    pub fn is_fresh(&self, network: Network) -> bool {
+    pub fn is_fresh(&self, network: NetworkName) -> bool {
         self.fresh.contains(&network)
     }
 }
@@ -226,8 +226,8 @@ impl OptimizerRecipe {
             return self.learning_rate * (step + 1) as f64 / self.warmup as f64;
         }
         match self.schedule {
-            Schedule::Constant => self.learning_rate,
-            Schedule::Cosine => {
+            RateSchedule::Constant => self.learning_rate,
+            RateSchedule::Cosine => {
                 let progress = (step - self.warmup) as f64 / self.steps.saturating_sub(self.warmup).max(1) as f64;
                 self.learning_rate * (1.0 + (std::f64::consts::PI * progress.min(1.0)).cos()) / 2.0
             }

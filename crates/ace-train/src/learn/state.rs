@@ -4,11 +4,12 @@
 //! under another name and renamed when whole; only then is the one before it removed. Random numbers need no state:
 //! every draw is a function of seed and step.
 
-use crate::{
-    Error, params,
-    recipe::{Recipe, Schedule},
+use super::{
+    params,
+    recipe::{RateSchedule, Recipe},
     trainer::Trainer,
 };
+use crate::Error;
 use ace_plus::checkpoint::{self, WeightFile};
 use burn::{module::Module, tensor::Bytes};
 use std::{
@@ -129,7 +130,7 @@ fn same_run(a: &Recipe, b: &Recipe) -> bool {
     let normal = |recipe: &Recipe| {
         let mut recipe = recipe.clone();
         (recipe.log_every, recipe.save_every, recipe.preview_every) = (0, 0, 0);
-        if recipe.optimizer.schedule == Schedule::Constant {
+        if recipe.optimizer.schedule == RateSchedule::Constant {
             recipe.optimizer.steps = 0;
         }
         recipe

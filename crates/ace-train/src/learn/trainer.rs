@@ -1,11 +1,11 @@
 //! The loop's one turn: gradients of a batch, clipping, the optimizer, the moving average. What the loss is, the
 //! [`Objective`] knows; how long and how fast, the recipe.
 
-use crate::{
-    Error,
+use super::{
     params::{self, Ema},
     recipe::OptimizerRecipe,
 };
+use crate::Error;
 use burn::{
     module::Module,
     optim::{AdamWConfig, GradientsAccumulator, GradientsParams, ModuleOptimizer},
@@ -25,16 +25,16 @@ pub trait Objective: Sync {
     /// The module that learns.
     type Model: Module + Sync;
     /// A share of a step's batch, ready to be measured.
-    type Part: Send;
+    type MicroBatch: Send;
 
     /// The parts of a step, counted from 0; their weights sum to 1.
     ///
     /// # Errors
     /// If an example cannot be had.
-    fn parts(&mut self, step: u64) -> Result<Vec<Self::Part>, Error>;
+    fn micro_batches(&mut self, step: u64) -> Result<Vec<Self::MicroBatch>, Error>;
 
     /// The loss of a part.
-    fn loss(&self, model: &Self::Model, part: Self::Part) -> Loss;
+    fn loss(&self, model: &Self::Model, part: Self::MicroBatch) -> Loss;
 }
 
 /// The loss of one part of a batch.
@@ -90,7 +90,7 @@ impl<M: Module + Sync> Trainer<M> {
     /// # Errors
     /// If an example cannot be had, or loss or gradients are no finite numbers; the model is then as before.
     pub fn step<O: Objective<Model = M>>(&mut self, objective: &mut O, workers: usize) -> Result<StepReport, Error> {
-        let parts: Vec<_> = objective.parts(self.step)?.into_iter().map(|part| Mutex::new(Some(part))).collect();
+        let parts: Vec<_> = objective.micro_batches(self.step)?.into_iter().map(|part| Mutex::new(Some(part))).collect();
         let results: Vec<_> = parts.iter().map(|_| Mutex::new(None)).collect();
         let (next, model, objective) = (AtomicUsize::new(0), &self.model, &*objective);
         let work = || {

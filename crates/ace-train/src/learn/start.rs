@@ -1,9 +1,10 @@
 //! Getting a run's networks into the state in which it starts, and its results into files.
 
-use crate::{
-    Error, params,
-    recipe::{Network, Recipe},
+use super::{
+    params,
+    recipe::{NetworkName, Recipe},
 };
+use crate::Error;
 use ace_nn::{
     autoencoder::{self, AutoEncoder},
     clip::{self, Clip},
@@ -32,7 +33,7 @@ pub struct Start<'a> {
 impl Start<'_> {
     fn network<M: Module>(
         &self,
-        network: Network,
+        network: NetworkName,
         name: &str,
         file: &Path,
         keys: &KeyMap,
@@ -54,7 +55,7 @@ impl Start<'_> {
     pub fn autoencoder(&self, device: &Device) -> Result<AutoEncoder, Error> {
         let module = self.card.autoencoder.init(device);
         let file = self.card.weights.autoencoder.first();
-        self.network(Network::AutoEncoder, "autoencoder", file, &autoencoder::keys::BFL, module, device)
+        self.network(NetworkName::AutoEncoder, "autoencoder", file, &autoencoder::keys::BFL, module, device)
     }
 
     /// The text encoders.
@@ -65,8 +66,8 @@ impl Start<'_> {
         let (t5, clip) = (self.card.t5.init(device), self.card.clip.init(device));
         let files = &self.card.weights;
         Ok((
-            self.network(Network::T5, "t5", files.t5.first(), &t5::keys::TRANSFORMERS, t5, device)?,
-            self.network(Network::Clip, "clip", files.clip.first(), &clip::keys::TRANSFORMERS, clip, device)?,
+            self.network(NetworkName::T5, "t5", files.t5.first(), &t5::keys::TRANSFORMERS, t5, device)?,
+            self.network(NetworkName::Clip, "clip", files.clip.first(), &clip::keys::TRANSFORMERS, clip, device)?,
         ))
     }
 
@@ -81,7 +82,7 @@ impl Start<'_> {
         };
         let module = config.init(device);
         let flux =
-            self.network(Network::Flux, "flux", self.card.weights.flux.first(), &flux::keys::BFL, module, device)?;
+            self.network(NetworkName::Flux, "flux", self.card.weights.flux.first(), &flux::keys::BFL, module, device)?;
         let mut flux = match self.recipe.widen_from {
             Some(_) => widen(flux, &config, &self.card.flux)?,
             None => flux,

@@ -1,6 +1,6 @@
 //! What a model makes of examples, as one picture: a row per example, its inputs, the output, the exact answer.
 
-use crate::{Error, example::Example};
+use crate::{Error, data::example::Example};
 use ace_plus::{Ace, Edit};
 use image::{RgbImage, imageops};
 

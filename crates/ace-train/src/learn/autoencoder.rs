@@ -1,16 +1,15 @@
 //! How the autoencoder learns: mean squared error of the decoded picture and a little KL divergence, on random crops
 //! of everything that sampling will ever encode.
 
-use crate::{
-    Error,
-    example::{Dataset, Example},
+use super::{
     recipe::Recipe,
     trainer::{Loss, Objective},
 };
+use crate::{Error, data::example::Dataset};
 use ace_nn::autoencoder::AutoEncoder;
 use ace_plus::{
     Card,
-    canvas::{self, CanvasPolicy, Inputs, Plane},
+    canvas::CanvasPolicy,
     latents::{self, DOWNSCALE},
 };
 use burn::prelude::*;
@@ -51,33 +50,6 @@ impl<'a> AutoEncoderObjective<'a> {
     }
 }
 
-/// Every picture of an example that sampling would encode: canvases, change images and targets.
-///
-/// # Errors
-/// If the pictures do not fit each other.
-pub fn pictures(example: &Example, policy: &CanvasPolicy) -> Result<Vec<Plane>, Error> {
-    let inputs = inputs(example);
-    let mut planes = canvas::compose_target(&example.target, &inputs, policy)?;
-    if example.image.is_some() || !example.references.is_empty() {
-        for canvas in canvas::compose(&inputs, policy)? {
-            planes.push(canvas.image);
-            planes.extend(canvas.change);
-        }
-    }
-    Ok(planes)
-}
-
-/// The inputs of an example, as an edit would have them.
-pub fn inputs(example: &Example) -> Inputs<'_> {
-    Inputs {
-        image: example.image.as_ref(),
-        mask: example.mask.as_ref(),
-        references: &example.references,
-        size: example.target.dimensions(),
-        repainting_scale: example.repainting_scale,
-    }
-}
-
 /// Crops and noise of one step.
 pub struct Crops {
     images: Tensor<4>,
@@ -87,15 +59,15 @@ pub struct Crops {
 
 impl Objective for AutoEncoderObjective<'_> {
     type Model = AutoEncoder;
-    type Part = Crops;
+    type MicroBatch = Crops;
 
-    fn parts(&mut self, step: u64) -> Result<Vec<Crops>, Error> {
+    fn micro_batches(&mut self, step: u64) -> Result<Vec<Crops>, Error> {
         let mut rng = latents::rng(self.seed, step);
         let crop = self.crop;
         let mut pixels = Vec::with_capacity(self.batch * 3 * crop * crop);
         for _ in 0..self.batch {
             let index = rng.random_range(0..self.data.len().map_or(u64::MAX / 2, |len| len as u64));
-            let planes = pictures(&self.data.example(index)?, self.policy)?;
+            let planes = self.data.example(index)?.planes(self.policy)?;
             // Answers matter most: they are what is decoded.
             let plane = if rng.random_bool(0.5) { &planes[0] } else { &planes[rng.random_range(0..planes.len())] };
             // Crops keep the grid of latent cells that whole pictures have.

@@ -1,11 +1,15 @@
 //! How the transformer learns: the mean squared error of its velocity over all units, references included.
 
-use crate::{
-    Error,
-    batch::{Batch, Encoded, Encoder, Words},
-    example::Dataset,
+use super::{
     recipe::Recipe,
     trainer::{Loss, Objective},
+};
+use crate::{
+    Error,
+    data::{
+        batch::{Batch, Encoded, EncodedText, Encoders},
+        example::Dataset,
+    },
 };
 use ace_nn::{clip::Clip, flux::Flux, t5::T5};
 use ace_plus::{denoise, flow, latents};
@@ -27,7 +31,7 @@ const TRAINING_GUIDANCE: f32 = 1.0;
 
 /// The networks that may learn together.
 #[derive(Module, Debug)]
-pub struct Networks {
+pub struct TrainedNetworks {
     /// The transformer.
     pub flux: Flux,
     /// The sequence encoder.
@@ -50,7 +54,7 @@ pub struct FlowLoss {
 ///
 /// # Shapes
 /// - noise: as `batch.latents`; timesteps: `[B]`
-pub fn loss(networks: &Networks, batch: &Batch, noise: Tensor<3>, timesteps: Tensor<1>) -> FlowLoss {
+pub fn loss(networks: &TrainedNetworks, batch: &Batch, noise: Tensor<3>, timesteps: Tensor<1>) -> FlowLoss {
     let device = noise.device();
     let text = batch.conditioning(&networks.t5, &networks.clip, &device);
     let noisy = flow::interpolate(batch.latents.clone(), noise.clone(), timesteps.clone());
@@ -74,10 +78,10 @@ pub fn loss(networks: &Networks, batch: &Batch, noise: Tensor<3>, timesteps: Ten
 /// Draws batches from a dataset and measures the loss on them.
 pub struct FlowObjective<'a> {
     data: &'a dyn Dataset,
-    encoder: &'a Encoder,
+    encoder: &'a Encoders,
     pool: u64,
     cache: HashMap<u64, Arc<Encoded>>,
-    empty: Words,
+    empty: EncodedText,
     drop_instruction: f64,
     batch: usize,
     chunk: usize,
@@ -87,7 +91,7 @@ pub struct FlowObjective<'a> {
 
 impl<'a> FlowObjective<'a> {
     /// Learns from `data` on `device` (with gradients).
-    pub fn new(recipe: &Recipe, data: &'a dyn Dataset, encoder: &'a Encoder, device: &Device) -> Self {
+    pub fn new(recipe: &Recipe, data: &'a dyn Dataset, encoder: &'a Encoders, device: &Device) -> Self {
         let all = data.len().map_or(u64::MAX / 2, |len| len as u64);
         Self {
             data,
@@ -134,7 +138,7 @@ struct Draw {
 }
 
 /// Examples of one geometry with what was drawn for them.
-pub struct FlowPart {
+pub struct FlowMicroBatch {
     batch: Batch,
     noise: Tensor<3>,
     timesteps: Tensor<1>,
@@ -142,10 +146,10 @@ pub struct FlowPart {
 }
 
 impl Objective for FlowObjective<'_> {
-    type Model = Networks;
-    type Part = FlowPart;
+    type Model = TrainedNetworks;
+    type MicroBatch = FlowMicroBatch;
 
-    fn parts(&mut self, step: u64) -> Result<Vec<FlowPart>, Error> {
+    fn micro_batches(&mut self, step: u64) -> Result<Vec<FlowMicroBatch>, Error> {
         let mut rng = latents::rng(self.seed, step);
         let indices: Vec<u64> = (0..self.batch).map(|_| rng.random_range(0..self.pool)).collect();
         self.encode(&indices.iter().copied().collect())?;
@@ -173,7 +177,7 @@ impl Objective for FlowObjective<'_> {
         Ok(groups.iter().map(|group| self.part(group, numbers(group) / total)).collect())
     }
 
-    fn loss(&self, model: &Networks, part: FlowPart) -> Loss {
+    fn loss(&self, model: &TrainedNetworks, part: FlowMicroBatch) -> Loss {
         let FlowLoss { value, reference, target } = loss(model, &part.batch, part.noise, part.timesteps);
         let figures = vec![("ref", reference.0, reference.1), ("tar", target.0, target.1)];
         Loss { value, weight: part.weight, figures }
@@ -181,7 +185,7 @@ impl Objective for FlowObjective<'_> {
 }
 
 impl FlowObjective<'_> {
-    fn part(&self, group: &[&Draw], weight: f64) -> FlowPart {
+    fn part(&self, group: &[&Draw], weight: f64) -> FlowMicroBatch {
         let examples: Vec<(&Encoded, bool)> =
             group.iter().map(|draw| (self.cache[&draw.index].as_ref(), draw.dropped)).collect();
         let batch = Batch::new(&examples, &self.empty, &self.device);
@@ -189,7 +193,7 @@ impl FlowObjective<'_> {
         let noise = Tensor::from_data(TensorData::new(noise, batch.latents.shape()), &self.device);
         let times: Vec<f32> = group.iter().map(|draw| draw.timestep).collect();
         let timesteps = Tensor::from_data(TensorData::new(times, [group.len()]), &self.device);
-        FlowPart { batch, noise, timesteps, weight }
+        FlowMicroBatch { batch, noise, timesteps, weight }
     }
 }
 

@@ -1,6 +1,6 @@
 //! An example is an instruction, what it is given with, and the answer; a dataset is many of them.
 //!
-//! Examples come from files through a [`Manifest`], or from nothing through [`World`](crate::shapes::World).
+//! Examples come from files through a [`Manifest`], or from nothing through [`World`](super::shapes::World).
 
 use std::{
     fs,
@@ -8,7 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ace_plus::picture;
+use ace_plus::{
+    canvas::{self, CanvasPolicy, Inputs, Plane},
+    picture,
+};
 use image::{GrayImage, RgbImage};
 use serde::Deserialize;
 
@@ -33,6 +36,35 @@ pub struct Example {
     pub target: RgbImage,
     /// 1 blanks what the mask covers; 0 keeps it visible to the network, in the change image.
     pub repainting_scale: f32,
+}
+
+impl Example {
+    /// Its pictures without the answer, as an edit would have them.
+    pub fn inputs(&self) -> Inputs<'_> {
+        Inputs {
+            image: self.image.as_ref(),
+            mask: self.mask.as_ref(),
+            references: &self.references,
+            size: self.target.dimensions(),
+            repainting_scale: self.repainting_scale,
+        }
+    }
+
+    /// Every picture that sampling would encode: first the answers (one for each canvas), then canvases and change images.
+    ///
+    /// # Errors
+    /// If the pictures do not fit each other or the policy.
+    pub fn planes(&self, policy: &CanvasPolicy) -> ace_plus::Result<Vec<Plane>> {
+        let inputs = self.inputs();
+        let mut planes = canvas::compose_target(&self.target, &inputs, policy)?;
+        if self.image.is_some() || !self.references.is_empty() {
+            for canvas in canvas::compose(&inputs, policy)? {
+                planes.push(canvas.image);
+                planes.extend(canvas.change);
+            }
+        }
+        Ok(planes)
+    }
 }
 
 /// Examples by index.
@@ -237,10 +269,7 @@ fn differ(one: &str, a: (u32, u32), other: &str, b: (u32, u32)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ace_plus::{
-        Card,
-        canvas::{self, Canvas, Inputs, Plane},
-    };
+    use ace_plus::{Card, canvas::Canvas};
     use image::Luma;
 
     /// A folder of pictures with a manifest, gone at the end of the test.
@@ -335,16 +364,7 @@ mod tests {
             references: vec![picture::read_rgb(reference).unwrap()],
             ..trained.clone()
         };
-        let compose = |example: &Example| {
-            let inputs = Inputs {
-                image: example.image.as_ref(),
-                mask: example.mask.as_ref(),
-                references: &example.references,
-                size: example.target.dimensions(),
-                repainting_scale: 1.0,
-            };
-            canvas::compose(&inputs, &policy).unwrap()
-        };
+        let compose = |example: &Example| canvas::compose(&example.inputs(), &policy).unwrap();
         ([compose(&trained), compose(&sampled)], [trained, sampled])
     }
 

@@ -9,7 +9,7 @@ use ace_plus::canvas::MASK_THRESHOLD;
 use image::{Rgb, RgbImage};
 use serde::Serialize;
 
-use crate::{example::Example, shapes::CELL};
+use crate::data::{example::Example, shapes::CELL};
 
 /// Grey levels (mean over the channels) by which image and answer must differ for a pixel to count as changed. Smaller
 /// differences are invisible.
@@ -61,8 +61,8 @@ pub fn judge(example: &Example, output: &RgbImage) -> Verdict {
         assert_eq!(size, target.dimensions(), "judge: pictures differ in size");
     }
 
-    let (mut changed, mut kept, mut outside) = (Region::default(), Region::default(), Region::default());
-    let mut figures: BTreeMap<(u32, u32), Region> = BTreeMap::new();
+    let (mut changed, mut kept, mut outside) = (PixelCount::default(), PixelCount::default(), PixelCount::default());
+    let mut figures: BTreeMap<(u32, u32), PixelCount> = BTreeMap::new();
     for (x, y, answer) in target.enumerate_pixels() {
         let given = output.get_pixel(x, y);
         let changes = image.as_ref().is_none_or(|image| levels(image.get_pixel(x, y), answer) > CHANGED_LEVELS);
@@ -76,7 +76,7 @@ pub fn judge(example: &Example, output: &RgbImage) -> Verdict {
     }
 
     let (changed_within, kept_within) = (changed.share_within(), kept.share_within());
-    let worst_figure_within = figures.values().map(Region::share_within).fold(1.0, f32::min);
+    let worst_figure_within = figures.values().map(PixelCount::share_within).fold(1.0, f32::min);
     Verdict {
         success: changed_within >= CHANGED_SHARE && kept_within >= KEPT_SHARE && worst_figure_within >= FIGURE_SHARE,
         changed_within,
@@ -90,13 +90,13 @@ pub fn judge(example: &Example, output: &RgbImage) -> Verdict {
 
 /// What a set of pixels adds up to.
 #[derive(Default)]
-struct Region {
+struct PixelCount {
     pixels: u32,
     within: u32,
     squares: f64,
 }
 
-impl Region {
+impl PixelCount {
     fn add(&mut self, given: &Rgb<u8>, answer: &Rgb<u8>) {
         self.pixels += 1;
         self.within += u32::from(levels(given, answer) <= WITHIN_LEVELS);

@@ -21,7 +21,7 @@ const LETTER_SCORE: f64 = -10.0;
 ///
 /// # Errors
 /// `InvalidInput` if a word is not printable ASCII without spaces; whatever writing files brings.
-pub fn write_tokenizers(words: &[String], dir: &Path) -> io::Result<()> {
+pub fn write(words: &[String], dir: &Path) -> io::Result<()> {
     if let Some(word) = words.iter().find(|word| word.is_empty() || !word.chars().all(|c| c.is_ascii_graphic())) {
         return Err(io::Error::new(ErrorKind::InvalidInput, format!("\"{word}\" is not a printable ASCII word")));
     }
@@ -134,7 +134,7 @@ mod tests {
     /// A fresh folder with the tokenizers of `text`'s words.
     fn written(name: &str, text: &str) -> PathBuf {
         let dir = std::env::temp_dir().join(format!("ace-vocabulary-{name}-{}", std::process::id()));
-        write_tokenizers(&words(text), &dir).unwrap();
+        write(&words(text), &dir).unwrap();
         dir
     }
 
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_word_with_a_space_is_refused() {
-        let error = write_tokenizers(&["two words".into()], Path::new("nowhere")).unwrap_err();
+        let error = write(&["two words".into()], Path::new("nowhere")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
     }
 }

@@ -1,18 +1,20 @@
 //! Judges a model on held-out examples of the procedural world, beside two baselines: the input returned unchanged,
 //! and the exact answer passed through the autoencoder, which no transformer can beat.
 
-use crate::{
-    Error, autoencoder,
-    judge::{Score, Verdict, judge},
+use super::{
     preview::edit_of,
-    shapes::{Split, Task, World},
+    verdict::{Score, Verdict, judge},
+};
+use crate::{
+    Error,
+    data::shapes::{Split, World, WorldTask},
 };
 use ace_plus::{Ace, unit};
 use serde::Serialize;
 
 /// How a model does on one task.
 #[derive(Debug, Clone, Serialize)]
-pub struct Row {
+pub struct TaskScore {
     /// The task.
     pub task: String,
     /// Whether its examples come with references.
@@ -33,10 +35,10 @@ pub struct Row {
 pub fn evaluate(
     ace: &Ace,
     size: u32,
-    tasks: &[Task],
+    tasks: &[WorldTask],
     per_task: u64,
     observer: &mut dyn FnMut(u64, u64) -> bool,
-) -> Result<Vec<Row>, Error> {
+) -> Result<Vec<TaskScore>, Error> {
     let world = World::new(size, tasks, Split::HeldOut)?;
     let of = per_task * tasks.len() as u64;
     let mut done = 0;
@@ -51,7 +53,7 @@ pub fn evaluate(
             if let Some(image) = &example.image {
                 unchanged.push(judge(&example, image));
             }
-            let answer = autoencoder::pictures(&example, &ace.card.canvas)?.swap_remove(0);
+            let answer = example.planes(&ace.card.canvas)?.swap_remove(0);
             let latents = ace.autoencoder.encode(unit::upload(&answer, &ace.device));
             let decoded = unit::download(ace.autoencoder.decode(latents)).to_rgb();
             // References stand left of the answer; the answer is what is judged.
@@ -64,7 +66,7 @@ pub fn evaluate(
                 return Err(ace_plus::Error::Cancelled.into());
             }
         }
-        rows.push(Row {
+        rows.push(TaskScore {
             task: task.name().to_owned(),
             has_reference: task.has_reference(),
             model: Score::of(&model),

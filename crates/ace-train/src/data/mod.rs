@@ -1,0 +1,12 @@
+//! What there is to learn from, up to the tensors of a batch.
+//!
+//! ```text
+//! manifest line | world index ─▶ Example ─ Encoders ─▶ Encoded (on the host) ─▶ Batch (on the device)
+//! ```
+
+pub mod example;
+pub mod shapes;
+pub mod batch;
+
+pub use batch::{Batch, Encoded, Encoders};
+pub use example::{Dataset, Example, ExampleError, Manifest};
