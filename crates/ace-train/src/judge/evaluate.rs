@@ -1,5 +1,5 @@
-//! Judges a model on held-out examples of the procedural world, beside two baselines: the input returned unchanged,
-//! and the exact answer passed through the autoencoder, which no transformer can beat.
+//! Judges a model on examples of the world of shapes that no training saw, beside two others: the input returned
+//! unchanged, and the exact answer passed through the autoencoder. No transformer can be better than the latter.
 
 use super::{
     preview::edit_of,
@@ -47,7 +47,7 @@ pub fn evaluate(
         let (mut model, mut unchanged, mut ceiling) = (Vec::new(), Vec::<Verdict>::new(), Vec::new());
         for index in 0..per_task {
             let example = world.example_of(*task, index);
-            // A seed of its own for every example: one lucky noise must not decide a task.
+            // A seed of its own for every example, so that one lucky noise does not decide a task.
             let output = ace.edit(&edit_of(&example).seed(index), &mut |_| true)?;
             model.push(judge(&example, &output));
             if let Some(image) = &example.image {

@@ -1,7 +1,7 @@
-//! Says whether an edit succeeded: did what should change, change as asked, and did the rest stay?
+//! Says whether an edit succeeded: did it change what it should, as it should, and did the rest stay?
 //!
-//! A pixel *should change* where the answer differs visibly from the image; there and elsewhere it is *within* when the
-//! output is near the answer. Pure arithmetic on pixels, so it only means something where one answer is right.
+//! A pixel *should change* if the answer differs visibly from the image, otherwise it *should stay*. Either way it is
+//! *within* if the output is near the answer. So this is only of use where there is one right answer.
 
 use std::collections::BTreeMap;
 
@@ -21,25 +21,25 @@ pub const WITHIN_LEVELS: f32 = 32.0;
 pub const CHANGED_SHARE: f32 = 0.80;
 /// Share of the kept pixels that must be within: an edit must not disturb what it was not asked about.
 pub const KEPT_SHARE: f32 = 0.95;
-/// Share of each figure that must be within as for the changed pixels.
+/// Share of each figure that must be within.
 pub const FIGURE_SHARE: f32 = CHANGED_SHARE;
-/// Highest PSNR reported, in dB: a perfect copy would be infinite and spoil every mean.
+/// Highest PSNR reported, in dB: that of a perfect copy is infinite, and so would every mean be.
 pub const PSNR_LIMIT: f32 = 60.0;
 
 /// How one output compares with its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Verdict {
-    /// Enough of both regions is within, and so is every figure of the answer.
+    /// Enough of the pixels that should change are within, enough of those that should stay, and enough of every figure.
     ///
-    /// A figure is small beside the picture: a missing one may go unnoticed among the kept pixels, and where there is no
-    /// image a bare background already has most pixels right.
+    /// Figures are looked at one by one because they are small: one that is missing is a small share of the kept pixels,
+    /// and where there is no image, a picture of nothing but background has most pixels right.
     pub success: bool,
-    /// Share of the pixels that should change that are near the answer; 1 when none should.
+    /// Share within, among the pixels that should change; 1 if none should.
     pub changed_within: f32,
-    /// Share of the pixels that should stay that are near the answer; 1 when none should.
+    /// Share within, among the pixels that should stay; 1 if none should.
     pub kept_within: f32,
-    /// The lowest share near the answer among its figures, the pixels of a place that stand out from the background; 1
-    /// when there are none. The background of a row is its leftmost pixel, as the pictures of the world have it.
+    /// The lowest share within among the figures of the answer; 1 if there are none. A figure is what stands out from the
+    /// background in one place of the world, and a row's leftmost pixel is always background.
     pub worst_figure_within: f32,
     /// PSNR over the pixels that should change, in dB; `None` when none should.
     pub psnr_changed: Option<f32>,

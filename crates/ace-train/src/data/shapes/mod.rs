@@ -1,7 +1,7 @@
 //! A world of simple shapes in which every instruction has one exact answer.
 //!
-//! It makes endless examples of the twelve tasks out of nothing but an index, so that a small network can be trained and
-//! judged anywhere: no pictures to download, and no doubt about what the right answer was.
+//! Every index gives an example of one of twelve tasks, so a small network can be trained and judged anywhere: there is
+//! nothing to download, and no doubt about the right answer.
 
 mod draw;
 mod scene;
@@ -59,7 +59,7 @@ impl World {
         task.example(self.size / scene::CELL, &mut self.rng(task, index))
     }
 
-    /// Index, task and split each have bytes of their own in the seed: two draws with one seed are one draw.
+    /// Index, task and split each have bytes of their own in the seed, so no two examples share one.
     fn rng(&self, task: WorldTask, index: u64) -> ChaCha8Rng {
         let mut seed = [0; 32];
         seed[..8].copy_from_slice(&index.to_le_bytes());

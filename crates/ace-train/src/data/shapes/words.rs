@@ -122,7 +122,8 @@ pub fn name(object: &Object) -> String {
 
 /// Every word an instruction can contain, sorted.
 pub fn vocabulary() -> Vec<String> {
-    let spoken = WorldTask::ALL.iter().flat_map(|task| templates(*task)).flat_map(|template| template.split([' ', '|']));
+    let spoken =
+        WorldTask::ALL.iter().flat_map(|task| templates(*task)).flat_map(|template| template.split([' ', '|']));
     let places = [2, 3].into_iter().flat_map(place_words).flat_map(|place| place.split(' '));
     let properties = [
         all(Shape::ALL, Shape::word),
