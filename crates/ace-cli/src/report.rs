@@ -1,5 +1,6 @@
 //! How errors reach the user: one line that names the thing, a hint where there is something to do, an exit code.
 
+use ace_train::StateProblem;
 use anyhow::Error;
 use std::{fmt, io::Write, process::ExitCode};
 
@@ -78,10 +79,20 @@ pub fn hint(error: &Error) -> Option<String> {
             return Some(failure.hint.clone());
         }
         if let Some(error) = cause.downcast_ref::<ace_train::Error>() {
-            return error.hint().map(ToOwned::to_owned);
+            return with_options(error).or(error.hint()).map(ToOwned::to_owned);
         }
         cause.downcast_ref::<ace_plus::Error>()?.hint().map(ToOwned::to_owned)
     })
+}
+
+/// The hint of an error of training, where there is an option to name.
+fn with_options(error: &ace_train::Error) -> Option<&'static str> {
+    let ace_train::Error::State { problem, .. } = error else { return None };
+    match problem {
+        StateProblem::RunExists => Some("add --resume to go on with it, or choose another --out"),
+        StateProblem::OtherRecipe => Some("give the --recipe it was made by, or choose another --out"),
+        _ => None,
+    }
 }
 
 /// 2 if other words or pictures would do, 1 if what was asked for failed.
@@ -120,6 +131,17 @@ mod tests {
         assert!(is_misuse(&Error::from(Failure::misuse("no", "yes"))));
         assert!(!is_misuse(&Error::from(Failure::new("no", "yes"))));
         assert!(!is_misuse(&Error::from(ace_plus::Error::Cancelled)));
+    }
+
+    #[test]
+    fn hints_for_training_name_the_options() {
+        let hint_for = |problem| hint(&Error::from(ace_train::Error::State { path: "checkpoint-3".into(), problem }));
+        assert!(hint_for(StateProblem::RunExists).unwrap().contains("--resume"));
+        assert!(hint_for(StateProblem::OtherRecipe).unwrap().contains("--recipe"));
+        assert_eq!(
+            hint_for(StateProblem::Damaged { reason: "x".into() }).unwrap(),
+            "remove the checkpoint and start over"
+        );
     }
 
     #[test]

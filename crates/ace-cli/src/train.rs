@@ -46,7 +46,11 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     let mut shown = Shown::default();
     let outcome = train(&options, &device, &mut |report| {
         match report {
+            RunEvent::Encoding { done, of } => {
+                bar.get_or_insert_with(|| Progress::new("encode", 0, of)).at(done, "");
+            }
             RunEvent::Started { name, steps, resumed_at, learned, parameters } => {
+                drop(bar.take());
                 let from = if resumed_at > 0 { format!(", from step {resumed_at}") } else { String::new() };
                 eprintln!("{name} on {device_name}: {steps} steps{from}, {learned} of {parameters} parameters learn");
                 eprintln!("log.jsonl, loss.png, previews, checkpoints and weights go to {}", out.display());
@@ -69,6 +73,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
                 let line = format!("for the card: shift_factor = {shift_factor}, scaling_factor = {scaling_factor}");
                 say(bar.as_ref(), &line);
             }
+            _ => {}
         }
         !interrupted()
     })?;
@@ -88,6 +93,10 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
                 report::print(&format!("use it: ace sample --lora {}", lora.display()));
             }
             ExitCode::SUCCESS
+        }
+        Outcome::Stopped { step: 0 } => {
+            report::print("stopped before the first step; nothing was saved");
+            ExitCode::FAILURE
         }
         Outcome::Stopped { step } => {
             report::print(&format!("stopped and saved at step {step}; go on with: {}", resume_command(args, &options)));

@@ -216,9 +216,12 @@ pub(crate) fn tiling(edit: &Edit, card: &Card) -> Result<Option<Tiling>> {
     })
 }
 
-/// The tokens of an edit's picture.
+/// The tokens of an edit's picture, `[1, L, 64]`, from what the encoders gave.
+///
+/// # Errors
+/// If the edit's own noise has another shape, or the observer cancels.
 #[allow(clippy::too_many_arguments)] // two networks' outputs, two inputs, and where and how: none belong together
-pub(crate) fn denoised(
+pub fn denoised(
     card: &Card,
     flux: &Flux,
     edit: &Edit,
@@ -236,7 +239,7 @@ pub(crate) fn denoised(
 }
 
 /// The picture of the last unit, in the size of the image, and what it came from.
-pub(crate) fn decoded(
+pub fn decoded(
     autoencoder: &AutoEncoder,
     edit: &Edit,
     prepared: &Prepared,

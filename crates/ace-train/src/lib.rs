@@ -15,5 +15,5 @@ pub mod judge;
 mod error;
 
 pub use data::{Dataset, Example, ExampleError, Manifest};
-pub use error::Error;
-pub use learn::{Outcome, Recipe, RunEvent, RunObserver, RunOptions, StepReport, train};
+pub use error::{Error, RecipeProblem, StateProblem};
+pub use learn::{Outcome, Recipe, RunEvent, RunObserver, RunOptions, Start, StepReport, train, train_from};

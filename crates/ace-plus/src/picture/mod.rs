@@ -181,10 +181,9 @@ pub fn read_size(path: &Path) -> Result<(u32, u32)> {
     let Opened { decoder, orientation, .. } = open(path, &bytes)?;
     let (width, height) = decoder.dimensions();
     Ok(match orientation {
-        Orientation::Rotate90
-        | Orientation::Rotate270
-        | Orientation::Rotate90FlipH
-        | Orientation::Rotate270FlipH => (height, width),
+        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH => {
+            (height, width)
+        }
         _ => (width, height),
     })
 }

@@ -1,6 +1,6 @@
 //! An example is an instruction, what it is given with, and the answer; a dataset is many of them.
 //!
-//! Examples come from files through a [`Manifest`], or from nothing through [`World`](super::shapes::World).
+//! Examples come from files through a [`Manifest`], or are drawn by the [`World`](super::shapes::World) of shapes.
 
 use std::{
     fs,
@@ -87,7 +87,7 @@ pub trait Dataset: Send + Sync {
     fn tasks(&self) -> Vec<String>;
 }
 
-/// Why an example cannot be had.
+/// Why there is no example.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExampleError {
@@ -257,7 +257,7 @@ impl Line {
     }
 }
 
-/// Width and height of a picture, and whose it is if it cannot be read.
+/// Width and height of a picture; the error begins with the field of the manifest that names it.
 fn size(field: &str, path: &Path) -> Result<(u32, u32), String> {
     picture::read_size(path).map_err(|error| format!("{field} {error}"))
 }

@@ -6,7 +6,9 @@
 
 pub mod example;
 pub mod shapes;
+pub mod encode;
 pub mod batch;
 
-pub use batch::{Batch, Encoded, Encoders};
+pub use batch::Batch;
+pub use encode::{Encoded, Encoders, TextEncoders};
 pub use example::{Dataset, Example, ExampleError, Manifest};

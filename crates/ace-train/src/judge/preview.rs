@@ -1,19 +1,34 @@
 //! What a model makes of examples, as one picture: a row per example, its inputs, the output, the exact answer.
 
-use crate::{Error, data::example::Example};
-use ace_plus::{Ace, Edit};
+use crate::{
+    Error,
+    data::{
+        encode::{EncodedText, Encoders},
+        example::Example,
+    },
+};
+use ace_nn::{autoencoder::AutoEncoder, clip::Clip, flux::Flux, t5::T5};
+use ace_plus::{Ace, Card, Edit, edit::Prepared, pipeline, unit::Units};
+use burn::{prelude::*, tensor::FloatDType};
 use image::{RgbImage, imageops};
 
 /// Inputs, output and answer of one example, by the very edit that `sample` makes.
+///
+/// # Errors
+/// If the pictures of the example do not fit each other or the card.
 pub fn row(ace: &Ace, example: &Example) -> Result<Vec<RgbImage>, Error> {
     let output = ace.edit(&edit_of(example), &mut |_| true)?;
+    Ok(beside_answer(example, output))
+}
+
+fn beside_answer(example: &Example, output: RgbImage) -> Vec<RgbImage> {
     let mut row = example.references.clone();
     row.extend(example.image.clone());
     row.extend([output, example.target.clone()]);
-    Ok(row)
+    row
 }
 
-/// An example as a user would ask for it; nothing is pasted back, so that the network alone is seen.
+/// An example as a user would ask for it. Nothing is pasted back, so the picture is the network's alone.
 pub fn edit_of(example: &Example) -> Edit {
     let (width, height) = example.target.dimensions();
     let mut edit = Edit::new(&example.instruction).size(width, height).repainting_scale(example.repainting_scale);
@@ -22,6 +37,64 @@ pub fn edit_of(example: &Example) -> Edit {
     edit.references = example.references.clone();
     edit.keep_outside = false;
     edit
+}
+
+/// Examples that a run draws again and again with what its transformer has learned so far.
+///
+/// What the encoders give is computed once, so that they can be dropped. The autoencoder stays, to decode.
+#[derive(Debug)]
+pub struct Previews {
+    card: Card,
+    autoencoder: AutoEncoder,
+    device: Device,
+    edits: Vec<EncodedEdit>,
+}
+
+/// One example with everything that the transformer needs for its edit.
+#[derive(Debug)]
+struct EncodedEdit {
+    example: Example,
+    edit: Edit,
+    prepared: Prepared,
+    units: Units,
+    text: EncodedText,
+}
+
+impl Previews {
+    /// Encodes the examples.
+    ///
+    /// # Errors
+    /// If the pictures of an example do not fit each other or the card.
+    pub fn new(encoders: &Encoders, examples: Vec<Example>) -> Result<Self, Error> {
+        let Encoders { card, autoencoder, device, .. } = encoders;
+        let encode = |example: Example| {
+            let edit = edit_of(&example);
+            let prepared = edit.prepare(card)?;
+            let units = Units::encode(autoencoder, &prepared.canvases, &card.unit, None, device);
+            Ok(EncodedEdit { text: encoders.encode_text(&edit.instruction), example, edit, prepared, units })
+        };
+        Ok(Self {
+            card: card.clone(),
+            autoencoder: autoencoder.clone(),
+            device: device.clone(),
+            edits: examples.into_iter().map(encode).collect::<Result<_, Error>>()?,
+        })
+    }
+
+    /// A sheet with one row per example. The transformer has no gradients and computes in `dtype`; `trained` are the text
+    /// encoders, if they are trained too.
+    ///
+    /// # Errors
+    /// If an edit fails.
+    pub fn draw(&self, flux: &Flux, trained: Option<(&T5, &Clip)>, dtype: FloatDType) -> Result<RgbImage, Error> {
+        let row = |EncodedEdit { example, edit, prepared, units, text }: &EncodedEdit| {
+            let text = EncodedText::conditioning(std::slice::from_ref(text), trained, &self.device);
+            let tokens = pipeline::denoised(&self.card, flux, edit, units, &text, dtype, &self.device, &mut |_| true)?;
+            let output = pipeline::decoded(&self.autoencoder, edit, prepared, units, tokens, None);
+            Ok(beside_answer(example, output.image))
+        };
+        Ok(sheet(&self.edits.iter().map(row).collect::<Result<Vec<_>, Error>>()?))
+    }
 }
 
 /// Rows of pictures, aligned right so that outputs and answers stand below each other.

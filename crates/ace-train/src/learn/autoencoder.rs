@@ -1,11 +1,11 @@
-//! How the autoencoder learns: mean squared error of the decoded picture and a little KL divergence, on random crops
-//! of everything that sampling will ever encode.
+//! How the autoencoder learns: mean squared error of the decoded picture and a little KL divergence, on random crops of
+//! every kind of picture that sampling encodes.
 
 use super::{
     recipe::Recipe,
     trainer::{Loss, Objective},
 };
-use crate::{Error, data::example::Dataset};
+use crate::{Error, data::example::Dataset, error::RecipeProblem};
 use ace_nn::autoencoder::AutoEncoder;
 use ace_plus::{
     Card,
@@ -14,6 +14,7 @@ use ace_plus::{
 };
 use burn::prelude::*;
 use rand::RngExt;
+use std::path::Path;
 
 /// Random crops through the autoencoder and back.
 pub struct AutoEncoderObjective<'a> {
@@ -36,7 +37,7 @@ impl<'a> AutoEncoderObjective<'a> {
         let section = recipe
             .autoencoder
             .as_ref()
-            .ok_or_else(|| Error::recipe("".as_ref(), "train = [\"autoencoder\"] needs an [autoencoder] section"))?;
+            .ok_or_else(|| Error::recipe(Path::new(&recipe.name), RecipeProblem::AutoEncoderSection))?;
         Ok(Self {
             data,
             policy: &card.canvas,
@@ -68,9 +69,9 @@ impl Objective for AutoEncoderObjective<'_> {
         for _ in 0..self.batch {
             let index = rng.random_range(0..self.data.len().map_or(u64::MAX / 2, |len| len as u64));
             let planes = self.data.example(index)?.planes(self.policy)?;
-            // Answers matter most: they are what is decoded.
+            // Half of the crops are of answers, because answers are what is decoded.
             let plane = if rng.random_bool(0.5) { &planes[0] } else { &planes[rng.random_range(0..planes.len())] };
-            // Crops keep the grid of latent cells that whole pictures have.
+            // Crops begin at a latent cell of the whole picture.
             let mut corner = |side: usize| rng.random_range(0..=side.saturating_sub(crop) / DOWNSCALE) * DOWNSCALE;
             let (top, left) = (corner(plane.height), corner(plane.width));
             pixels.extend(plane.crop(top, left, crop, crop).data);

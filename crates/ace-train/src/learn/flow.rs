@@ -7,7 +7,8 @@ use super::{
 use crate::{
     Error,
     data::{
-        batch::{Batch, Encoded, EncodedText, Encoders},
+        batch::Batch,
+        encode::{Encoded, EncodedText, Encoders},
         example::Dataset,
     },
 };
@@ -23,21 +24,32 @@ use rand_chacha::ChaCha20Rng;
 use rand_distr::{Distribution, StandardNormal};
 use std::{
     collections::{BTreeSet, HashMap},
+    ops::Range,
     sync::Arc,
 };
 
 /// Guidance that is embedded while learning: the distilled scale of no guidance.
 const TRAINING_GUIDANCE: f32 = 1.0;
 
+/// Examples that are encoded between two words to the observer, for each core.
+const ENCODED_AT_ONCE: usize = 4;
+
 /// The networks that may learn together.
 #[derive(Module, Debug)]
 pub struct TrainedNetworks {
     /// The transformer.
     pub flux: Flux,
-    /// The sequence encoder.
-    pub t5: T5,
-    /// The pooled encoder.
-    pub clip: Clip,
+    /// The sequence encoder; absent if both text encoders are frozen, because examples are then encoded before.
+    pub t5: Option<T5>,
+    /// The pooled encoder; absent as `t5`.
+    pub clip: Option<Clip>,
+}
+
+impl TrainedNetworks {
+    /// The text encoders, if they are here.
+    pub fn text(&self) -> Option<(&T5, &Clip)> {
+        self.t5.as_ref().zip(self.clip.as_ref())
+    }
 }
 
 /// Loss of a batch, and its two halves as `(sum, elements)`.
@@ -50,16 +62,21 @@ pub struct FlowLoss {
     pub target: (f32, f32),
 }
 
-/// `mean (v̂ − (noise − latents))²` at `x = (1−t)·latents + t·noise`: a pure function of its arguments.
+/// `mean (v̂ − (noise − latents))²` at `x = (1−t)·latents + t·noise`, in f32; the transformer computes in `dtype`.
 ///
 /// # Shapes
-/// - noise: as `batch.latents`; timesteps: `[B]`
-pub fn loss(networks: &TrainedNetworks, batch: &Batch, noise: Tensor<3>, timesteps: Tensor<1>) -> FlowLoss {
-    let device = noise.device();
-    let text = batch.conditioning(&networks.t5, &networks.clip, &device);
+/// - noise: as `batch.latents`, `[B, L, 64]`; timesteps: `[B]`
+pub fn loss(
+    networks: &TrainedNetworks,
+    batch: &Batch,
+    noise: Tensor<3>,
+    timesteps: Tensor<1>,
+    dtype: FloatDType,
+) -> FlowLoss {
+    let text = EncodedText::conditioning(&batch.texts, networks.text(), &noise.device());
     let noisy = flow::interpolate(batch.latents.clone(), noise.clone(), timesteps.clone());
     let guidance = timesteps.zeros_like() + TRAINING_GUIDANCE;
-    let predicted = denoise::velocity(&networks.flux, noisy, &batch.units, &text, timesteps, guidance, FloatDType::F32);
+    let predicted = denoise::velocity(&networks.flux, noisy, &batch.units, &text, timesteps, guidance, dtype);
     let error = predicted - flow::velocity(batch.latents.clone(), noise);
     let squares = error.clone() * error;
 
@@ -76,56 +93,106 @@ pub fn loss(networks: &TrainedNetworks, batch: &Batch, noise: Tensor<3>, timeste
 }
 
 /// Draws batches from a dataset and measures the loss on them.
+///
+/// Which examples a step draws follows from the seed and the step alone. So all that a run will need can be encoded before
+/// it begins ([`FlowObjective::encode_ahead`]), and the encoders are gone when the transformer comes. Otherwise examples
+/// are encoded when a step draws them.
 pub struct FlowObjective<'a> {
     data: &'a dyn Dataset,
-    encoder: &'a Encoders,
-    pool: u64,
-    cache: HashMap<u64, Arc<Encoded>>,
+    /// `None` once everything is encoded.
+    encoders: Option<Encoders>,
+    pool: Option<u64>,
+    encoded: HashMap<u64, Arc<Encoded>>,
     empty: EncodedText,
+    features: usize,
     drop_instruction: f64,
     batch: usize,
     chunk: usize,
     seed: u64,
+    dtype: FloatDType,
     device: Device,
 }
 
 impl<'a> FlowObjective<'a> {
-    /// Learns from `data` on `device` (with gradients).
-    pub fn new(recipe: &Recipe, data: &'a dyn Dataset, encoder: &'a Encoders, device: &Device) -> Self {
-        let all = data.len().map_or(u64::MAX / 2, |len| len as u64);
+    /// Learns from `data` on `device` (with gradients) with a transformer that computes in `dtype`.
+    pub fn new(recipe: &Recipe, data: &'a dyn Dataset, encoders: Encoders, dtype: FloatDType, device: &Device) -> Self {
+        let all = data.len().map(|len| len as u64);
         Self {
             data,
-            encoder,
-            pool: recipe.data.pool.unwrap_or(all).min(all),
-            cache: HashMap::new(),
-            empty: encoder.words(""),
+            pool: recipe.data.pool.map(|pool| pool.min(all.unwrap_or(u64::MAX))).or(all),
+            encoded: HashMap::new(),
+            empty: encoders.encode_text(""),
+            features: encoders.card.flux.out_channels,
+            encoders: Some(encoders),
             drop_instruction: recipe.drop_instruction,
             batch: recipe.optimizer.batch,
             chunk: recipe.optimizer.batch / recipe.optimizer.accumulate,
             seed: recipe.seed,
+            dtype,
             device: device.clone(),
         }
     }
 
-    /// Encodes what is not kept yet, on all cores; the frozen networks are small beside the transformer.
-    fn encode(&mut self, wanted: &BTreeSet<u64>) -> Result<(), Error> {
-        let missing: Vec<u64> = wanted.iter().copied().filter(|index| !self.cache.contains_key(index)).collect();
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(missing.len().max(1));
-        let (data, encoder) = (self.data, self.encoder);
-        let encode = |indices: &[u64]| {
-            let one = |index: &u64| Ok((*index, Arc::new(encoder.encode(&data.example(*index)?)?)));
-            indices.iter().map(one).collect::<Result<Vec<_>, Error>>()
-        };
-        let encoded: Vec<Result<Vec<_>, Error>> = std::thread::scope(|scope| {
-            let share = missing.len().div_ceil(threads).max(1);
-            let workers: Vec<_> = missing.chunks(share).map(|part| scope.spawn(move || encode(part))).collect();
-            // A worker that panicked has already said why; the run must not go on with half a batch.
-            workers.into_iter().map(|worker| worker.join().expect("an encoding thread panicked")).collect()
-        });
-        for part in encoded {
-            self.cache.extend(part?);
+    /// How many distinct examples are drawn from; `None` if there is no end to them.
+    pub fn pool(&self) -> Option<u64> {
+        self.pool
+    }
+
+    /// Encodes every example that the steps (counted from 0) draw, then drops the encoders. `progress` hears how many are
+    /// done and how many there are, and answers whether to go on. The result says whether all is done.
+    ///
+    /// # Errors
+    /// If an example cannot be read, or its pictures do not fit each other or the card.
+    pub fn encode_ahead(
+        &mut self,
+        steps: Range<u64>,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<bool, Error> {
+        let Some(encoders) = self.encoders.take() else { return Ok(true) };
+        let wanted: BTreeSet<u64> =
+            steps.flat_map(|step| self.draw_indices(&mut latents::rng(self.seed, step))).collect();
+        let wanted: Vec<u64> = wanted.into_iter().collect();
+        let of = wanted.len() as u64;
+        let at_once = ENCODED_AT_ONCE * std::thread::available_parallelism().map_or(1, usize::from);
+        for indices in wanted.chunks(at_once) {
+            let encoded = encoders.encode_all(self.data, indices)?;
+            self.keep(encoded);
+            if !progress(self.encoded.len() as u64, of) {
+                return Ok(false);
+            }
         }
+        // A device that works ahead would still hold the encoders when the transformer comes.
+        drop(encoders);
+        drop(self.device.sync());
+        Ok(true)
+    }
+
+    /// The examples of a step: the first that is drawn of its random numbers.
+    fn draw_indices(&self, rng: &mut ChaCha20Rng) -> Vec<u64> {
+        let pool = self.pool.unwrap_or(u64::MAX / 2);
+        (0..self.batch).map(|_| rng.random_range(0..pool)).collect()
+    }
+
+    /// Encodes what is not there yet.
+    fn encode(&mut self, indices: &[u64]) -> Result<(), Error> {
+        let wanted: BTreeSet<u64> = indices.iter().copied().collect();
+        if self.pool.is_none() {
+            // Without an end to the examples, none comes a second time.
+            self.encoded.retain(|index, _| wanted.contains(index));
+        }
+        let missing: Vec<u64> = wanted.into_iter().filter(|index| !self.encoded.contains_key(index)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        // Documented at `micro_batches`.
+        let encoders = self.encoders.as_ref().expect("the step was encoded ahead, or the encoders are still here");
+        let encoded = encoders.encode_all(self.data, &missing)?;
+        self.keep(encoded);
         Ok(())
+    }
+
+    fn keep(&mut self, encoded: Vec<(u64, Encoded)>) {
+        self.encoded.extend(encoded.into_iter().map(|(index, encoded)| (index, Arc::new(encoded))));
     }
 }
 
@@ -149,20 +216,22 @@ impl Objective for FlowObjective<'_> {
     type Model = TrainedNetworks;
     type MicroBatch = FlowMicroBatch;
 
+    /// # Panics
+    /// If the encoders were dropped after encoding other steps than this one.
     fn micro_batches(&mut self, step: u64) -> Result<Vec<FlowMicroBatch>, Error> {
         let mut rng = latents::rng(self.seed, step);
-        let indices: Vec<u64> = (0..self.batch).map(|_| rng.random_range(0..self.pool)).collect();
-        self.encode(&indices.iter().copied().collect())?;
-        let features = self.encoder.card.flux.out_channels;
+        let indices = self.draw_indices(&mut rng);
+        self.encode(&indices)?;
+        let features = self.features;
         let draws: Vec<Draw> = indices
             .into_iter()
             .map(|index| {
-                let len = self.cache[&index].geometry().len();
+                let len = self.encoded[&index].geometry().len();
                 draw(index, len * features, self.drop_instruction, &mut rng)
             })
             .collect();
 
-        let geometry = |draw: &Draw| self.cache[&draw.index].geometry();
+        let geometry = |draw: &Draw| self.encoded[&draw.index].geometry();
         let mut groups: Vec<Vec<&Draw>> = Vec::new();
         for draw in &draws {
             match groups.iter_mut().find(|group| group.len() < self.chunk && geometry(group[0]) == geometry(draw)) {
@@ -170,24 +239,25 @@ impl Objective for FlowObjective<'_> {
                 None => groups.push(vec![draw]),
             }
         }
-        // Every geometry is a batch of its own; its weight is its share of all numbers, so that the sum of the parts
+        // Every geometry is a batch of its own; its weight is its share of all numbers, so that their sum
         // is the mean over the whole batch.
         let numbers = |group: &[&Draw]| group.iter().map(|draw| draw.noise.len()).sum::<usize>() as f64;
         let total: f64 = groups.iter().map(|group| numbers(group)).sum();
-        Ok(groups.iter().map(|group| self.part(group, numbers(group) / total)).collect())
+        Ok(groups.iter().map(|group| self.micro_batch(group, numbers(group) / total)).collect())
     }
 
-    fn loss(&self, model: &TrainedNetworks, part: FlowMicroBatch) -> Loss {
-        let FlowLoss { value, reference, target } = loss(model, &part.batch, part.noise, part.timesteps);
+    fn loss(&self, model: &TrainedNetworks, micro_batch: FlowMicroBatch) -> Loss {
+        let FlowMicroBatch { batch, noise, timesteps, weight } = micro_batch;
+        let FlowLoss { value, reference, target } = loss(model, &batch, noise, timesteps, self.dtype);
         let figures = vec![("ref", reference.0, reference.1), ("tar", target.0, target.1)];
-        Loss { value, weight: part.weight, figures }
+        Loss { value, weight, figures }
     }
 }
 
 impl FlowObjective<'_> {
-    fn part(&self, group: &[&Draw], weight: f64) -> FlowMicroBatch {
+    fn micro_batch(&self, group: &[&Draw], weight: f64) -> FlowMicroBatch {
         let examples: Vec<(&Encoded, bool)> =
-            group.iter().map(|draw| (self.cache[&draw.index].as_ref(), draw.dropped)).collect();
+            group.iter().map(|draw| (self.encoded[&draw.index].as_ref(), draw.dropped)).collect();
         let batch = Batch::new(&examples, &self.empty, &self.device);
         let noise: Vec<f32> = group.iter().flat_map(|draw| draw.noise.iter().copied()).collect();
         let noise = Tensor::from_data(TensorData::new(noise, batch.latents.shape()), &self.device);

@@ -15,5 +15,6 @@ pub mod state;
 pub mod run;
 
 pub use recipe::Recipe;
-pub use run::{Outcome, RunEvent, RunObserver, RunOptions, train};
+pub use run::{Outcome, RunEvent, RunObserver, RunOptions, train, train_from};
+pub use start::Start;
 pub use trainer::StepReport;

@@ -6,21 +6,21 @@ use super::{
     params,
     recipe::{NetworkName, Recipe},
     start::{self, Start},
-    state,
+    state::{self, Checkpoint},
     trainer::{Objective, StepReport, Trainer},
 };
 use crate::{
     Error,
     data::{
-        batch::Encoders,
         example::{Dataset, Example, Manifest},
         shapes::{Split, World, WorldTask},
     },
-    judge::preview,
+    error::{RecipeProblem, StateProblem},
+    judge::preview::{self, Previews},
 };
-use ace_nn::{autoencoder::AutoEncoder, clip, flux, t5};
-use ace_plus::{Ace, Card, text::Tokenizers, unit};
-use burn::{module::Module, prelude::*, tensor::FloatDType};
+use ace_nn::autoencoder::AutoEncoder;
+use ace_plus::unit;
+use burn::{module::Module, prelude::*};
 use image::RgbImage;
 use std::{
     fs,
@@ -41,13 +41,21 @@ pub struct RunOptions {
     pub steps: Option<u64>,
     /// Examples per step instead of the recipe's.
     pub batch: Option<usize>,
-    /// Parts of a step that are measured at once: the cores of a CPU, 1 on a GPU.
+    /// Micro-batches that are measured at the same time: the cores of a CPU, 1 on a GPU.
     pub workers: usize,
 }
 
 /// What a run tells its observer.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum RunEvent {
+    /// Examples are encoded, before the network that is trained is loaded.
+    Encoding {
+        /// Examples done.
+        done: u64,
+        /// Examples that the run will draw.
+        of: u64,
+    },
     /// Everything is loaded.
     Started {
         /// The recipe's name.
@@ -58,7 +66,7 @@ pub enum RunEvent {
         resumed_at: u64,
         /// Parameters that learn.
         learned: usize,
-        /// Parameters in all.
+        /// Parameters of the networks that learn, frozen ones included.
         parameters: usize,
     },
     /// A step is done.
@@ -96,7 +104,7 @@ pub enum Outcome {
         /// The files that were learned.
         weights: Vec<PathBuf>,
     },
-    /// The observer stopped it; a checkpoint was written.
+    /// The observer stopped it. There is a checkpoint of this step, if it is not 0.
     Stopped {
         /// Steps done.
         step: u64,
@@ -112,70 +120,70 @@ pub type RunObserver<'a> = &'a mut dyn FnMut(RunEvent) -> bool;
 /// If recipe, card, weights, data or output folder are unusable, if `out` holds a run and `resume` is not set, or if
 /// the loss diverges.
 pub fn train(options: &RunOptions, device: &Device, observer: RunObserver<'_>) -> Result<Outcome, Error> {
-    let run = Run::open(options, device)?;
+    let recipe = Recipe::load(&options.recipe)?;
+    let start = Start::of_recipe(&recipe, &options.recipe)?;
+    train_from(&start, options, device, observer)
+}
+
+/// As [`train`], with a model that was found elsewhere, whatever the recipe says.
+///
+/// # Errors
+/// As [`train`].
+pub fn train_from(
+    start: &Start,
+    options: &RunOptions,
+    device: &Device,
+    observer: RunObserver<'_>,
+) -> Result<Outcome, Error> {
+    let run = Run::open(start, options, device)?;
     if run.recipe.trains(NetworkName::AutoEncoder) { run.autoencoder(observer) } else { run.flow(observer) }
 }
 
 /// What every kind of run needs.
 struct Run<'a> {
+    start: &'a Start,
     options: &'a RunOptions,
     recipe: Recipe,
-    card: Card,
-    card_folder: PathBuf,
-    weights: Vec<PathBuf>,
     data: Box<dyn Dataset>,
+    /// Where it goes on.
+    checkpoint: Option<Checkpoint>,
     device: &'a Device,
 }
 
 impl<'a> Run<'a> {
-    fn open(options: &'a RunOptions, device: &'a Device) -> Result<Self, Error> {
+    fn open(start: &'a Start, options: &'a RunOptions, device: &'a Device) -> Result<Self, Error> {
         let mut recipe = Recipe::load(&options.recipe)?;
         recipe.optimizer.steps = options.steps.unwrap_or(recipe.optimizer.steps);
         recipe.optimizer.batch = options.batch.unwrap_or(recipe.optimizer.batch);
-        let folder = options.recipe.parent().unwrap_or(Path::new(""));
-        let card_path = folder.join(&recipe.card);
-        let card = Card::load(&card_path)?;
-        let card_folder = if card_path.is_dir() { &card_path } else { card_path.parent().unwrap_or(folder) };
-        let card_folder = card_folder.to_owned();
-        let weights = match recipe.weights.is_empty() {
-            true => vec![card_folder.clone()],
-            false => recipe.weights.iter().map(|weights| folder.join(weights)).collect(),
-        };
-        let data = open_data(&recipe, folder, &options.recipe)?;
-        if !options.resume
-            && let Some(checkpoint) = state::newest(&options.out)?
-        {
-            return Err(Error::state(
-                &checkpoint,
-                "a run is already here",
-                "add --resume to go on with it, or choose another --out",
-            ));
+        let data = open_data(&recipe, &options.recipe)?;
+        let checkpoint = Checkpoint::newest(&options.out)?;
+        match &checkpoint {
+            Some(checkpoint) if options.resume => checkpoint.check(&recipe)?,
+            Some(checkpoint) => return Err(Error::state(&checkpoint.path, StateProblem::RunExists)),
+            None => {}
         }
         fs::create_dir_all(&options.out).map_err(ace_plus::Error::io(&options.out))?;
-        Ok(Self { options, recipe, card, card_folder, weights, data, device })
-    }
-
-    fn start(&self) -> Start<'_> {
-        Start { recipe: &self.recipe, card: &self.card, weights: &self.weights }
-    }
-
-    /// Tokenizers stand beside the card, even when the run starts from other weights.
-    fn tokenizers(&self) -> Result<Tokenizers, Error> {
-        Ok(Tokenizers::load(&self.card, &self.card_folder)?)
+        Ok(Self { start, options, recipe, data, checkpoint, device })
     }
 
     fn note(&self) -> String {
         format!("{}, {} steps", self.recipe.name, self.recipe.optimizer.steps)
     }
 
+    /// Steps done before.
+    fn resumed_at(&self) -> u64 {
+        self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step)
+    }
+
     fn autoencoder(&self, observer: RunObserver<'_>) -> Result<Outcome, Error> {
         let learning = self.device.clone().autodiff();
-        let mut trainer = Trainer::new(self.start().autoencoder(&learning)?, &self.recipe.optimizer);
-        let mut objective = AutoEncoderObjective::new(&self.recipe, self.data.as_ref(), &self.card, &learning)?;
-        let examples = self.previews()?;
+        let (recipe, card) = (&self.recipe, &self.start.card);
+        let mut trainer = Trainer::new(self.start.autoencoder(recipe, &learning)?, &recipe.optimizer);
+        let mut objective = AutoEncoderObjective::new(recipe, self.data.as_ref(), card, &learning)?;
+        let examples = self.preview_examples()?;
         let stopped = self.turn(&mut trainer, &mut objective, observer, &mut |model: &AutoEncoder| {
             let rows = examples.iter().map(|example| {
-                let planes = example.planes(&self.card.canvas)?;
+                let planes = example.planes(&card.canvas)?;
                 let decode = |plane| unit::download(model.decode(model.encode(unit::upload(plane, self.device))));
                 Ok(planes.iter().flat_map(|plane| [plane.to_rgb(), decode(plane).to_rgb()]).collect())
             });
@@ -187,9 +195,9 @@ impl<'a> Run<'a> {
         let model = trainer.result();
         let (shift_factor, scaling_factor) = self.measure(&model)?;
         observer(RunEvent::Measured { shift_factor, scaling_factor });
-        let file = self.card.weights.autoencoder.first();
+        let file = card.weights.autoencoder.first();
         let keys = &ace_nn::autoencoder::keys::BFL;
-        let weights = start::write(&self.options.out, file, &model, keys, &self.note())?;
+        let weights = start::write_network(&self.options.out, file, &model, keys, &self.note())?;
         Ok(Outcome::Finished { step: trainer.step, weights: vec![weights] })
     }
 
@@ -197,7 +205,7 @@ impl<'a> Run<'a> {
     fn measure(&self, model: &AutoEncoder) -> Result<(f32, f32), Error> {
         let (mut sum, mut squares, mut count) = (0.0f64, 0.0f64, 0.0f64);
         for index in 0..64 {
-            let plane = self.data.example(index)?.planes(&self.card.canvas)?.swap_remove(0);
+            let plane = self.data.example(index)?.planes(&self.start.card.canvas)?.swap_remove(0);
             let (mean, _) = model.encode_posterior(unit::upload(&plane, self.device));
             for value in mean.into_data().convert::<f32>().iter::<f32>() {
                 sum += f64::from(value);
@@ -211,74 +219,41 @@ impl<'a> Run<'a> {
 
     fn flow(&self, observer: RunObserver<'_>) -> Result<Outcome, Error> {
         let learning = self.device.clone().autodiff();
-        let start = self.start();
-        let (t5, clip) = start.text(&learning)?;
-        let text_learns = self.recipe.trains(NetworkName::T5) || self.recipe.trains(NetworkName::Clip);
-        let freeze = |network| !self.recipe.trains(network);
-        let model = TrainedNetworks {
-            flux: start.flux(&learning)?,
-            t5: if freeze(NetworkName::T5) { t5.no_grad() } else { t5 },
-            clip: if freeze(NetworkName::Clip) { clip.no_grad() } else { clip },
+        let (recipe, start) = (&self.recipe, self.start);
+        let dtype = start.flux_dtype(recipe);
+        let encoders = start.encoders(recipe, self.device)?;
+        let is_large = encoders.bytes() > start.encoder_budget;
+        let previews = match recipe.preview_every {
+            0 => None,
+            _ => Some(Previews::new(&encoders, self.preview_examples()?)?),
         };
-        let encoder = Encoders {
-            card: self.card.clone(),
-            autoencoder: start.autoencoder(self.device)?,
-            tokenizers: self.tokenizers()?,
-            text: if text_learns { None } else { Some(start.text(self.device)?) },
-            device: self.device.clone(),
-        };
-        let mut trainer = Trainer::new(model, &self.recipe.optimizer);
-        let mut objective = FlowObjective::new(&self.recipe, self.data.as_ref(), &encoder, &learning);
-        let examples = self.previews()?;
-        let stopped = self.turn(&mut trainer, &mut objective, observer, &mut |model: &TrainedNetworks| {
-            let ace = self.ace(model, &encoder)?;
-            let rows = examples.iter().map(|example| preview::row(&ace, example));
-            Ok(preview::sheet(&rows.collect::<Result<Vec<_>, Error>>()?))
-        })?;
+        let mut objective = FlowObjective::new(recipe, self.data.as_ref(), encoders, dtype, &learning);
+        // Without an end to the examples there is no encoding all of them.
+        if objective.pool().is_some() && is_large {
+            let steps = self.resumed_at()..recipe.optimizer.steps;
+            let tell = &mut |done: u64, of: u64| observer(RunEvent::Encoding { done, of });
+            if !objective.encode_ahead(steps, tell)? {
+                return Ok(Outcome::Stopped { step: self.resumed_at() });
+            }
+        }
+        let mut trainer = Trainer::new(start.trained(recipe, &learning)?, &recipe.optimizer);
+        let stopped =
+            self.turn(&mut trainer, &mut objective, observer, &mut |model: &TrainedNetworks| match &previews {
+                Some(previews) => previews.draw(&model.flux, model.text(), dtype),
+                None => Ok(preview::sheet(&[])),
+            })?;
         if stopped {
             return Ok(Outcome::Stopped { step: trainer.step });
         }
-        let weights = self.write(&trainer.result())?;
+        let weights = start::write(&self.options.out, &start.card, recipe, &trainer.result(), &self.note())?;
         Ok(Outcome::Finished { step: trainer.step, weights })
     }
 
-    /// Writes what was learned, under the card's names.
-    fn write(&self, model: &TrainedNetworks) -> Result<Vec<PathBuf>, Error> {
-        let (out, files, note) = (&self.options.out, &self.card.weights, self.note());
-        if let Some(lora) = &self.recipe.lora {
-            return Ok(vec![start::write_lora(out, &self.recipe.name, &model.flux, lora.alpha, &note)?]);
-        }
-        let mut written = Vec::new();
-        if self.recipe.trains(NetworkName::Flux) {
-            written.push(start::write(out, files.flux.first(), &model.flux, &flux::keys::BFL, &note)?);
-        }
-        if self.recipe.trains(NetworkName::T5) {
-            written.push(start::write(out, files.t5.first(), &model.t5, &t5::keys::TRANSFORMERS, &note)?);
-        }
-        if self.recipe.trains(NetworkName::Clip) {
-            written.push(start::write(out, files.clip.first(), &model.clip, &clip::keys::TRANSFORMERS, &note)?);
-        }
-        Ok(written)
-    }
-
-    /// The model as `sample` would have it.
-    fn ace(&self, model: &TrainedNetworks, encoder: &Encoders) -> Result<Ace, Error> {
-        Ok(Ace {
-            card: self.card.clone(),
-            flux: model.flux.clone(),
-            autoencoder: encoder.autoencoder.clone(),
-            t5: model.t5.clone(),
-            clip: model.clip.clone(),
-            tokenizers: self.tokenizers()?,
-            dtype: FloatDType::F32,
-            device: self.device.clone(),
-        })
-    }
-
     /// The examples that previews show.
-    fn previews(&self) -> Result<Vec<Example>, Error> {
+    fn preview_examples(&self) -> Result<Vec<Example>, Error> {
         const ROWS: u64 = 6;
-        (0..ROWS).map(|index| Ok(self.data.example(index)?)).collect()
+        let rows = self.data.len().map_or(ROWS, |len| ROWS.min(len as u64));
+        (0..rows).map(|index| Ok(self.data.example(index)?)).collect()
     }
 
     /// The loop: steps, log, previews, checkpoints. Answers whether the observer stopped it.
@@ -290,10 +265,8 @@ impl<'a> Run<'a> {
         draw: &mut dyn FnMut(&O::Model) -> Result<RgbImage, Error>,
     ) -> Result<bool, Error> {
         let (recipe, out) = (&self.recipe, &self.options.out);
-        if self.options.resume
-            && let Some(checkpoint) = state::newest(out)?
-        {
-            state::resume(&checkpoint, trainer, recipe)?;
+        if let Some(checkpoint) = &self.checkpoint {
+            checkpoint.restore(trainer)?;
         }
         let mut log = Log::open(&out.join("log.jsonl"), trainer.step)?;
         let steps = recipe.optimizer.steps;
@@ -328,18 +301,19 @@ impl<'a> Run<'a> {
     }
 }
 
-/// The world or the manifest that a recipe names.
-fn open_data(recipe: &Recipe, folder: &Path, path: &Path) -> Result<Box<dyn Dataset>, Error> {
+/// The world or the manifest that the recipe at `path` names.
+fn open_data(recipe: &Recipe, path: &Path) -> Result<Box<dyn Dataset>, Error> {
     if let Some(manifest) = &recipe.data.manifest {
-        return Ok(Box::new(Manifest::open(folder.join(manifest))?));
+        return Ok(Box::new(Manifest::open(path.parent().unwrap_or(Path::new("")).join(manifest))?));
     }
     let tasks = match recipe.data.tasks.is_empty() {
         true => WorldTask::ALL.to_vec(),
         false => {
             let find = |name: &String| {
-                let known = || WorldTask::ALL.iter().map(|task| task.name()).collect::<Vec<_>>().join(", ");
-                WorldTask::from_name(name)
-                    .ok_or_else(|| Error::recipe(path, format!("there is no task {name:?}; the world has {}", known())))
+                WorldTask::from_name(name).ok_or_else(|| {
+                    let known = WorldTask::ALL.iter().map(|task| task.name()).collect();
+                    Error::recipe(path, RecipeProblem::UnknownTask { name: name.clone(), known })
+                })
             };
             recipe.data.tasks.iter().map(find).collect::<Result<Vec<_>, _>>()?
         }
@@ -347,7 +321,7 @@ fn open_data(recipe: &Recipe, folder: &Path, path: &Path) -> Result<Box<dyn Data
     Ok(Box::new(World::new(recipe.data.world.unwrap_or_default(), &tasks, Split::Train)?))
 }
 
-/// JSON lines, one per logged step. A resumed run drops the lines that its checkpoint had not seen yet.
+/// JSON lines, one per logged step. A resumed run removes the lines of steps after its checkpoint.
 struct Log {
     path: PathBuf,
     file: fs::File,

@@ -1,12 +1,17 @@
-//! Getting a run's networks into the state in which it starts, and its results into files.
+//! Where a run starts and ends: its networks from files or from random numbers, and what they learned to files.
 
 use super::{
+    flow::TrainedNetworks,
     params,
     recipe::{NetworkName, Recipe},
 };
-use crate::Error;
+use crate::{
+    Error,
+    data::encode::{Encoders, TextEncoders},
+    error::RecipeProblem,
+};
 use ace_nn::{
-    autoencoder::{self, AutoEncoder},
+    autoencoder::AutoEncoder,
     clip::{self, Clip},
     flux::{self, Flux, FluxConfig},
     keys::KeyMap,
@@ -15,101 +20,279 @@ use ace_nn::{
 };
 use ace_plus::{
     Card, adapter,
+    card::{Files, Part},
     checkpoint::{self, WeightFile},
+    fetch::Hub,
+    pipeline::Numbers,
+    text::Tokenizers,
 };
 use burn::{module::Module, prelude::*, tensor::FloatDType};
 use std::path::{Path, PathBuf};
 
-/// Where a run starts.
-pub struct Start<'a> {
-    /// The recipe.
-    pub recipe: &'a Recipe,
-    /// The card that the recipe names.
-    pub card: &'a Card,
-    /// Folders of the weights to start from; the first that has a network's file gives it.
-    pub weights: &'a [PathBuf],
+/// Where a run starts: a model's card, its files, and the numbers in which frozen networks are held.
+///
+/// Nothing is read before one of the methods asks for it. A network that the recipe starts from random numbers needs no
+/// file.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// What is known about the model.
+    pub card: Card,
+    /// Where its files are: of any dialect and precision that sampling reads.
+    pub files: Files,
+    /// How frozen networks are held. Networks that learn are in f32, whatever their files have.
+    pub numbers: Numbers,
+    /// Encoders that take more memory than this, in bytes, are dropped before the first step: everything that the run will
+    /// draw is then encoded ahead. Smaller ones stay, and the first step need not wait.
+    pub encoder_budget: u64,
 }
 
-impl Start<'_> {
-    fn network<M: Module>(
-        &self,
-        network: NetworkName,
-        name: &str,
-        file: &Path,
-        keys: &KeyMap,
-        module: M,
-        device: &Device,
-    ) -> Result<M, Error> {
-        if self.recipe.is_fresh(network) {
-            return Ok(params::initialize(module, name, self.recipe.seed, device));
-        }
-        let candidates = || self.weights.iter().map(|folder| folder.join(file));
-        let path = candidates().find(|path| path.exists()).or_else(|| candidates().next()).unwrap_or(file.to_owned());
-        Ok(WeightFile::open(&path)?.load(module, keys, "", Some(FloatDType::F32), device)?)
+/// What encoders may take beside the network that is trained, in bytes: more than any miniature's, less than T5-XXL's.
+const ENCODER_BUDGET: u64 = 1 << 30;
+
+impl Start {
+    /// The model that the recipe at `path` names: its files are looked for in the recipe's folders, or else in the card's
+    /// own folder, then in the cache of the Hugging Face Hub.
+    ///
+    /// # Errors
+    /// If the recipe names no model, its card cannot be used, or a published model is not complete.
+    pub fn of_recipe(recipe: &Recipe, path: &Path) -> Result<Self, Error> {
+        let beside = path.parent().unwrap_or(Path::new(""));
+        let (card, home) = match (&recipe.card, &recipe.model) {
+            (Some(file), _) => load_card(&beside.join(file))?,
+            // A bare name is a built-in card if there is one; `./tiny` is always a folder.
+            (None, Some(name)) => match Card::builtin(name) {
+                Ok(card) => (card, beside.to_owned()),
+                Err(unknown) if !beside.join(name).exists() => return Err(unknown.into()),
+                Err(_) => load_card(&beside.join(name))?,
+            },
+            (None, None) => return Err(Error::recipe(path, RecipeProblem::NoModel)),
+        };
+        let folders = match recipe.weights.is_empty() {
+            true => vec![home.clone()],
+            false => recipe.weights.iter().map(|weights| beside.join(weights)).collect(),
+        };
+        let files = find_files(&card, recipe, &home, &folders)?;
+        let numbers = Numbers { dtype: recipe.frozen_dtype.into(), ..Numbers::default() };
+        Ok(Self { card, files, numbers, encoder_budget: ENCODER_BUDGET })
     }
 
-    /// The autoencoder.
+    /// The autoencoder, in f32.
     ///
     /// # Errors
     /// If its file is missing or does not fit the card.
-    pub fn autoencoder(&self, device: &Device) -> Result<AutoEncoder, Error> {
-        let module = self.card.autoencoder.init(device);
-        let file = self.card.weights.autoencoder.first();
-        self.network(NetworkName::AutoEncoder, "autoencoder", file, &autoencoder::keys::BFL, module, device)
+    pub fn autoencoder(&self, recipe: &Recipe, device: &Device) -> Result<AutoEncoder, Error> {
+        let config = &self.card.autoencoder;
+        if recipe.is_fresh(NetworkName::AutoEncoder) {
+            return Ok(params::initialize(config.init(device), "autoencoder", recipe.seed, device));
+        }
+        Ok(WeightFile::open(&self.files.autoencoder)?.autoencoder(config, device)?)
     }
 
-    /// The text encoders.
+    /// T5: frozen unless the recipe trains it.
     ///
     /// # Errors
-    /// If a file is missing or does not fit the card.
-    pub fn text(&self, device: &Device) -> Result<(T5, Clip), Error> {
-        let (t5, clip) = (self.card.t5.init(device), self.card.clip.init(device));
-        let files = &self.card.weights;
-        Ok((
-            self.network(NetworkName::T5, "t5", files.t5.first(), &t5::keys::TRANSFORMERS, t5, device)?,
-            self.network(NetworkName::Clip, "clip", files.clip.first(), &clip::keys::TRANSFORMERS, clip, device)?,
-        ))
+    /// If its file is missing or does not fit the card.
+    pub fn t5(&self, recipe: &Recipe, device: &Device) -> Result<T5, Error> {
+        let config = &self.card.t5;
+        let learns = recipe.trains(NetworkName::T5);
+        let network = if recipe.is_fresh(NetworkName::T5) {
+            params::initialize(config.init(device), "t5", recipe.seed, device)
+        } else {
+            let (file, dtype) = self.open(&self.files.t5, !learns)?;
+            file.t5(config, Some(dtype), device)?
+        };
+        Ok(if learns { network } else { network.no_grad() })
+    }
+
+    /// CLIP: frozen unless the recipe trains it.
+    ///
+    /// # Errors
+    /// If its file is missing or does not fit the card.
+    pub fn clip(&self, recipe: &Recipe, device: &Device) -> Result<Clip, Error> {
+        let config = &self.card.clip;
+        let learns = recipe.trains(NetworkName::Clip);
+        let network = if recipe.is_fresh(NetworkName::Clip) {
+            params::initialize(config.init(device), "clip", recipe.seed, device)
+        } else {
+            let (file, dtype) = self.open(&self.files.clip, !learns)?;
+            file.clip(config, Some(dtype), device)?
+        };
+        Ok(if learns { network } else { network.no_grad() })
+    }
+
+    /// The networks that encode examples, on `device` without gradients; the text encoders only if both are frozen.
+    ///
+    /// # Errors
+    /// If a file is missing or does not fit the card, or the device does not compute in the frozen numbers.
+    pub fn encoders(&self, recipe: &Recipe, device: &Device) -> Result<Encoders, Error> {
+        self.check_dtype(device)?;
+        let text = match trains_text(recipe) {
+            true => None,
+            false => Some(TextEncoders { t5: self.t5(recipe, device)?, clip: self.clip(recipe, device)? }),
+        };
+        Ok(Encoders {
+            card: self.card.clone(),
+            autoencoder: self.autoencoder(recipe, device)?,
+            tokenizers: Tokenizers::read(&self.card, &self.files.t5_tokenizer, &self.files.clip_tokenizer)?,
+            text,
+            device: device.clone(),
+        })
+    }
+
+    /// The transformer, and the text encoders if one of them learns, on `device` with gradients.
+    ///
+    /// # Errors
+    /// As [`Start::flux`].
+    pub fn trained(&self, recipe: &Recipe, device: &Device) -> Result<TrainedNetworks, Error> {
+        let text = trains_text(recipe);
+        Ok(TrainedNetworks {
+            flux: self.flux(recipe, device)?,
+            t5: text.then(|| self.t5(recipe, device)).transpose()?,
+            clip: text.then(|| self.clip(recipe, device)).transpose()?,
+        })
     }
 
     /// The transformer, widened and with fresh branches as the recipe says.
     ///
+    /// Under fresh branches, everything else is frozen: held in the frozen numbers, `Q8_0` packed. The card's own LoRAs
+    /// are frozen too, so that the new one is learned on what sampling has without it.
+    ///
     /// # Errors
-    /// If its file is missing or does not fit the card.
-    pub fn flux(&self, device: &Device) -> Result<Flux, Error> {
+    /// If its file is missing or does not fit the card, the columns of a widened one have no known place, or the device
+    /// does not compute in the frozen numbers.
+    pub fn flux(&self, recipe: &Recipe, device: &Device) -> Result<Flux, Error> {
+        self.check_dtype(device)?;
         let config = FluxConfig {
-            in_channels: self.recipe.widen_from.unwrap_or(self.card.flux.in_channels),
+            in_channels: recipe.widen_from.unwrap_or(self.card.flux.in_channels),
             ..self.card.flux.clone()
         };
-        let module = config.init(device);
-        let flux =
-            self.network(NetworkName::Flux, "flux", self.card.weights.flux.first(), &flux::keys::BFL, module, device)?;
-        let mut flux = match self.recipe.widen_from {
-            Some(_) => widen(flux, &config, &self.card.flux)?,
-            None => flux,
+        let is_frozen = !self.learns_whole(recipe);
+        let mut flux = if recipe.is_fresh(NetworkName::Flux) {
+            params::initialize(config.init(device), "flux", recipe.seed, device)
+        } else {
+            // Columns cannot be added to a packed matrix.
+            let (file, dtype) = self.open(&self.files.flux, is_frozen && recipe.widen_from.is_none())?;
+            file.flux(&config, Some(dtype), device)?
         };
-        if let Some(lora) = &self.recipe.lora {
-            let seed = self.recipe.seed;
-            let scale = lora.alpha / lora.rank as f64;
+        if recipe.widen_from.is_some() {
+            flux = widen(flux, &config, &self.card.flux)?;
+        }
+        if !recipe.is_fresh(NetworkName::Flux) {
+            for (path, weight) in &self.files.adapters {
+                adapter::attach(&mut flux, &WeightFile::open(path)?, *weight, device)?;
+            }
+        }
+        if is_frozen {
             flux = flux.no_grad();
+        } else {
+            flux.for_each_linear(&mut |_, linear| linear.lora = std::mem::take(&mut linear.lora).no_grad());
+        }
+        if let Some(lora) = &recipe.lora {
+            let scale = lora.alpha / lora.rank as f64;
             flux.for_each_linear(&mut |path, linear| {
-                // The module set of the released adapters: every linear layer of the blocks.
-                if path.contains("_blocks.") {
+                if is_adapted(path) {
                     let branch = LoraBranch::new(linear.features(), lora.rank, scale, device);
-                    linear.lora = vec![params::initialize(branch, &format!("lora.{path}"), seed, device)];
+                    linear.lora.push(params::initialize(branch, &format!("lora.{path}"), recipe.seed, device));
                 }
             });
         }
         Ok(flux)
     }
+
+    /// The numbers in which the transformer computes.
+    pub fn flux_dtype(&self, recipe: &Recipe) -> FloatDType {
+        if self.learns_whole(recipe) || recipe.is_fresh(NetworkName::Flux) {
+            FloatDType::F32
+        } else {
+            self.numbers.dtype
+        }
+    }
+
+    /// Whether the transformer itself learns, not only branches of it.
+    fn learns_whole(&self, recipe: &Recipe) -> bool {
+        recipe.trains(NetworkName::Flux) && recipe.lora.is_none()
+    }
+
+    fn check_dtype(&self, device: &Device) -> Result<(), Error> {
+        let dtype = self.numbers.dtype;
+        if device.supports_dtype(dtype) { Ok(()) } else { Err(Error::Dtype { dtype }) }
+    }
+
+    /// A weight file, and the numbers in which it is to be read.
+    fn open(&self, path: &Path, is_frozen: bool) -> Result<(WeightFile, FloatDType), Error> {
+        let file = WeightFile::open(path)?;
+        Ok(match is_frozen {
+            true if self.numbers.widen => (file, self.numbers.dtype),
+            true => (file.packed(), self.numbers.dtype),
+            false => (file, FloatDType::F32),
+        })
+    }
+}
+
+/// Whether a text encoder learns: then both belong to the networks that are trained.
+fn trains_text(recipe: &Recipe) -> bool {
+    recipe.trains(NetworkName::T5) || recipe.trains(NetworkName::Clip)
+}
+
+/// Whether a layer gets a branch. The released adapters have one for every linear layer of the blocks.
+fn is_adapted(path: &str) -> bool {
+    path.contains("_blocks.")
+}
+
+/// A card and its folder.
+fn load_card(path: &Path) -> Result<(Card, PathBuf), Error> {
+    let home = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+    Ok((Card::load(path)?, home.to_owned()))
+}
+
+/// Where every file is that the recipe needs: networks in `folders`, tokenizers and the card's LoRAs in `home` first.
+fn find_files(card: &Card, recipe: &Recipe, home: &Path, folders: &[PathBuf]) -> Result<Files, Error> {
+    let hub = if card.repository.is_empty() { None } else { Hub::from_env().ok() };
+    let mut missing = false;
+    let mut find = |part: Part, needed: bool| -> Result<PathBuf, Error> {
+        let is_network = matches!(part, Part::Flux | Part::AutoEncoder | Part::T5 | Part::Clip);
+        let first = if is_network { None } else { Some(home) };
+        for folder in first.into_iter().chain(folders.iter().map(PathBuf::as_path)) {
+            if let Some(found) = card.find_part(part, folder, None)? {
+                return Ok(found);
+            }
+        }
+        // A folder in which it is not: only the cache is left.
+        let expected = folders.first().map_or(home, PathBuf::as_path);
+        if let Some(found) = card.find_part(part, expected, hub.as_ref())? {
+            return Ok(found);
+        }
+        missing |= needed;
+        // The error of opening it will name this path.
+        Ok(expected.join(card.paths(part).first()))
+    };
+    let needed = |network| !recipe.is_fresh(network);
+    let files = Files {
+        flux: find(Part::Flux, needed(NetworkName::Flux))?,
+        autoencoder: find(Part::AutoEncoder, needed(NetworkName::AutoEncoder))?,
+        t5: find(Part::T5, needed(NetworkName::T5))?,
+        clip: find(Part::Clip, needed(NetworkName::Clip))?,
+        t5_tokenizer: find(Part::T5Tokenizer, true)?,
+        clip_tokenizer: find(Part::ClipTokenizer, true)?,
+        adapters: (card.adapter.iter().enumerate())
+            .map(|(at, adapter)| Ok((find(Part::Adapter(at), true)?, adapter.weight)))
+            .collect::<Result<_, Error>>()?,
+    };
+    if missing && let Some(hub) = &hub {
+        // A published model is fetched as a whole: the error names all that is missing of it.
+        card.locate(folders.first().map_or(home, PathBuf::as_path), Some(hub))?;
+    }
+    Ok(files)
 }
 
 /// Widens the input layer with zero columns, so that the network starts as the one it was.
 ///
-/// Noise stays where it is; a Fill-type network's mask columns move behind the change image's, which is where the
-/// official loader's padding on the right goes wrong (spec §1.4).
+/// Noise stays where it is. A FLUX-Fill network has its mask's columns last; here the change image stands before the mask,
+/// so they move to the end, behind the new columns. (Columns that are only appended on the right, as the official loader
+/// does it, put the old mask weights under the change image.)
 ///
 /// # Errors
-/// If there is no known place for the new columns.
+/// If it is not known where the new columns belong.
 pub fn widen(mut flux: Flux, from: &FluxConfig, to: &FluxConfig) -> Result<Flux, Error> {
     let (old, new) = (from.in_channels, to.in_channels);
     let latent = to.out_channels;
@@ -117,16 +300,14 @@ pub fn widen(mut flux: Flux, from: &FluxConfig, to: &FluxConfig) -> Result<Flux,
     let keep = match old {
         _ if old == latent => latent,
         _ if new == old + latent => 2 * latent,
-        _ => {
-            return Err(Error::recipe("".as_ref(), format!("widen_from {old} to {new} columns: no known place")));
-        }
+        _ => return Err(Error::Widening { from: old, to: new }),
     };
     let weight = flux.img_in.weight.val();
     let is_autodiff = weight.device().is_autodiff();
     // A parameter is a leaf: the columns are put together outside the graph.
     let weight = if is_autodiff { weight.inner() } else { weight };
     let [rows, columns] = weight.dims();
-    let gap = Tensor::zeros([rows, new - old], &weight.device());
+    let gap = Tensor::<2>::zeros([rows, new - old], &weight.device()).cast(weight.dtype());
     let head = weight.clone().narrow(1, 0, keep);
     let parts = match columns - keep {
         0 => vec![head, gap],
@@ -136,23 +317,67 @@ pub fn widen(mut flux: Flux, from: &FluxConfig, to: &FluxConfig) -> Result<Flux,
     Ok(flux)
 }
 
-/// Writes a network's file under the name that the card has for it.
+/// Writes what a run on transformer and text encoders learned: the new LoRA as `<recipe's name>.safetensors`, or whole
+/// networks under the names that the card has for them.
 ///
 /// # Errors
 /// If the folder cannot be written.
-pub fn write<M: Module>(folder: &Path, file: &Path, module: &M, keys: &KeyMap, note: &str) -> Result<PathBuf, Error> {
+pub fn write(
+    folder: &Path,
+    card: &Card,
+    recipe: &Recipe,
+    model: &TrainedNetworks,
+    note: &str,
+) -> Result<Vec<PathBuf>, Error> {
+    if let Some(lora) = &recipe.lora {
+        let path = folder.join(format!("{}.safetensors", recipe.name));
+        adapter::write(&path, &with_new_branches(&model.flux), lora.alpha, &[("made_by", note)])?;
+        return Ok(vec![path]);
+    }
+    let files = &card.weights;
+    let mut written = Vec::new();
+    if recipe.trains(NetworkName::Flux) {
+        let flux = without_branches(&model.flux);
+        written.push(write_network(folder, files.flux.first(), &flux, &flux::keys::BFL, note)?);
+    }
+    if let Some(t5) = model.t5.as_ref().filter(|_| recipe.trains(NetworkName::T5)) {
+        written.push(write_network(folder, files.t5.first(), t5, &t5::keys::TRANSFORMERS, note)?);
+    }
+    if let Some(clip) = model.clip.as_ref().filter(|_| recipe.trains(NetworkName::Clip)) {
+        written.push(write_network(folder, files.clip.first(), clip, &clip::keys::TRANSFORMERS, note)?);
+    }
+    Ok(written)
+}
+
+/// Writes a network under the name that the card has for it.
+///
+/// # Errors
+/// If the folder cannot be written.
+pub fn write_network<M: Module>(
+    folder: &Path,
+    file: &Path,
+    module: &M,
+    keys: &KeyMap,
+    note: &str,
+) -> Result<PathBuf, Error> {
     let path = folder.join(file);
-    let tensors = checkpoint::collect(module, keys, "", None);
-    checkpoint::write(&path, &tensors, &[("made_by", note)])?;
+    checkpoint::write(&path, &checkpoint::collect(module, keys, "", None), &[("made_by", note)])?;
     Ok(path)
 }
 
-/// Writes the learned branches in the release's spelling.
-///
-/// # Errors
-/// If the folder cannot be written.
-pub fn write_lora(folder: &Path, name: &str, flux: &Flux, alpha: f64, note: &str) -> Result<PathBuf, Error> {
-    let path = folder.join(format!("{name}.safetensors"));
-    adapter::write(&path, flux, alpha, &[("made_by", note)])?;
-    Ok(path)
+/// The transformer with the branches alone that were learned: the last of every layer that has one.
+fn with_new_branches(flux: &Flux) -> Flux {
+    let mut flux = flux.clone();
+    flux.for_each_linear(&mut |path, linear| {
+        let older = linear.lora.len() - usize::from(is_adapted(path) && !linear.lora.is_empty());
+        linear.lora.drain(..older);
+    });
+    flux
+}
+
+/// The transformer without the branches of the card's own LoRAs, which have files of their own.
+fn without_branches(flux: &Flux) -> Flux {
+    let mut flux = flux.clone();
+    flux.for_each_linear(&mut |_, linear| linear.lora.clear());
+    flux
 }
