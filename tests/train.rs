@@ -17,6 +17,7 @@ use ace_train::{
         Dataset,
         shapes::{Split, World, WorldTask},
     },
+    judge::preview::{self, Previews},
     learn::{
         Outcome, Recipe, RunEvent, RunOptions, Start,
         flow::{FlowObjective, TrainedNetworks},
@@ -383,6 +384,25 @@ fn what_is_encoded_ahead_is_what_would_be_encoded_when_it_is_drawn() {
         losses
     };
     assert_eq!(losses(Some(0..3)), losses(None));
+}
+
+#[test]
+fn previews_are_the_edits_that_sampling_makes() {
+    let dir = TestDir::new("train-previews");
+    let path = write_recipe(&dir, "run", "train = [\"flux\"]", "", "steps = 1\nbatch = 1\nlearning_rate = 1e-3");
+    let recipe = Recipe::load(&path).expect("sound");
+    let start = Start::of_recipe(&recipe, &path).expect("shipped");
+    let device = support::device();
+    let world = World::new(64, &[WorldTask::LocalReference, WorldTask::Move], Split::HeldOut).expect("a world");
+    let examples = [0, 1].map(|index| world.example(index).expect("drawn"));
+
+    let ace = Ace::load_files(&start.card, &start.files, start.numbers, &device).expect("shipped");
+    let rows = examples.iter().map(|example| preview::row(&ace, example).expect("edits"));
+    let expected = preview::sheet(&rows.collect::<Vec<_>>());
+    let encoders = start.encoders(&recipe, &device).expect("shipped");
+    let previews = Previews::new(&encoders, examples.into()).expect("they fit");
+    drop(encoders);
+    assert!(previews.draw(&ace.flux, None, FloatDType::F32).expect("edits") == expected);
 }
 
 #[test]

@@ -381,3 +381,43 @@ fn without_branches(flux: &Flux) -> Flux {
     flux.for_each_linear(&mut |_, linear| linear.lora.clear());
     flux
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start(model: &str) -> Result<Start, Error> {
+        let text = format!(
+            "name = \"run\"\n{model}\ntrain = [\"flux\"]\nfrozen_dtype = \"bf16\"\n[data]\nworld = 64\n\
+             [optimizer]\nsteps = 1\nbatch = 1\nlearning_rate = 1e-3\n"
+        );
+        Start::of_recipe(&toml::from_str(&text).unwrap(), &models().join("tiny/run.toml"))
+    }
+
+    fn models() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models")
+    }
+
+    #[test]
+    fn a_model_is_a_built_in_card_beside_the_recipe_or_a_folder() {
+        for model in ["model = \"tiny\"", "model = \"../tiny\"", "card = \".\"", "card = \"card.toml\""] {
+            let start = start(model).unwrap();
+            assert_eq!(start.card.name, "tiny", "{model}");
+            let files = start.files.iter().map(|(_, path)| path.canonicalize().unwrap());
+            let tiny = models().join("tiny").canonicalize().unwrap();
+            assert!(files.into_iter().all(|path| path.starts_with(&tiny)), "{model}");
+            assert_eq!(start.numbers.dtype, FloatDType::BF16);
+        }
+    }
+
+    #[test]
+    fn a_model_that_is_not_there_is_named() {
+        assert_eq!(start("model = \"giant\"").unwrap_err().to_string(), "there is no built-in card \"giant\"");
+        let nothing = start("").unwrap_err();
+        assert!(matches!(nothing, Error::Recipe { problem: RecipeProblem::NoModel, .. }), "{nothing}");
+        // Other weights than the card's own are not replaced by those.
+        let elsewhere = start("model = \"tiny\"\nweights = [\"lora\"]").unwrap();
+        assert!(elsewhere.files.flux.ends_with("lora/flux.safetensors"));
+        assert!(elsewhere.files.t5_tokenizer.is_file());
+    }
+}
