@@ -34,7 +34,7 @@ fn converted(from: &Path, to: PathBuf, options: &Options) -> PathBuf {
     to
 }
 
-fn tensors(path: &Path) -> BTreeMap<String, TensorData> {
+pub fn tensors(path: &Path) -> BTreeMap<String, TensorData> {
     let file = WeightFile::open(path).expect("whole");
     file.keys().map(|key| (key.to_owned(), file.data(key).expect("readable"))).collect()
 }
@@ -293,7 +293,7 @@ fn a_lora_goes_to_every_spelling_and_adds_the_same() {
 }
 
 /// Writes a GGUF file: matrices as `Q8_0`, whatever has rows of another length than whole blocks as `F32`.
-fn write_q8(path: &Path, tensors: &BTreeMap<String, TensorData>) {
+pub fn write_q8(path: &Path, tensors: &BTreeMap<String, TensorData>) {
     let string = |out: &mut Vec<u8>, text: &str| {
         out.extend((text.len() as u64).to_le_bytes());
         out.extend(text.as_bytes());

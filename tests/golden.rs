@@ -2,7 +2,7 @@
 
 use crate::support::{self, TestDir};
 use ace_plus::{Edit, Model, canvas::Plane, picture, sample};
-use ace_train::run::{Report, RunOptions, train};
+use ace_train::{RunEvent, RunOptions, train};
 use burn::prelude::*;
 use std::{
     collections::BTreeMap,
@@ -68,17 +68,11 @@ fn the_shipped_edit_turns_the_red_circle_green_and_keeps_the_rest() {
 #[test]
 fn the_first_losses_of_the_adapter_recipe_are_the_recorded_ones() {
     let dir = TestDir::new("golden");
-    let options = RunOptions {
-        recipe: tiny().join("lora-subject.toml"),
-        out: dir.file("out"),
-        resume: false,
-        steps: None,
-        batch: Some(4),
-        workers: 2,
-    };
+    let options =
+        RunOptions { batch: Some(4), workers: 2, ..RunOptions::new(tiny().join("lora-subject.toml"), dir.file("out")) };
     let mut losses = Vec::new();
     train(&options, &support::device(), &mut |report| {
-        if let Report::Step(step) = report {
+        if let RunEvent::Step(step) = report {
             losses.push(f64::from(step.loss));
         }
         losses.len() < 3

@@ -47,3 +47,6 @@ mod cli;
 
 // Pictures made again from what stands in them, several at once, torch's noise.
 mod sample;
+
+// The examples of the libraries.
+mod examples;

@@ -40,10 +40,12 @@ Examples:
   ace sample --noise noise.safetensors --save-latents latents.safetensors -p \"a blue star\"";
 
 const TRAIN_EXAMPLES: &str = "\
-Ctrl-C saves and says how to go on. Beside the checkpoints, --out gets log.jsonl, loss.png and the previews.
+A model is anything that `ace sample` takes. Ctrl-C saves and says how to go on. Beside the checkpoints, --out gets log.jsonl, loss.png and the previews.
 
 Examples:
   ace train                                      models/tiny/lora-subject.toml into out/train/lora-subject
+  ace train --model ace-plus-portrait --dtype bf16 --data pictures.jsonl
+  ace train --model FLUX.1-Fill-dev/ --recipe lora.toml --data pictures.jsonl
   ace train --recipe models/tiny/stage2.toml --resume
   ace train --steps 20 --out out/short           a look before a long run";
 
@@ -70,7 +72,7 @@ pub enum Verb {
     /// Make or edit one picture
     Sample(Box<SampleArgs>),
     /// Train a network, or a LoRA, as a recipe says
-    Train(TrainArgs),
+    Train(Box<TrainArgs>),
     /// Judge a model on held-out examples, task by task
     Eval(EvalArgs),
     /// Compare every network with its recording
@@ -238,9 +240,17 @@ impl SampleArgs {
 #[derive(Debug, Args)]
 #[command(after_help = TRAIN_EXAMPLES)]
 pub struct TrainArgs {
-    /// What to train, on what, how long [default: models/tiny/lora-subject.toml]
+    /// What to train, on what, how long [default: a LoRA of the miniature; with --data, models/lora.toml]
     #[arg(long, value_name = "FILE")]
     pub recipe: Option<PathBuf>,
+    /// JSON lines with your own pictures, instead of what the recipe learns from
+    #[arg(long, value_name = "FILE")]
+    pub data: Option<PathBuf>,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Numbers of the frozen networks: f32, bf16 or f16 [default: the recipe's]; what learns is in f32
+    #[arg(long, value_name = "NAME", value_parser = dtype)]
+    pub dtype: Option<FloatDType>,
     /// Where log, plot, previews, checkpoints and weights go [default: out/train/ and the name of the recipe]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -447,7 +457,7 @@ pub fn dtype(name: &str) -> Result<FloatDType, String> {
 }
 
 /// The name of a kind of numbers.
-fn dtype_name(dtype: FloatDType) -> &'static str {
+pub fn dtype_name(dtype: FloatDType) -> &'static str {
     DTYPES.iter().find_map(|(name, known)| (*known == dtype).then_some(*name)).unwrap_or("f32")
 }
 

@@ -9,9 +9,8 @@ use crate::{
 };
 use ace_plus::request::ModelRequest;
 use ace_train::{
-    eval::{Row, evaluate},
-    judge::Score,
-    shapes::Task,
+    data::shapes::WorldTask,
+    judge::{Score, TaskScore, evaluate},
 };
 use std::{path::Path, process::ExitCode, time::Instant};
 
@@ -60,13 +59,13 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// The tasks of these names; all of them if there are none.
-fn tasks(names: &[String]) -> anyhow::Result<Vec<Task>> {
+fn tasks(names: &[String]) -> anyhow::Result<Vec<WorldTask>> {
     if names.is_empty() {
-        return Ok(Task::ALL.to_vec());
+        return Ok(WorldTask::ALL.to_vec());
     }
     let find = |name: &String| {
-        Task::from_name(name.trim()).ok_or_else(|| {
-            let known: Vec<_> = Task::ALL.iter().map(|task| task.name()).collect();
+        WorldTask::from_name(name.trim()).ok_or_else(|| {
+            let known: Vec<_> = WorldTask::ALL.iter().map(|task| task.name()).collect();
             Failure::misuse(format!("there is no task {name:?}"), format!("tasks are: {}", known.join(", "))).into()
         })
     };
@@ -79,8 +78,8 @@ fn success(score: &Score) -> f32 {
 }
 
 /// One line per task, then the means over the tasks without and with references.
-fn table(rows: &[Row]) -> String {
-    let line = |row: &Row| figures(&row.task, &[row]);
+fn table(rows: &[TaskScore]) -> String {
+    let line = |row: &TaskScore| figures(&row.task, &[row]);
     let mean = |name: &str, has_reference: bool| {
         let rows: Vec<_> = rows.iter().filter(|row| row.has_reference == has_reference).collect();
         (!rows.is_empty()).then(|| figures(name, &rows))
@@ -109,8 +108,8 @@ fn table(rows: &[Row]) -> String {
 }
 
 /// The cells of one line: means over `rows`, of those that have the figure.
-fn figures(name: &str, rows: &[&Row]) -> [String; 6] {
-    let mean = |of: &dyn Fn(&Row) -> Option<f32>| {
+fn figures(name: &str, rows: &[&TaskScore]) -> [String; 6] {
+    let mean = |of: &dyn Fn(&TaskScore) -> Option<f32>| {
         let values: Vec<f32> = rows.iter().filter_map(|row| of(row)).collect();
         (!values.is_empty()).then(|| values.iter().sum::<f32>() / values.len() as f32)
     };
@@ -134,9 +133,9 @@ mod tests {
         Score { success_rate: success, psnr_changed: decibel, psnr_outside_mask: decibel, ..Score::of(&[]) }
     }
 
-    fn row(task: &str, has_reference: bool, success: f32) -> Row {
+    fn row(task: &str, has_reference: bool, success: f32) -> TaskScore {
         let unchanged = (!has_reference).then(|| score(0.0, None));
-        Row {
+        TaskScore {
             task: task.into(),
             has_reference,
             model: score(success, Some(20.0)),
@@ -158,8 +157,8 @@ mod tests {
 
     #[test]
     fn tasks_are_found_by_name_and_all_of_them_by_none() {
-        assert_eq!(tasks(&[]).unwrap().len(), Task::ALL.len());
-        assert_eq!(tasks(&["fill".into(), " add".into()]).unwrap(), [Task::Fill, Task::Add]);
+        assert_eq!(tasks(&[]).unwrap().len(), WorldTask::ALL.len());
+        assert_eq!(tasks(&["fill".into(), " add".into()]).unwrap(), [WorldTask::Fill, WorldTask::Add]);
         assert_eq!(tasks(&["paint".into()]).unwrap_err().to_string(), "there is no task \"paint\"");
     }
 }

@@ -21,6 +21,9 @@ pub const INSTRUCTION: &str = include_str!("../../../models/tiny/examples/instru
 /// What kind of edit that is.
 pub const TASK: &str = "recolor";
 
+/// A recipe for an adapter of it, to watch a model learn.
+pub const RECIPE: &str = include_str!("../../../models/tiny/lora-subject.toml");
+
 /// Its files with their names.
 pub fn files() -> impl Iterator<Item = (&'static str, &'static [u8])> {
     FILES.into_iter()

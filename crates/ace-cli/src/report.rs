@@ -1,5 +1,6 @@
 //! How errors reach the user: one line that names the thing, a hint where there is something to do, an exit code.
 
+use ace_train::StateProblem;
 use anyhow::Error;
 use std::{fmt, io::Write, process::ExitCode};
 
@@ -77,10 +78,8 @@ pub fn hint(error: &Error) -> Option<String> {
         if let Some(failure) = cause.downcast_ref::<Failure>() {
             return Some(failure.hint.clone());
         }
-        match cause.downcast_ref::<ace_train::Error>() {
-            Some(ace_train::Error::Example(error)) => return Some(error.hint().to_owned()),
-            Some(error) => return error.hint().map(ToOwned::to_owned),
-            None => {}
+        if let Some(error) = cause.downcast_ref::<ace_train::Error>() {
+            return with_options(error).or(error.hint()).map(ToOwned::to_owned);
         }
         if let Some(error) = cause.downcast_ref::<ace_weights::Error>() {
             return file_hint(error);
@@ -106,6 +105,16 @@ fn file_hint(error: &ace_weights::Error) -> Option<String> {
     match error {
         ace_weights::Error::Exists { .. } => Some("replace it with --force".to_owned()),
         error => error.hint().map(ToOwned::to_owned),
+    }
+}
+
+/// The hint of an error of training, where there is an option to name.
+fn with_options(error: &ace_train::Error) -> Option<&'static str> {
+    let ace_train::Error::State { problem, .. } = error else { return None };
+    match problem {
+        StateProblem::RunExists => Some("add --resume to go on with it, or choose another --out"),
+        StateProblem::OtherRecipe => Some("give the --recipe it was made by, or choose another --out"),
+        _ => None,
     }
 }
 
@@ -151,6 +160,17 @@ mod tests {
         assert!(is_misuse(&Error::from(Failure::misuse("no", "yes"))));
         assert!(!is_misuse(&Error::from(Failure::new("no", "yes"))));
         assert!(!is_misuse(&Error::from(ace_plus::Error::Cancelled)));
+    }
+
+    #[test]
+    fn hints_for_training_name_the_options() {
+        let hint_for = |problem| hint(&Error::from(ace_train::Error::State { path: "checkpoint-3".into(), problem }));
+        assert!(hint_for(StateProblem::RunExists).unwrap().contains("--resume"));
+        assert!(hint_for(StateProblem::OtherRecipe).unwrap().contains("--recipe"));
+        assert_eq!(
+            hint_for(StateProblem::Damaged { reason: "x".into() }).unwrap(),
+            "remove the checkpoint and start over"
+        );
     }
 
     #[test]

@@ -2,23 +2,21 @@
 
 use crate::{
     args::TrainArgs,
-    device, files, interrupted, model, plot,
+    device, files, interrupted, miniature, model, plot,
     progress::{Progress, duration},
     report,
 };
-use ace_train::{
-    recipe::Recipe,
-    run::{Outcome, Report, RunOptions, train},
-    trainer::StepReport,
-};
+use ace_plus::request::ModelRequest;
+use ace_train::{Outcome, Recipe, RunEvent, RunOptions, Start, StepReport, train_from};
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     time::Instant,
 };
 
-/// The recipe that is trained when none is named.
-const DEFAULT_RECIPE: &str = "models/tiny/lora-subject.toml";
+/// The recipe that is trained when none is named, and the one for own pictures: where a clone has it, and its text.
+const DEMONSTRATION: (&str, &str) = ("models/tiny/lora-subject.toml", miniature::RECIPE);
+const OWN_PICTURES: (&str, &str) = ("models/lora.toml", include_str!("../../../models/lora.toml"));
 /// Folder of the runs that are not told where to write.
 const RUNS: &str = "out/train";
 /// How much a new loss counts in the one that the bar shows.
@@ -29,50 +27,57 @@ const SMOOTHING: f32 = 0.05;
 /// # Errors
 /// If recipe, weights, data or output are unusable, or the loss diverges.
 pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
-    let recipe_path = args.recipe.clone().unwrap_or_else(|| model::shipped(Path::new(DEFAULT_RECIPE)));
-    let recipe = Recipe::load(&recipe_path)?;
+    let recipe_path = recipe_file(args)?;
+    let manifest = args.data.as_deref().map(|path| std::path::absolute(path).map_err(ace_plus::Error::io(path)));
+    let manifest = manifest.transpose()?;
+    let recipe = Recipe::load_with(&recipe_path, manifest.as_deref())?;
     let out = args.out.clone().unwrap_or_else(|| Path::new(RUNS).join(&recipe.name));
     files::check_folder(&out)?;
+    let start = start(args, &recipe, &recipe_path)?;
     let device = device::open(args.backend.as_deref())?;
     let device_name = device::name(&device);
     let options = RunOptions {
-        recipe: recipe_path,
-        out: out.clone(),
+        manifest,
         resume: args.resume,
         steps: args.steps,
-        batch: None,
         workers: device::workers(&device),
+        ..RunOptions::new(recipe_path, &out)
     };
     crate::listen_to_interrupts("stopping after this step, then saving");
 
     let begin = Instant::now();
     let mut bar: Option<Progress> = None;
     let mut shown = Shown::default();
-    let outcome = train(&options, &device, &mut |report| {
+    let outcome = train_from(&start, &options, &device, &mut |report| {
         match report {
-            Report::Started { name, steps, resumed_at, learned, parameters } => {
+            RunEvent::Encoding { done, of } => {
+                bar.get_or_insert_with(|| Progress::new("encode", 0, of)).at(done, "");
+            }
+            RunEvent::Started { name, steps, resumed_at, learned, parameters } => {
+                drop(bar.take());
                 let from = if resumed_at > 0 { format!(", from step {resumed_at}") } else { String::new() };
                 eprintln!("{name} on {device_name}: {steps} steps{from}, {learned} of {parameters} parameters learn");
                 eprintln!("log.jsonl, loss.png, previews, checkpoints and weights go to {}", out.display());
                 bar = Some(Progress::new("train", resumed_at, steps));
             }
-            Report::Step(step) => {
+            RunEvent::Step(step) => {
                 let message = shown.take(&step);
                 if let Some(bar) = &mut bar {
                     bar.at(step.step, message);
                 }
             }
-            Report::Preview { step, path } => say(bar.as_ref(), &format!("step {step}: preview {}", path.display())),
+            RunEvent::Preview { step, path } => say(bar.as_ref(), &format!("step {step}: preview {}", path.display())),
             // Checkpoints are frequent and say little; the plot is as old as the newest of them.
-            Report::Saved { .. } => {
+            RunEvent::Saved { .. } => {
                 if let Err(error) = draw_plot(&out) {
                     say(bar.as_ref(), &format!("no plot: {error:#}"));
                 }
             }
-            Report::Measured { shift_factor, scaling_factor } => {
+            RunEvent::Measured { shift_factor, scaling_factor } => {
                 let line = format!("for the card: shift_factor = {shift_factor}, scaling_factor = {scaling_factor}");
                 say(bar.as_ref(), &line);
             }
+            _ => {}
         }
         !interrupted()
     })?;
@@ -93,11 +98,60 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
             }
             ExitCode::SUCCESS
         }
+        Outcome::Stopped { step: 0 } => {
+            report::print("stopped before the first step; nothing was saved");
+            ExitCode::FAILURE
+        }
         Outcome::Stopped { step } => {
             report::print(&format!("stopped and saved at step {step}; go on with: {}", resume_command(args, &options)));
             ExitCode::FAILURE
         }
     })
+}
+
+/// The recipe's file: the one that is named, or a shipped one. Where there is no clone, that is written to a folder of its
+/// own, so that it can be read and changed.
+fn recipe_file(args: &TrainArgs) -> anyhow::Result<PathBuf> {
+    if let Some(path) = &args.recipe {
+        return Ok(path.clone());
+    }
+    let (shipped, text) = if args.data.is_some() { OWN_PICTURES } else { DEMONSTRATION };
+    let path = model::shipped(Path::new(shipped));
+    if path.is_file() {
+        return Ok(path);
+    }
+    let path = Path::new(RUNS).join(Path::new(shipped).file_name().unwrap_or_default());
+    // Its own folder is none of a model there: the model is named instead.
+    files::write(&path, text.replace("card = \".\"", "model = \"tiny\"").as_bytes())?;
+    Ok(path)
+}
+
+/// The model that is trained: what is said on the command line, or else what the recipe says, or else the miniature.
+fn start(args: &TrainArgs, recipe: &Recipe, recipe_path: &Path) -> anyhow::Result<Start> {
+    let asked = args.model.request();
+    let is_said = asked != ModelRequest::default();
+    let has_model = recipe.card.is_some() || recipe.model.is_some();
+    let beside = recipe_path.parent().unwrap_or(Path::new(""));
+    let mut start = match (is_said, has_model) {
+        (false, true) => {
+            let start = Start::of_recipe(recipe, recipe_path)?;
+            // The miniature is part of this program.
+            let is_elsewhere = recipe.weights.is_empty() && recipe.card.is_none() && start.model.files().is_err();
+            let asked = ModelRequest { name: recipe.model.clone(), ..asked };
+            if is_elsewhere { Start::of(model::find(&asked, beside)?) } else { start }
+        }
+        (true, _) if asked.name.is_none() && recipe.model.is_some() => {
+            let named = ModelRequest { name: recipe.model.clone(), ..ModelRequest::default() };
+            Start::of(asked.apply(model::find(&named, beside)?, Path::new(""))?)
+        }
+        _ => Start::of(model::find(&asked, Path::new(""))?),
+    };
+    start.model = start.model.dtype(args.dtype.unwrap_or(recipe.frozen_dtype.into()));
+    if recipe.fresh.is_empty() {
+        // Whatever is missing is named at once, not when the encoders are done.
+        start.model.files()?;
+    }
+    Ok(start)
 }
 
 fn say(bar: Option<&Progress>, line: &str) {
@@ -140,6 +194,13 @@ fn resume_command(args: &TrainArgs, options: &RunOptions) -> String {
     };
     let path = |path: &PathBuf| path.display().to_string();
     option("recipe", args.recipe.as_ref().map(|_| path(&options.recipe)));
+    option("data", args.data.as_ref().map(path));
+    option("model", args.model.model.clone());
+    option("weights", args.model.weights.as_ref().map(path));
+    for (word, place) in args.model.request().networks {
+        option(&word, Some(path(&place)));
+    }
+    option("dtype", args.dtype.map(|dtype| crate::args::dtype_name(dtype).to_owned()));
     option("out", args.out.as_ref().map(path));
     option("steps", args.steps.map(|steps| steps.to_string()));
     option("backend", args.backend.clone());
@@ -150,6 +211,8 @@ fn resume_command(args: &TrainArgs, options: &RunOptions) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::args::{Cli, Verb};
+    use clap::Parser;
 
     #[test]
     fn losses_are_smoothed_under_their_names() {
@@ -167,15 +230,14 @@ mod tests {
 
     #[test]
     fn the_way_on_repeats_what_was_said() {
-        let args = TrainArgs { recipe: Some("a.toml".into()), out: None, resume: false, steps: Some(5), backend: None };
-        let options = RunOptions {
-            recipe: "a.toml".into(),
-            out: "o".into(),
-            resume: false,
-            steps: Some(5),
-            batch: None,
-            workers: 1,
+        let args = |words: &[&str]| match Cli::try_parse_from([&["ace", "train"], words].concat()).unwrap().verb {
+            Verb::Train(args) => *args,
+            other => panic!("{other:?}"),
         };
-        assert_eq!(resume_command(&args, &options), "ace train --recipe a.toml --steps 5 --resume");
+        let options = RunOptions { steps: Some(5), ..RunOptions::new("a.toml", "o") };
+        let way_on = |words: &[&str]| resume_command(&args(words), &options);
+        assert_eq!(way_on(&["--recipe", "a.toml", "--steps", "5"]), "ace train --recipe a.toml --steps 5 --resume");
+        let words = ["--data", "p.jsonl", "--model", "m", "--flux", "f.gguf", "--dtype", "bf16"];
+        assert_eq!(way_on(&words), format!("ace train {} --resume", words.join(" ")));
     }
 }

@@ -12,7 +12,7 @@ use ace_nn::{
 };
 use ace_weights::Source;
 use burn::prelude::*;
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, path::Path};
 
 /// The end token of CLIP configurations that are older than their own correction: it stands for the largest id.
 const LEGACY_END: i64 = 2;

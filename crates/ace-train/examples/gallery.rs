@@ -2,10 +2,10 @@
 //!
 //! `cargo run --release -p ace-train --features burn/flex --example gallery -- models/tiny models/tiny/examples/tasks.png`
 
-use ace_plus::{Ace, Card, picture::write_png};
+use ace_plus::{Card, Model, picture::write_png};
 use ace_train::{
-    preview,
-    shapes::{Split, Task, World},
+    data::shapes::{Split, World, WorldTask},
+    judge::preview,
 };
 use burn::tensor::Device;
 use std::{error::Error, path::PathBuf};
@@ -15,9 +15,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let usage = "give a model folder and a PNG to write";
     let (model, path) = (arguments.next().ok_or(usage)?, arguments.next().ok_or(usage)?);
     let ace = Model::of(Card::load(&model)?, &model).load(&Device::default())?;
-    let world = World::new(64, Task::ALL, Split::HeldOut)?;
+    let world = World::new(64, WorldTask::ALL, Split::HeldOut)?;
     let rows: Vec<_> =
-        Task::ALL.iter().map(|task| preview::row(&ace, &world.example_of(*task, 1))).collect::<Result<_, _>>()?;
+        WorldTask::ALL.iter().map(|task| preview::row(&ace, &world.example_of(*task, 1))).collect::<Result<_, _>>()?;
     // Two columns of rows are easier to look at than one long strip.
     let (left, right) = rows.split_at(rows.len() / 2);
     write_png(&path, &preview::sheet(&[vec![preview::sheet(left), preview::sheet(right)]]))?;

@@ -3,13 +3,13 @@
 //! `cargo run -p ace-train --example scenes -- recolor 0 out/scene`
 
 use ace_plus::picture::write_png;
-use ace_train::shapes::{Split, Task, World};
+use ace_train::data::shapes::{Split, World, WorldTask};
 use std::{error::Error, fs, path::PathBuf};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let usage = "give a task, an index and a folder";
-    let task = Task::from_name(&arguments.next().ok_or(usage)?).ok_or("the world has no such task")?;
+    let task = WorldTask::from_name(&arguments.next().ok_or(usage)?).ok_or("the world has no such task")?;
     let index: u64 = arguments.next().ok_or(usage)?.parse()?;
     let folder = PathBuf::from(arguments.next().ok_or(usage)?);
 

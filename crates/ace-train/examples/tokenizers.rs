@@ -2,10 +2,10 @@
 //!
 //! `cargo run -p ace-train --example tokenizers -- models/tiny/tokenizers`
 
-use ace_train::shapes;
+use ace_train::data::shapes::{self, tokenizers};
 use std::path::PathBuf;
 
 fn main() -> std::io::Result<()> {
     let folder = std::env::args_os().nth(1).map_or_else(|| "models/tiny/tokenizers".into(), PathBuf::from);
-    shapes::vocabulary::write_tokenizers(&shapes::vocabulary(), &folder)
+    tokenizers::write(&shapes::vocabulary(), &folder)
 }

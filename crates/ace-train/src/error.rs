@@ -1,6 +1,7 @@
 //! What can go wrong while learning.
 
-use crate::example::ExampleError;
+use crate::data::ExampleError;
+use burn::tensor::FloatDType;
 use std::path::{Path, PathBuf};
 
 /// An error of training or judging.
@@ -16,23 +17,35 @@ pub enum Error {
     /// The data.
     #[error(transparent)]
     Example(#[from] ExampleError),
-    /// A recipe is wrong.
-    #[error("{path}: {reason}")]
+    /// A recipe cannot be used.
+    #[error("{path}: {problem}")]
     Recipe {
         /// The recipe.
         path: PathBuf,
         /// What is wrong with it.
-        reason: String,
+        problem: RecipeProblem,
     },
-    /// A checkpoint cannot be resumed.
-    #[error("{path}: {reason}")]
+    /// A transformer cannot be given so many more input channels.
+    #[error("it is not known where the new columns belong when {from} input channels become {to}")]
+    Widening {
+        /// Input channels of the starting transformer.
+        from: usize,
+        /// Input channels of the card.
+        to: usize,
+    },
+    /// The device does not compute in the numbers that are asked for.
+    #[error("this device does not compute in {dtype:?}")]
+    Dtype {
+        /// The numbers.
+        dtype: FloatDType,
+    },
+    /// A checkpoint cannot be written or resumed.
+    #[error("{path}: {problem}")]
     State {
-        /// The checkpoint.
+        /// The checkpoint, or a file in it.
         path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-        /// What to do.
-        hint: String,
+        /// What is in the way.
+        problem: StateProblem,
     },
     /// Loss or gradients are not numbers any more.
     #[error("the {what} of step {step} is {value}")]
@@ -46,13 +59,107 @@ pub enum Error {
     },
 }
 
+/// Why a recipe cannot be used.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecipeProblem {
+    /// It is not TOML, or has an unknown or missing field.
+    #[error("line {line}: {reason}")]
+    Syntax {
+        /// Counted from 1.
+        line: usize,
+        /// What the parser said.
+        reason: String,
+    },
+    /// It says twice what is trained.
+    #[error("model and card both name the model; one of them is enough")]
+    TwoModels,
+    /// It does not say what is trained, and nobody else did.
+    #[error("neither model nor card names the model")]
+    NoModel,
+    /// Every network is frozen.
+    #[error("train names no network")]
+    NothingLearns,
+    /// The autoencoder would learn beside others.
+    #[error("the autoencoder is trained alone")]
+    AutoEncoderNotAlone,
+    /// The autoencoder's section is missing, or there without the autoencoder.
+    #[error("the [autoencoder] section belongs to train = [\"autoencoder\"], and only there")]
+    AutoEncoderSection,
+    /// A LoRA would learn beside whole networks.
+    #[error("lora trains the transformer alone: train = [\"flux\"]")]
+    LoraNotAlone,
+    /// Neither or both sources of examples are named.
+    #[error("data needs either world or manifest")]
+    DataSource,
+    /// There is nothing to draw from.
+    #[error("data.pool is 0")]
+    EmptyPool,
+    /// The batch cannot be split as asked.
+    #[error("batch {batch} is not a multiple of accumulate {accumulate}")]
+    UnevenBatch {
+        /// Examples per step.
+        batch: usize,
+        /// Into how many equal parts.
+        accumulate: usize,
+    },
+    /// A probability is outside 0..1.
+    #[error("drop_instruction {value} is no probability")]
+    NoProbability {
+        /// Its value.
+        value: f64,
+    },
+    /// The world of shapes has no such task.
+    #[error("there is no task {name:?}; the world has {}", known.join(", "))]
+    UnknownTask {
+        /// The name in the recipe.
+        name: String,
+        /// The names that there are.
+        known: Vec<&'static str>,
+    },
+}
+
+/// Why a checkpoint cannot be written or resumed.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateProblem {
+    /// The output folder holds a run that was not to be resumed.
+    #[error("a run is already here")]
+    RunExists,
+    /// The run was started by a recipe that would have given other weights.
+    #[error("it was made by another recipe")]
+    OtherRecipe,
+    /// A parameter has another shape than in the network.
+    #[error("{key} has shape {found:?}, expected {expected:?}")]
+    OtherShape {
+        /// The parameter.
+        key: String,
+        /// Its shape in the checkpoint.
+        found: Vec<usize>,
+        /// Its shape in the network.
+        expected: Vec<usize>,
+    },
+    /// A file of the checkpoint is damaged.
+    #[error("it cannot be read: {reason}")]
+    Damaged {
+        /// What the reader said.
+        reason: String,
+    },
+    /// The optimizer's state cannot be turned into bytes.
+    #[error("the optimizer cannot be written: {reason}")]
+    Unwritable {
+        /// What the writer said.
+        reason: String,
+    },
+}
+
 impl Error {
-    pub(crate) fn recipe(path: &Path, reason: impl Into<String>) -> Self {
-        Self::Recipe { path: path.to_owned(), reason: reason.into() }
+    pub(crate) fn recipe(path: &Path, problem: RecipeProblem) -> Self {
+        Self::Recipe { path: path.to_owned(), problem }
     }
 
-    pub(crate) fn state(path: &Path, reason: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self::State { path: path.to_owned(), reason: reason.into(), hint: hint.into() }
+    pub(crate) fn state(path: &Path, problem: StateProblem) -> Self {
+        Self::State { path: path.to_owned(), problem }
     }
 
     /// What the user can do about it, one line.
@@ -60,9 +167,17 @@ impl Error {
         match self {
             Self::Plus(error) => error.hint(),
             Self::Weights(error) => error.hint(),
-            Self::Example(_) => None,
+            Self::Example(error) => error.hint(),
             Self::Recipe { .. } => Some("models/README.md describes every field of a recipe"),
-            Self::State { hint, .. } => Some(hint),
+            Self::Widening { .. } => Some("a base has as many channels as it puts out, or the masks' channels besides"),
+            Self::Dtype { .. } => Some("set frozen_dtype = \"f32\" in the recipe"),
+            Self::State { problem, .. } => Some(match problem {
+                StateProblem::RunExists => "resume it, or choose another output folder",
+                StateProblem::OtherRecipe => "resume with the recipe it was made by, or choose another output folder",
+                StateProblem::OtherShape { .. } => "it is of another network",
+                StateProblem::Damaged { .. } => "remove the checkpoint and start over",
+                StateProblem::Unwritable { .. } => "this is a bug; please report it",
+            }),
             Self::Diverged { .. } => Some("lower learning_rate or lengthen warmup in the recipe, then resume"),
         }
     }

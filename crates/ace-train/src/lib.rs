@@ -1,22 +1,19 @@
 //! ACE++ training: turn examples into better weights, and judge them.
 //!
-//! Modules in the order in which a run passes them.
+//! | room | what is in it |
+//! |---|---|
+//! | [`data`] | examples from files or from the world of shapes; what the frozen networks make of them; batches |
+//! | [`learn`] | a recipe, where a run starts, the two objectives, one step, its checkpoints, a whole run |
+//! | [`judge`] | whether an output is right, a table of scores, previews |
+//!
+//! `data` knows neither of the others, and `judge` does not know `learn`.
+
+pub mod data;
+pub mod learn;
+pub mod judge;
 
 mod error;
 
-pub mod autoencoder;
-pub mod batch;
-pub mod eval;
-pub mod example;
-pub mod flow;
-pub mod judge;
-pub mod networks;
-pub mod params;
-pub mod recipe;
-pub mod preview;
-pub mod run;
-pub mod shapes;
-pub mod state;
-pub mod trainer;
-
-pub use error::Error;
+pub use data::{Dataset, Example, ExampleError, Manifest};
+pub use error::{Error, RecipeProblem, StateProblem};
+pub use learn::{Outcome, Recipe, RunEvent, RunObserver, RunOptions, Start, StepReport, train, train_from};

@@ -71,8 +71,10 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// A file or folder that is removed when it is dropped, if it is still there under that name.
-struct Temporary(PathBuf);
+/// A file or folder that is removed when it is dropped, if it is still there under that name: whether it got another one,
+/// or an error or a panic came in between.
+#[derive(Debug)]
+pub struct Temporary(pub PathBuf);
 
 impl Drop for Temporary {
     fn drop(&mut self) {

@@ -20,9 +20,9 @@ mod files;
 pub use checkup::{Finding, Problem, Reading, checkup};
 pub use files::{Component, Files};
 
-use crate::{Ace, Card, Error, Result};
+use crate::{Ace, Card, Error, Result, card::Adapter};
 use ace_weights::{
-    Network, Placement, Source, digest,
+    Network, Placement, Source, WeightFile, digest,
     hub::{Hub, HubFile, Progress},
 };
 use burn::tensor::{Device, FloatDType};
@@ -192,7 +192,8 @@ impl Model {
     /// If the cache cannot be read.
     pub fn find_component(&self, component: Component) -> Result<Option<Source>> {
         if let Some(path) = component.network().and_then(|network| self.named.get(&network)) {
-            return Ok(path.exists().then(|| Source::File(path.clone())));
+            // If it is not there, opening it says so.
+            return Ok(Some(Source::File(path.clone())));
         }
         if let Some(source) = self.card.paths(component).iter().find_map(|name| self.find_in_memory(name)) {
             return Ok(Some(source));
@@ -217,6 +218,40 @@ impl Model {
             .filter_map(|(name, bytes)| Some((name.strip_prefix(place).ok()?.to_str()?.to_owned(), bytes.clone())));
         let files: BTreeMap<_, _> = inside.collect();
         (!files.is_empty()).then(|| Source::Folder { name: place.to_owned(), files })
+    }
+
+    /// Where a component is.
+    ///
+    /// # Errors
+    /// If it is nowhere, or the cache cannot be read.
+    pub fn require(&self, component: Component) -> Result<Source> {
+        let missing = || self.incomplete(&format!("{component} ({})", self.card.paths(component).first().display()));
+        self.find_component(component)?.ok_or_else(missing)
+    }
+
+    /// Every LoRA with its weight: the card's own, then those on top.
+    ///
+    /// # Errors
+    /// If one of the card's is nowhere, or the cache cannot be read.
+    pub fn adapters(&self) -> Result<Vec<(Source, f64)>> {
+        let own = |(at, adapter): (usize, &Adapter)| Ok((self.require(Component::Adapter(at))?, adapter.weight));
+        let mut all = self.card.adapter.iter().enumerate().map(own).collect::<Result<Vec<_>>>()?;
+        all.extend(self.loras.iter().cloned());
+        Ok(all)
+    }
+
+    /// Numbers of transformer and text encoders.
+    pub fn holds_in(&self) -> FloatDType {
+        self.dtype
+    }
+
+    /// Opens the weights of a network, packed where they may stay so.
+    ///
+    /// # Errors
+    /// If there is no such file, or it is none.
+    pub fn open(&self, network: Network) -> Result<WeightFile> {
+        let file = self.require(Component::of(network))?.open()?;
+        Ok(if self.widen { file } else { file.packed() })
     }
 
     /// Fetches into the cache what is neither in the folder nor there.

@@ -196,9 +196,32 @@ fn translucent(picture: DynamicImage) -> std::result::Result<RgbaImage, DynamicI
     if rgba.pixels().all(|pixel| pixel.0[3] == 255) { Err(DynamicImage::ImageRgba8(rgba)) } else { Ok(rgba) }
 }
 
+/// Width and height of the picture that [`read_rgb`] or [`read_mask`] gives, upright. Its pixels are not decoded.
+///
+/// # Errors
+/// As [`read_rgb`], except for damage that only decoding shows.
+pub fn read_size(path: &Path) -> Result<(u32, u32)> {
+    let bytes = bytes(path)?;
+    let Opened { decoder, orientation, .. } = open(path, &bytes)?;
+    let (width, height) = decoder.dimensions();
+    Ok(match orientation {
+        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH => {
+            (height, width)
+        }
+        _ => (width, height),
+    })
+}
+
 /// A picture as its file has it, but upright.
 struct Raw {
     picture: DynamicImage,
+    profile: Option<Vec<u8>>,
+}
+
+/// A picture whose header was read and found good.
+struct Opened<D> {
+    decoder: D,
+    orientation: Orientation,
     profile: Option<Vec<u8>>,
 }
 
@@ -208,16 +231,30 @@ fn read(path: &Path) -> Result<Raw> {
 
 /// Decodes what was read from `path`.
 fn decode(path: &Path, bytes: &[u8]) -> Result<Raw> {
-    let unreadable = |reason: &str, hint: &str| Error::format(path, format!("not a readable picture: {reason}"), hint);
+    let Opened { decoder, orientation, profile } = open(path, bytes)?;
+    let mut picture = DynamicImage::from_decoder(decoder).map_err(|error| undecodable(path, &error))?;
+    picture.apply_orientation(orientation);
+    Ok(Raw { picture, profile })
+}
+
+fn unreadable(path: &Path, reason: &str, hint: &str) -> Error {
+    Error::format(path, format!("not a readable picture: {reason}"), hint)
+}
+
+fn undecodable(path: &Path, error: &ImageError) -> Error {
+    match error {
+        ImageError::IoError(source) if source.kind() == ErrorKind::UnexpectedEof => {
+            unreadable(path, "the file ends too early", CUT_SHORT)
+        }
+        error => unreadable(path, &error.to_string(), FORMATS),
+    }
+}
+
+fn open<'a>(path: &Path, bytes: &'a [u8]) -> Result<Opened<impl ImageDecoder + use<'a>>> {
+    let unreadable = |reason: &str, hint: &str| unreadable(path, reason, hint);
     if bytes.is_empty() {
         return Err(unreadable("the file is empty", FORMATS));
     }
-    let explain = |error: ImageError| match &error {
-        ImageError::IoError(source) if source.kind() == ErrorKind::UnexpectedEof => {
-            unreadable("the file ends too early", CUT_SHORT)
-        }
-        error => unreadable(&error.to_string(), FORMATS),
-    };
     // The content says what it is: names are often wrong.
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(Error::io(path))?;
     let format = match reader.format() {
@@ -233,7 +270,7 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Raw> {
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(MAX_BYTES);
     reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(explain)?;
+    let mut decoder = reader.into_decoder().map_err(|error| undecodable(path, &error))?;
     // The header says the size before anything is decoded: a small file can claim a huge picture.
     let (width, height) = decoder.dimensions();
     if width > MAX_SIDE || height > MAX_SIDE {
@@ -254,10 +291,8 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Raw> {
     // Neither is worth losing the picture for.
     let profile = decoder.icc_profile().unwrap_or_default();
     let exif = decoder.exif_metadata().unwrap_or_default();
-    let orientation = orientation(format, exif.as_deref(), &bytes);
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(explain)?;
-    picture.apply_orientation(orientation);
-    Ok(Raw { picture, profile })
+    let orientation = orientation(format, exif.as_deref(), bytes);
+    Ok(Opened { decoder, orientation, profile })
 }
 
 /// The file, but no more of it than a picture may have: not every path ends.

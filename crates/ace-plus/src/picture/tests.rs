@@ -51,6 +51,8 @@ fn every_kind_of_file_is_read_as_pillow_reads_it() {
             (vec![picture.height() as usize, picture.width() as usize, 3], picture.into_raw())
         };
         assert_eq!(size, shape, "{name}");
+        let (width, height) = read_size(&file(&name)).unwrap();
+        assert_eq!(size[..2], [height as usize, width as usize], "{name}");
         let furthest = ours.iter().zip(&pixels).map(|(ours, theirs)| ours.abs_diff(*theirs)).max().unwrap();
         assert!(furthest <= tolerance(&name), "{name}: {furthest}");
     }

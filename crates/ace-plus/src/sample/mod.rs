@@ -128,11 +128,17 @@ pub fn velocity(
 }
 
 /// A walk from noise to latents: the transformer and what it is given at every step.
-pub(crate) struct Walk<'a> {
+#[derive(Debug, Clone, Copy)]
+pub struct Walk<'a> {
+    /// The transformer.
     pub flux: &'a Flux,
+    /// What accompanies the noise.
     pub units: &'a Units,
+    /// What it reads.
     pub text: &'a TextConditioning,
+    /// Guidance that is embedded.
     pub guidance: f32,
+    /// Numbers of the transformer.
     pub dtype: FloatDType,
 }
 

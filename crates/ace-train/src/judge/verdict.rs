@@ -1,14 +1,15 @@
-//! Says whether an edit succeeded: did what should change, change as asked, and did the rest stay?
+//! Says whether an edit succeeded: did it change what it should, as it should, and did the rest stay?
 //!
-//! A pixel *should change* where the answer differs visibly from the image; there and elsewhere it is *within* when the
-//! output is near the answer. Pure arithmetic on pixels, so it only means something where one answer is right.
+//! A pixel *should change* if the answer differs visibly from the image, otherwise it *should stay*. Either way it is
+//! *within* if the output is near the answer. So this is only of use where there is one right answer.
 
 use std::collections::BTreeMap;
 
+use ace_plus::canvas::MASK_THRESHOLD;
 use image::{Rgb, RgbImage};
 use serde::Serialize;
 
-use crate::{example::Example, shapes::CELL};
+use crate::data::{example::Example, shapes::CELL};
 
 /// Grey levels (mean over the channels) by which image and answer must differ for a pixel to count as changed. Smaller
 /// differences are invisible.
@@ -20,25 +21,25 @@ pub const WITHIN_LEVELS: f32 = 32.0;
 pub const CHANGED_SHARE: f32 = 0.80;
 /// Share of the kept pixels that must be within: an edit must not disturb what it was not asked about.
 pub const KEPT_SHARE: f32 = 0.95;
-/// Share of each figure that must be within as for the changed pixels.
+/// Share of each figure that must be within.
 pub const FIGURE_SHARE: f32 = CHANGED_SHARE;
-/// Highest PSNR reported, in dB: a perfect copy would be infinite and spoil every mean.
+/// Highest PSNR reported, in dB: that of a perfect copy is infinite, and so would every mean be.
 pub const PSNR_LIMIT: f32 = 60.0;
 
 /// How one output compares with its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Verdict {
-    /// Enough of both regions is within, and so is every figure of the answer.
+    /// Enough of the pixels that should change are within, enough of those that should stay, and enough of every figure.
     ///
-    /// A figure is small beside the picture: a missing one may go unnoticed among the kept pixels, and where there is no
-    /// image a bare background already has most pixels right.
+    /// Figures are looked at one by one because they are small: one that is missing is a small share of the kept pixels,
+    /// and where there is no image, a picture of nothing but background has most pixels right.
     pub success: bool,
-    /// Share of the pixels that should change that are near the answer; 1 when none should.
+    /// Share within, among the pixels that should change; 1 if none should.
     pub changed_within: f32,
-    /// Share of the pixels that should stay that are near the answer; 1 when none should.
+    /// Share within, among the pixels that should stay; 1 if none should.
     pub kept_within: f32,
-    /// The lowest share near the answer among its figures, the pixels of a place that stand out from the background; 1
-    /// when there are none. The background of a row is its leftmost pixel, as the pictures of the world have it.
+    /// The lowest share within among the figures of the answer; 1 if there are none. A figure is what stands out from the
+    /// background in one place of the world, and a row's leftmost pixel is always background.
     pub worst_figure_within: f32,
     /// PSNR over the pixels that should change, in dB; `None` when none should.
     pub psnr_changed: Option<f32>,
@@ -60,13 +61,13 @@ pub fn judge(example: &Example, output: &RgbImage) -> Verdict {
         assert_eq!(size, target.dimensions(), "judge: pictures differ in size");
     }
 
-    let (mut changed, mut kept, mut outside) = (Region::default(), Region::default(), Region::default());
-    let mut figures: BTreeMap<(u32, u32), Region> = BTreeMap::new();
+    let (mut changed, mut kept, mut outside) = (PixelCount::default(), PixelCount::default(), PixelCount::default());
+    let mut figures: BTreeMap<(u32, u32), PixelCount> = BTreeMap::new();
     for (x, y, answer) in target.enumerate_pixels() {
         let given = output.get_pixel(x, y);
         let changes = image.as_ref().is_none_or(|image| levels(image.get_pixel(x, y), answer) > CHANGED_LEVELS);
         if changes { &mut changed } else { &mut kept }.add(given, answer);
-        if mask.as_ref().is_some_and(|mask| mask.get_pixel(x, y)[0] == 0) {
+        if mask.as_ref().is_some_and(|mask| mask.get_pixel(x, y)[0] <= MASK_THRESHOLD) {
             outside.add(given, answer);
         }
         if levels(target.get_pixel(0, y), answer) > CHANGED_LEVELS {
@@ -75,7 +76,7 @@ pub fn judge(example: &Example, output: &RgbImage) -> Verdict {
     }
 
     let (changed_within, kept_within) = (changed.share_within(), kept.share_within());
-    let worst_figure_within = figures.values().map(Region::share_within).fold(1.0, f32::min);
+    let worst_figure_within = figures.values().map(PixelCount::share_within).fold(1.0, f32::min);
     Verdict {
         success: changed_within >= CHANGED_SHARE && kept_within >= KEPT_SHARE && worst_figure_within >= FIGURE_SHARE,
         changed_within,
@@ -89,13 +90,13 @@ pub fn judge(example: &Example, output: &RgbImage) -> Verdict {
 
 /// What a set of pixels adds up to.
 #[derive(Default)]
-struct Region {
+struct PixelCount {
     pixels: u32,
     within: u32,
     squares: f64,
 }
 
-impl Region {
+impl PixelCount {
     fn add(&mut self, given: &Rgb<u8>, answer: &Rgb<u8>) {
         self.pixels += 1;
         self.within += u32::from(levels(given, answer) <= WITHIN_LEVELS);

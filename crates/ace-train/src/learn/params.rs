@@ -1,6 +1,6 @@
-//! Walks over a module's parameters: names that outlive the process, initial values, global clipping, moving average.
+//! Walks over a module's parameters: ids that are the same in every process, initial values, clipping, moving average.
 
-use crate::Error;
+use crate::{Error, error::StateProblem};
 use ace_plus::sample;
 use ace_weights::WeightFile;
 use burn::{
@@ -11,7 +11,10 @@ use burn::{
 };
 use rand::RngExt;
 use rand_distr::{Distribution, StandardNormal};
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+};
 
 /// Keeps the dotted path of the parameter that a walk is at.
 macro_rules! track_path {
@@ -232,14 +235,15 @@ pub fn learned<M: Module>(module: &M) -> BTreeMap<String, TensorData> {
     walk.values
 }
 
-/// The module with the parameters that learn taken from a file that [`learned`] filled.
+/// The module with the parameters that learn taken from a file of `checkpoint` that [`learned`] filled.
 ///
 /// # Errors
 /// If one is missing or has another shape.
-pub fn with_learned<M: Module>(module: M, file: &WeightFile) -> Result<M, Error> {
+pub fn with_learned<M: Module>(module: M, file: &WeightFile, checkpoint: &Path) -> Result<M, Error> {
     struct Walk<'a> {
         path: Vec<String>,
         file: &'a WeightFile,
+        checkpoint: &'a Path,
         error: Option<Error>,
     }
     impl ModuleMapper for Walk<'_> {
@@ -252,8 +256,12 @@ pub fn with_learned<M: Module>(module: M, file: &WeightFile) -> Result<M, Error>
             match self.file.tensor::<D>(&self.path.join("."), None, &old.device().inner()) {
                 Ok(value) if value.shape() == old.shape() => learned_param(param.id, value, true),
                 Ok(value) => {
-                    let reason = format!("{} has shape {:?}", self.path.join("."), value.shape());
-                    self.error = Some(Error::state("checkpoint".as_ref(), reason, "it is of another network"));
+                    let problem = StateProblem::OtherShape {
+                        key: self.path.join("."),
+                        found: value.shape().to_vec(),
+                        expected: old.shape().to_vec(),
+                    };
+                    self.error = Some(Error::state(self.checkpoint, problem));
                     param
                 }
                 Err(error) => {
@@ -263,7 +271,7 @@ pub fn with_learned<M: Module>(module: M, file: &WeightFile) -> Result<M, Error>
             }
         }
     }
-    let mut walk = Walk { path: Vec::new(), file, error: None };
+    let mut walk = Walk { path: Vec::new(), file, checkpoint, error: None };
     let module = module.map(&mut walk);
     walk.error.map_or(Ok(module), Err)
 }

@@ -1,11 +1,11 @@
-//! The loop's one turn: gradients of a batch, clipping, the optimizer, the moving average. What the loss is, the
-//! [`Objective`] knows; how long and how fast, the recipe.
+//! One training step: gradients of a batch, clipping, the optimizer, the moving average. An [`Objective`] gives the loss,
+//! the recipe says how long and how fast.
 
-use crate::{
-    Error,
+use super::{
     params::{self, Ema},
     recipe::OptimizerRecipe,
 };
+use crate::Error;
 use burn::{
     module::Module,
     optim::{AdamWConfig, GradientsAccumulator, GradientsParams, ModuleOptimizer},
@@ -20,30 +20,30 @@ use std::{
     },
 };
 
-/// What is learned: a loss for each part of each step, a function of the step alone.
+/// What is learned: the loss of every micro-batch of every step. It depends on seed and step alone.
 pub trait Objective: Sync {
     /// The module that learns.
     type Model: Module + Sync;
-    /// A share of a step's batch, ready to be measured.
-    type Part: Send;
+    /// Examples that are measured together: a part of the step's batch.
+    type MicroBatch: Send;
 
-    /// The parts of a step, counted from 0; their weights sum to 1.
+    /// The micro-batches of a step, counted from 0; their weights sum to 1.
     ///
     /// # Errors
-    /// If an example cannot be had.
-    fn parts(&mut self, step: u64) -> Result<Vec<Self::Part>, Error>;
+    /// If an example cannot be read.
+    fn micro_batches(&mut self, step: u64) -> Result<Vec<Self::MicroBatch>, Error>;
 
-    /// The loss of a part.
-    fn loss(&self, model: &Self::Model, part: Self::Part) -> Loss;
+    /// The loss of a micro-batch.
+    fn loss(&self, model: &Self::Model, micro_batch: Self::MicroBatch) -> Loss;
 }
 
-/// The loss of one part of a batch.
+/// The loss of one micro-batch.
 pub struct Loss {
-    /// Mean loss of the part, `[1]`, with a graph.
+    /// Mean loss of the micro-batch, `[1]`, with a graph.
     pub value: Tensor<1>,
-    /// The part's share of the step.
+    /// The micro-batch's share of the step.
     pub weight: f64,
-    /// Figures for the log with their own weights, by name: `(name, sum, weight)`.
+    /// Figures for the log: `(name, sum, weight)`. Over a step the sums and the weights are added up and divided.
     pub figures: Vec<(&'static str, f32, f32)>,
 }
 
@@ -62,7 +62,7 @@ pub struct StepReport {
     pub figures: BTreeMap<String, f32>,
 }
 
-/// A module that learns, with all that learning needs to go on.
+/// A module that learns, with everything that the next step needs.
 pub struct Trainer<M: Module> {
     /// The module, on a device with gradients.
     pub model: M,
@@ -84,29 +84,31 @@ impl<M: Module + Sync> Trainer<M> {
         Self { model, optimizer, ema, step: 0, recipe: recipe.clone() }
     }
 
-    /// One optimizer step. Parts are measured by `workers` threads at once and added up in their own order, so that
-    /// the result does not depend on who was faster.
+    /// One optimizer step. `workers` threads measure micro-batches at the same time. Their gradients are added up in the
+    /// order of the micro-batches, so the number of threads changes no bit of the result.
     ///
     /// # Errors
-    /// If an example cannot be had, or loss or gradients are no finite numbers; the model is then as before.
+    /// If an example cannot be read, or loss or gradients are no finite numbers; the model is then as before.
     pub fn step<O: Objective<Model = M>>(&mut self, objective: &mut O, workers: usize) -> Result<StepReport, Error> {
-        let parts: Vec<_> = objective.parts(self.step)?.into_iter().map(|part| Mutex::new(Some(part))).collect();
-        let results: Vec<_> = parts.iter().map(|_| Mutex::new(None)).collect();
+        let micro_batches: Vec<_> =
+            objective.micro_batches(self.step)?.into_iter().map(|one| Mutex::new(Some(one))).collect();
+        let results: Vec<_> = micro_batches.iter().map(|_| Mutex::new(None)).collect();
         let (next, model, objective) = (AtomicUsize::new(0), &self.model, &*objective);
         let work = || {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
-                let Some(slot) = parts.get(index) else { break };
-                // Only the thread that drew this number looks into the slot: it is neither locked nor empty.
-                if let (Some(part), Ok(mut result)) = (take(slot), results[index].lock()) {
-                    // Leaves of its own: graphs that share a leaf share a lock, and would wait for each other.
+                let Some(slot) = micro_batches.get(index) else { break };
+                // Only the thread that took this number looks into the slot: it is neither locked nor empty.
+                if let (Some(micro_batch), Ok(mut result)) = (take(slot), results[index].lock()) {
+                    // Graphs that share a parameter share its lock, and would wait for each other. So every micro-batch
+                    // has parameters of its own; they share their memory with the model's.
                     let own = model.valid().train();
-                    *result = Some(PartResult::of(objective.loss(&own, part), &own));
+                    *result = Some(Measured::of(objective.loss(&own, micro_batch), &own));
                 }
             }
         };
         std::thread::scope(|scope| {
-            for _ in 1..workers.min(parts.len()) {
+            for _ in 1..workers.min(micro_batches.len()) {
                 scope.spawn(work);
             }
             work();
@@ -158,14 +160,14 @@ fn take<T>(slot: &Mutex<Option<T>>) -> Option<T> {
     slot.lock().ok().and_then(|mut content| content.take())
 }
 
-/// What one part adds to a step.
-struct PartResult {
+/// What one micro-batch adds to a step.
+struct Measured {
     loss: f64,
     grads: GradientsParams,
     figures: Vec<(&'static str, f32, f32)>,
 }
 
-impl PartResult {
+impl Measured {
     fn of<M: Module>(loss: Loss, model: &M) -> Self {
         // Read before the graph is consumed.
         let value = f64::from(loss.value.clone().inner().into_scalar::<f32>());

@@ -1,12 +1,13 @@
-//! Judges a model on held-out examples of the procedural world, beside two baselines: the input returned unchanged,
-//! and the exact answer passed through the autoencoder, which no transformer can beat.
+//! Judges a model on examples of the world of shapes that no training saw, beside two others: the input returned
+//! unchanged, and the exact answer passed through the autoencoder. No transformer can be better than the latter.
 
+use super::{
+    preview::edit_of,
+    verdict::{Score, Verdict, judge},
+};
 use crate::{
     Error,
-    autoencoder::pictures,
-    judge::{Score, Verdict, judge},
-    preview::edit_of,
-    shapes::{Split, Task, World},
+    data::shapes::{Split, World, WorldTask},
 };
 use ace_plus::{Ace, Networks, pixels};
 use serde::Serialize;
@@ -14,7 +15,7 @@ use std::ops::ControlFlow;
 
 /// How a model does on one task.
 #[derive(Debug, Clone, Serialize)]
-pub struct Row {
+pub struct TaskScore {
     /// The task.
     pub task: String,
     /// Whether its examples come with references.
@@ -35,10 +36,10 @@ pub struct Row {
 pub fn evaluate(
     ace: &Ace,
     size: u32,
-    tasks: &[Task],
+    tasks: &[WorldTask],
     per_task: u64,
     observer: &mut dyn FnMut(u64, u64) -> bool,
-) -> Result<Vec<Row>, Error> {
+) -> Result<Vec<TaskScore>, Error> {
     let world = World::new(size, tasks, Split::HeldOut)?;
     let Some(Networks { autoencoder, .. }) = ace.networks() else {
         let what = "a model is judged with all its networks in memory";
@@ -51,13 +52,13 @@ pub fn evaluate(
         let (mut model, mut unchanged, mut ceiling) = (Vec::new(), Vec::<Verdict>::new(), Vec::new());
         for index in 0..per_task {
             let example = world.example_of(*task, index);
-            // A seed of its own for every example: one lucky noise must not decide a task.
+            // A seed of its own for every example, so that one lucky noise does not decide a task.
             let output = ace.edit(&edit_of(&example).seed(index), &mut |_| ControlFlow::Continue(()))?;
             model.push(judge(&example, &output));
             if let Some(image) = &example.image {
                 unchanged.push(judge(&example, image));
             }
-            let answer = pictures(&example, &ace.card().canvas)?.swap_remove(0);
+            let answer = example.planes(&ace.card().canvas)?.swap_remove(0);
             let latents = autoencoder.encode(pixels::upload(&answer, ace.device()));
             let decoded = pixels::download(autoencoder.decode(latents)).to_rgb();
             // References stand left of the answer; the answer is what is judged.
@@ -70,7 +71,7 @@ pub fn evaluate(
                 return Err(ace_plus::Error::Cancelled.into());
             }
         }
-        rows.push(Row {
+        rows.push(TaskScore {
             task: task.name().to_owned(),
             has_reference: task.has_reference(),
             model: Score::of(&model),

@@ -1,21 +1,16 @@
-//! How the autoencoder learns: mean squared error of the decoded picture and a little KL divergence, on random crops
-//! of everything that sampling will ever encode.
+//! How the autoencoder learns: mean squared error of the decoded picture and a little KL divergence, on random crops of
+//! every kind of picture that sampling encodes.
 
-use crate::{
-    Error,
-    example::{Dataset, Example},
+use super::{
     recipe::Recipe,
     trainer::{Loss, Objective},
 };
+use crate::{Error, data::example::Dataset, error::RecipeProblem};
 use ace_nn::autoencoder::AutoEncoder;
-use ace_plus::{
-    Card,
-    canvas::{self, CanvasPolicy, Inputs, Plane},
-    latents::DOWNSCALE,
-    sample,
-};
+use ace_plus::{Card, canvas::CanvasPolicy, latents::DOWNSCALE, sample};
 use burn::prelude::*;
 use rand::RngExt;
+use std::path::Path;
 
 /// Random crops through the autoencoder and back.
 pub struct AutoEncoderObjective<'a> {
@@ -38,7 +33,7 @@ impl<'a> AutoEncoderObjective<'a> {
         let section = recipe
             .autoencoder
             .as_ref()
-            .ok_or_else(|| Error::recipe("".as_ref(), "train = [\"autoencoder\"] needs an [autoencoder] section"))?;
+            .ok_or_else(|| Error::recipe(Path::new(&recipe.name), RecipeProblem::AutoEncoderSection))?;
         Ok(Self {
             data,
             policy: &card.canvas,
@@ -52,33 +47,6 @@ impl<'a> AutoEncoderObjective<'a> {
     }
 }
 
-/// Every picture of an example that sampling would encode: canvases, change images and targets.
-///
-/// # Errors
-/// If the pictures do not fit each other.
-pub fn pictures(example: &Example, policy: &CanvasPolicy) -> Result<Vec<Plane>, Error> {
-    let inputs = inputs(example);
-    let mut planes = canvas::compose_target(&example.target, &inputs, policy)?;
-    if example.image.is_some() || !example.references.is_empty() {
-        for canvas in canvas::compose(&inputs, policy)? {
-            planes.push(canvas.image);
-            planes.extend(canvas.change);
-        }
-    }
-    Ok(planes)
-}
-
-/// The inputs of an example, as an edit would have them.
-pub fn inputs(example: &Example) -> Inputs<'_> {
-    Inputs {
-        image: example.image.as_ref(),
-        mask: example.mask.as_ref(),
-        references: &example.references,
-        size: example.target.dimensions(),
-        repainting_scale: example.repainting_scale,
-    }
-}
-
 /// Crops and noise of one step.
 pub struct Crops {
     images: Tensor<4>,
@@ -88,18 +56,18 @@ pub struct Crops {
 
 impl Objective for AutoEncoderObjective<'_> {
     type Model = AutoEncoder;
-    type Part = Crops;
+    type MicroBatch = Crops;
 
-    fn parts(&mut self, step: u64) -> Result<Vec<Crops>, Error> {
+    fn micro_batches(&mut self, step: u64) -> Result<Vec<Crops>, Error> {
         let mut rng = sample::rng(self.seed, step);
         let crop = self.crop;
         let mut pixels = Vec::with_capacity(self.batch * 3 * crop * crop);
         for _ in 0..self.batch {
             let index = rng.random_range(0..self.data.len().map_or(u64::MAX / 2, |len| len as u64));
-            let planes = pictures(&self.data.example(index)?, self.policy)?;
-            // Answers matter most: they are what is decoded.
+            let planes = self.data.example(index)?.planes(self.policy)?;
+            // Half of the crops are of answers, because answers are what is decoded.
             let plane = if rng.random_bool(0.5) { &planes[0] } else { &planes[rng.random_range(0..planes.len())] };
-            // Crops keep the grid of latent cells that whole pictures have.
+            // Crops begin at a latent cell of the whole picture.
             let mut corner = |side: usize| rng.random_range(0..=side.saturating_sub(crop) / DOWNSCALE) * DOWNSCALE;
             let (top, left) = (corner(plane.height), corner(plane.width));
             pixels.extend(plane.crop(top, left, crop, crop).data);

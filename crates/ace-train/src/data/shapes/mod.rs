@@ -1,19 +1,19 @@
 //! A world of simple shapes in which every instruction has one exact answer.
 //!
-//! It makes endless examples of the twelve tasks out of nothing but an index, so that a small network can be trained and
-//! judged anywhere: no pictures to download, and no doubt about what the right answer was.
+//! Every index gives an example of one of twelve tasks, so a small network can be trained and judged anywhere: there is
+//! nothing to download, and no doubt about the right answer.
 
 mod draw;
 mod scene;
 mod task;
-pub mod vocabulary;
+pub mod tokenizers;
 mod words;
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-pub use self::{scene::CELL, task::Task, words::vocabulary};
-use crate::example::{Dataset, Example, ExampleError};
+pub use self::{scene::CELL, task::WorldTask, words::vocabulary};
+use crate::data::example::{Dataset, Example, ExampleError};
 
 /// Which examples a world draws. The two never share a seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,7 +28,7 @@ pub enum Split {
 #[derive(Debug, Clone)]
 pub struct World {
     size: u32,
-    tasks: Vec<Task>,
+    tasks: Vec<WorldTask>,
     split: Split,
 }
 
@@ -37,7 +37,7 @@ impl World {
     ///
     /// # Errors
     /// When the size is another, or there are no tasks.
-    pub fn new(size: u32, tasks: &[Task], split: Split) -> Result<Self, ExampleError> {
+    pub fn new(size: u32, tasks: &[WorldTask], split: Split) -> Result<Self, ExampleError> {
         if !matches!(size / scene::CELL, 2 | 3) || !size.is_multiple_of(scene::CELL) {
             return Err(ExampleError::World {
                 reason: format!("pictures of the world are 64 or 96 pixels, not {size}"),
@@ -55,12 +55,12 @@ impl World {
     }
 
     /// The example of `task` at `index`; the task need not be one of the world's own.
-    pub fn example_of(&self, task: Task, index: u64) -> Example {
+    pub fn example_of(&self, task: WorldTask, index: u64) -> Example {
         task.example(self.size / scene::CELL, &mut self.rng(task, index))
     }
 
-    /// Index, task and split each have bytes of their own in the seed: two draws with one seed are one draw.
-    fn rng(&self, task: Task, index: u64) -> ChaCha8Rng {
+    /// Index, task and split each have bytes of their own in the seed, so no two examples share one.
+    fn rng(&self, task: WorldTask, index: u64) -> ChaCha8Rng {
         let mut seed = [0; 32];
         seed[..8].copy_from_slice(&index.to_le_bytes());
         seed[8] = task as u8;
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     fn world(size: u32, split: Split) -> World {
-        World::new(size, Task::ALL, split).unwrap()
+        World::new(size, WorldTask::ALL, split).unwrap()
     }
 
     fn examples() -> impl Iterator<Item = Example> {
@@ -106,10 +106,10 @@ mod tests {
     fn an_example_depends_on_index_task_and_split_only() {
         let (train, held_out) = (world(64, Split::Train), world(64, Split::HeldOut));
         assert_eq!(train.example(7).unwrap(), train.example(7).unwrap());
-        assert_ne!(train.example_of(Task::Fill, 7), train.example_of(Task::Fill, 8));
-        assert_ne!(train.example_of(Task::Fill, 7), held_out.example_of(Task::Fill, 7));
-        let alone = World::new(64, &[Task::Fill], Split::Train).unwrap();
-        assert_eq!(train.example_of(Task::Fill, 7), alone.example(7).unwrap());
+        assert_ne!(train.example_of(WorldTask::Fill, 7), train.example_of(WorldTask::Fill, 8));
+        assert_ne!(train.example_of(WorldTask::Fill, 7), held_out.example_of(WorldTask::Fill, 7));
+        let alone = World::new(64, &[WorldTask::Fill], Split::Train).unwrap();
+        assert_eq!(train.example_of(WorldTask::Fill, 7), alone.example(7).unwrap());
     }
 
     #[test]
@@ -156,28 +156,28 @@ mod tests {
     #[test]
     fn tasks_give_what_they_promise() {
         let world = world(96, Split::HeldOut);
-        for task in Task::ALL {
-            assert_eq!(Task::from_name(task.name()), Some(*task));
+        for task in WorldTask::ALL {
+            assert_eq!(WorldTask::from_name(task.name()), Some(*task));
             let example = world.example_of(*task, 3);
             assert_eq!(example.references.is_empty(), !task.has_reference(), "{task:?}");
-            let invents = matches!(task, Task::TextToImage | Task::Subject | Task::Compose);
+            let invents = matches!(task, WorldTask::TextToImage | WorldTask::Subject | WorldTask::Compose);
             assert_eq!(example.image.is_none(), invents, "{task:?}");
-            let blank = invents || matches!(task, Task::Fill | Task::LocalReference);
+            let blank = invents || matches!(task, WorldTask::Fill | WorldTask::LocalReference);
             assert_eq!(example.repainting_scale, if blank { 1.0 } else { 0.0 }, "{task:?}");
         }
     }
 
     #[test]
     fn a_task_sits_where_its_seed_says() {
-        for (position, task) in Task::ALL.iter().enumerate() {
+        for (position, task) in WorldTask::ALL.iter().enumerate() {
             assert_eq!(*task as usize, position);
         }
     }
 
     #[test]
     fn other_sizes_and_empty_task_lists_are_refused() {
-        assert!(World::new(80, Task::ALL, Split::Train).is_err());
-        assert!(World::new(128, Task::ALL, Split::Train).is_err());
+        assert!(World::new(80, WorldTask::ALL, Split::Train).is_err());
+        assert!(World::new(128, WorldTask::ALL, Split::Train).is_err());
         assert!(World::new(64, &[], Split::Train).is_err());
     }
 }

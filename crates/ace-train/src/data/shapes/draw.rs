@@ -1,4 +1,4 @@
-//! Draws scenes, and spoils single places of a picture the way the repair tasks need it (grey, mosaic, outline).
+//! Draws scenes, and turns single places of a picture into what the repair tasks start from (grey, mosaic, outline).
 //!
 //! An edge pixel is `coverage · object + (1 − coverage) · background`, its coverage counted on 4×4 samples.
 
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn spoiling_a_place_leaves_the_others_alone() {
+    fn changing_a_place_leaves_the_others_alone() {
         let object = object(Shape::Ring, Size::Small);
         let clean = scene(&Scene { grid: 2, background: Background::Teal, objects: vec![(Place(3), object)] });
         let spoilers: [&dyn Fn(&mut RgbImage); 3] =

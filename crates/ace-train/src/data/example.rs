@@ -1,6 +1,6 @@
 //! An example is an instruction, what it is given with, and the answer; a dataset is many of them.
 //!
-//! Examples come from files through a [`Manifest`], or from nothing through [`World`](crate::shapes::World).
+//! Examples come from files through a [`Manifest`], or are drawn by the [`World`](super::shapes::World) of shapes.
 
 use std::{
     fs,
@@ -8,13 +8,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use image::{GrayImage, ImageError, ImageReader, Luma, RgbImage};
+use ace_plus::{
+    canvas::{self, CanvasPolicy, Inputs, Plane},
+    picture,
+};
+use image::{GrayImage, RgbImage};
 use serde::Deserialize;
 
 /// Task of a manifest line that names none.
 const UNNAMED_TASK: &str = "edit";
-/// Grey level from which a mask repaints.
-const MASK_THRESHOLD: u8 = 128;
 
 /// One thing to learn or to be judged on.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,7 +27,8 @@ pub struct Example {
     pub instruction: String,
     /// The picture to edit; as large as `target`.
     pub image: Option<RgbImage>,
-    /// Where to edit: 255 repaints, 0 keeps. As large as `image`; without it everything may change.
+    /// Where to edit: above [`MASK_THRESHOLD`](ace_plus::canvas::MASK_THRESHOLD) is repainted, the rest is kept. As large
+    /// as `image`; without it everything may change.
     pub mask: Option<GrayImage>,
     /// Pictures to take something from.
     pub references: Vec<RgbImage>,
@@ -33,6 +36,35 @@ pub struct Example {
     pub target: RgbImage,
     /// 1 blanks what the mask covers; 0 keeps it visible to the network, in the change image.
     pub repainting_scale: f32,
+}
+
+impl Example {
+    /// Its pictures without the answer, as an edit would have them.
+    pub fn inputs(&self) -> Inputs<'_> {
+        Inputs {
+            image: self.image.as_ref(),
+            mask: self.mask.as_ref(),
+            references: &self.references,
+            size: self.target.dimensions(),
+            repainting_scale: self.repainting_scale,
+        }
+    }
+
+    /// Every picture that sampling would encode: first the answers (one for each canvas), then canvases and change images.
+    ///
+    /// # Errors
+    /// If the pictures do not fit each other or the policy.
+    pub fn planes(&self, policy: &CanvasPolicy) -> ace_plus::Result<Vec<Plane>> {
+        let inputs = self.inputs();
+        let mut planes = canvas::compose_target(&self.target, &inputs, policy)?;
+        if self.image.is_some() || !self.references.is_empty() {
+            for canvas in canvas::compose(&inputs, policy)? {
+                planes.push(canvas.image);
+                planes.extend(canvas.change);
+            }
+        }
+        Ok(planes)
+    }
 }
 
 /// Examples by index.
@@ -55,7 +87,7 @@ pub trait Dataset: Send + Sync {
     fn tasks(&self) -> Vec<String>;
 }
 
-/// Why an example cannot be had.
+/// Why there is no example.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExampleError {
@@ -83,14 +115,9 @@ pub enum ExampleError {
         /// The manifest.
         path: PathBuf,
     },
-    /// A picture could not be decoded.
-    #[error("{path}: {source}")]
-    Picture {
-        /// The picture.
-        path: PathBuf,
-        /// What the decoder said.
-        source: ImageError,
-    },
+    /// A picture could not be read.
+    #[error(transparent)]
+    Picture(#[from] ace_plus::Error),
     /// The world of shapes cannot be made as asked.
     #[error("shapes: {reason}")]
     World {
@@ -101,15 +128,15 @@ pub enum ExampleError {
 
 impl ExampleError {
     /// What the user can do about it, one line.
-    pub fn hint(&self) -> &'static str {
+    pub fn hint(&self) -> Option<&str> {
         match self {
-            Self::Io { .. } => "check the path of the manifest",
+            Self::Io { .. } => Some("check the path of the manifest"),
             Self::Line { .. } => {
-                "a line has target and instruction, and if wanted image, mask, references, task, repainting_scale"
+                Some("a line has target and instruction, and if wanted image, mask, references, task, repainting_scale")
             }
-            Self::Empty { .. } => "write one JSON object per line",
-            Self::Picture { .. } => "open the file in a viewer and save it again as PNG",
-            Self::World { .. } => "choose 64 or 96 pixels and at least one task",
+            Self::Empty { .. } => Some("write one JSON object per line"),
+            Self::Picture(error) => error.hint(),
+            Self::World { .. } => Some("choose 64 or 96 pixels and at least one task"),
         }
     }
 }
@@ -129,6 +156,9 @@ struct Line {
 }
 
 /// Examples on disk: JSON lines that name picture files, relative to the manifest's folder.
+///
+/// Pictures and masks are read by [`ace_plus::picture`], as for an edit: turned upright, transparent parts on white, 16
+/// bits rounded to 8, a mask's white repainted.
 ///
 /// ```json
 /// {"target": "after.png", "image": "before.png", "mask": "where.png", "instruction": "remove the boat"}
@@ -177,10 +207,10 @@ impl Dataset for Manifest {
         Ok(Example {
             task: line.task().to_owned(),
             instruction: line.instruction.trim().to_owned(),
-            image: line.image.as_deref().map(picture).transpose()?,
-            mask: line.mask.as_deref().map(mask).transpose()?,
-            references: line.references.iter().map(|path| picture(path)).collect::<Result<_, _>>()?,
-            target: picture(&line.target)?,
+            image: line.image.as_deref().map(picture::read_rgb).transpose()?,
+            mask: line.mask.as_deref().map(picture::read_mask).transpose()?,
+            references: line.references.iter().map(|path| picture::read_rgb(path)).collect::<Result<_, _>>()?,
+            target: picture::read_rgb(&line.target)?,
             repainting_scale: line.repainting_scale.unwrap_or(1.0),
         })
     }
@@ -227,38 +257,20 @@ impl Line {
     }
 }
 
-/// Width and height from the file's header.
+/// Width and height of a picture; the error begins with the field of the manifest that names it.
 fn size(field: &str, path: &Path) -> Result<(u32, u32), String> {
-    let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format);
-    let reader = reader.map_err(|error| format!("{field} {}: {error}", path.display()))?;
-    reader.into_dimensions().map_err(|error| format!("{field} {}: {error}", path.display()))
+    picture::read_size(path).map_err(|error| format!("{field} {error}"))
 }
 
 fn differ(one: &str, a: (u32, u32), other: &str, b: (u32, u32)) -> String {
     format!("{one} is {}x{} but {other} is {}x{}", a.0, a.1, b.0, b.1)
 }
 
-fn decode(path: &Path) -> Result<image::DynamicImage, ExampleError> {
-    let wrap = |source| ExampleError::Picture { path: path.to_owned(), source };
-    // The content decides, as it did when the header was checked; names of pictures on disk often lie.
-    let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format);
-    reader.map_err(|error| wrap(error.into()))?.decode().map_err(wrap)
-}
-
-fn picture(path: &Path) -> Result<RgbImage, ExampleError> {
-    Ok(decode(path)?.into_rgb8())
-}
-
-/// A mask with the soft values of its edges decided.
-fn mask(path: &Path) -> Result<GrayImage, ExampleError> {
-    let mut mask = decode(path)?.into_luma8();
-    mask.pixels_mut().for_each(|pixel| *pixel = Luma([if pixel[0] >= MASK_THRESHOLD { 255 } else { 0 }]));
-    Ok(mask)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ace_plus::{Card, canvas::Canvas};
+    use image::Luma;
 
     /// A folder of pictures with a manifest, gone at the end of the test.
     struct Folder(PathBuf);
@@ -302,7 +314,7 @@ mod tests {
         assert_eq!((plain.instruction.as_str(), plain.repainting_scale), ("a dog", 1.0));
         assert_eq!(plain.target.get_pixel(0, 0).0, [50, 60, 70]);
         let edit = manifest.example(3).unwrap();
-        assert_eq!(edit.mask.unwrap().get_pixel(0, 0).0, [255]);
+        assert_eq!(edit.mask.unwrap().get_pixel(0, 0).0, [200]);
         assert_eq!((edit.references[0].dimensions(), edit.repainting_scale), ((8, 4), 0.0));
     }
 
@@ -329,5 +341,80 @@ mod tests {
     #[test]
     fn a_manifest_without_lines_is_refused() {
         assert!(complaint("empty", "").contains("no examples"));
+    }
+
+    /// Picture files of every kind, which the sampler's reader is tested with too.
+    fn shipped(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/pictures").join(name)
+    }
+
+    /// The example of a line with these files, and the canvases that an edit with the same files sees.
+    fn trained_and_sampled(image: &Path, mask: &Path, reference: &Path) -> ([Vec<Canvas>; 2], [Example; 2]) {
+        let policy = Card::builtin("tiny").unwrap().canvas;
+        let line = serde_json::json!({
+            "target": image, "image": image, "mask": mask, "references": [reference], "instruction": "x",
+        });
+        let folder = Folder::new(&format!("same-{}", mask.file_stem().unwrap().display()), &line.to_string());
+        let trained = folder.open().unwrap().example(0).unwrap();
+        let image = picture::read_rgb(image).unwrap();
+        let sampled = Example {
+            target: image.clone(),
+            image: Some(image),
+            mask: Some(picture::read_mask(mask).unwrap()),
+            references: vec![picture::read_rgb(reference).unwrap()],
+            ..trained.clone()
+        };
+        let compose = |example: &Example| canvas::compose(&example.inputs(), &policy).unwrap();
+        ([compose(&trained), compose(&sampled)], [trained, sampled])
+    }
+
+    #[test]
+    fn pictures_mean_in_training_what_they_mean_in_sampling() {
+        let files = ["orientation-6.jpg", "orientation-6.png", "orientation-5-late.png", "rgba.png", "rgb16.png"];
+        for name in files.into_iter().chain(["palette.png", "cmyk.jpg", "lossy.webp"]) {
+            // A mask of the same size, right half to be repainted.
+            let (width, height) = picture::read_rgb(&shipped(name)).unwrap().dimensions();
+            let mask = GrayImage::from_fn(width, height, |x, _| Luma([if x < width / 2 { 0 } else { 255 }]));
+            let path = std::env::temp_dir().join(format!("ace-train-half-{name}-{}.png", std::process::id()));
+            mask.save(&path).unwrap();
+            let (canvases, [trained, sampled]) = trained_and_sampled(&shipped(name), &path, &shipped("rgba.png"));
+            fs::remove_file(&path).unwrap();
+            assert_eq!(trained, sampled, "{name}");
+            assert!(canvases[0] == canvases[1], "{name}");
+        }
+        // What the cases are for: a picture that was taken on its side is learned upright.
+        let sideways = serde_json::json!({"target": shipped("orientation-6.png"), "instruction": "x"});
+        let upright = Folder::new("upright", &sideways.to_string()).open().unwrap().example(0).unwrap();
+        assert_eq!(upright.target.dimensions(), (16, 24));
+    }
+
+    #[test]
+    fn a_picture_on_its_side_has_the_size_of_an_upright_one() {
+        let [side, flat] = [shipped("orientation-6.png"), shipped("rgb16.png")];
+        let line = serde_json::json!({"target": flat, "image": side, "instruction": "x"});
+        let complaint = complaint("sideways", &line.to_string());
+        assert!(complaint.ends_with("manifest.jsonl:2: target is 24x16 but image is 16x24"), "{complaint}");
+    }
+
+    #[test]
+    fn masks_mean_in_training_what_they_mean_in_sampling() {
+        let image = shipped("rgb16.png");
+        for name in ["white-brush", "black-brush", "red-brush", "la-brush", "inked", "grey", "opaque", "colours"] {
+            let mask = shipped(&format!("mask-{name}.png"));
+            let (canvases, [trained, sampled]) = trained_and_sampled(&image, &mask, &image);
+            assert_eq!(trained, sampled, "{name}");
+            assert!(canvases[0] == canvases[1], "{name}");
+        }
+        // Three columns of greys around the threshold: 128 is kept, as an edit keeps it.
+        let greys = std::env::temp_dir().join(format!("ace-train-greys-{}.png", std::process::id()));
+        let (width, height) = picture::read_size(&image).unwrap();
+        GrayImage::from_fn(width, height, |x, _| Luma([127 + (x * 3 / width) as u8])).save(&greys).unwrap();
+        let (canvases, [trained, sampled]) = trained_and_sampled(&image, &greys, &image);
+        fs::remove_file(&greys).unwrap();
+        assert_eq!(trained, sampled);
+        assert!(canvases[0] == canvases[1]);
+        let mask = Plane::from_mask(trained.mask.as_ref().unwrap());
+        let third = width as usize / 3;
+        assert_eq!([mask.data[0], mask.data[third], mask.data[2 * third]], [0.0, 0.0, 1.0]);
     }
 }

@@ -1,7 +1,7 @@
 //! The miniature's tokenizers: a T5 and a CLIP in the published file formats, in which every given word is one token.
 //!
-//! Both lowercase, and spell what they do not know from the printable ASCII characters, so that only other scripts
-//! are unknown to them.
+//! Both turn letters into lower case. A word that they do not know is spelt in printable ASCII characters, so nothing but
+//! other scripts is unknown to them.
 
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeSet, HashMap};
@@ -20,8 +20,8 @@ const LETTER_SCORE: f64 = -10.0;
 /// A word with anything but letters is one token for T5 only, since CLIP always splits digits and signs off.
 ///
 /// # Errors
-/// `InvalidInput` if a word is not printable ASCII without spaces; whatever writing files brings.
-pub fn write_tokenizers(words: &[String], dir: &Path) -> io::Result<()> {
+/// `InvalidInput` if a word is not printable ASCII without spaces; another kind if a file cannot be written.
+pub fn write(words: &[String], dir: &Path) -> io::Result<()> {
     if let Some(word) = words.iter().find(|word| word.is_empty() || !word.chars().all(|c| c.is_ascii_graphic())) {
         return Err(io::Error::new(ErrorKind::InvalidInput, format!("\"{word}\" is not a printable ASCII word")));
     }
@@ -39,7 +39,7 @@ pub fn write_tokenizers(words: &[String], dir: &Path) -> io::Result<()> {
     fs::write(dir.join("clip/merges.txt"), format!("#version: 0.2\n{}", lines.collect::<String>()))
 }
 
-/// What is left of printable ASCII in lower case.
+/// The printable ASCII characters but for upper case letters.
 fn characters() -> impl Iterator<Item = char> {
     ('!'..='~').filter(|character| !character.is_ascii_uppercase())
 }
@@ -82,8 +82,8 @@ fn t5(words: &[String]) -> Value {
 
 /// Merges, in order of rank, that make one token of each word of letters.
 ///
-/// Word by word: what the merges so far leave in several pieces is merged from the left. Later merges rank behind,
-/// so they are never tried on an earlier word before it is whole.
+/// For every word, the merges so far are applied; if more than one piece is left, merges from the left are added until one
+/// is. A later merge has a lower rank than all before it, so it is not tried on an earlier word until that is one piece.
 fn merges(words: &[String]) -> Vec<[String; 2]> {
     let mut merges: Vec<[String; 2]> = Vec::new();
     let mut ranks: HashMap<[String; 2], usize> = HashMap::new();
@@ -134,7 +134,7 @@ mod tests {
     /// A fresh folder with the tokenizers of `text`'s words.
     fn written(name: &str, text: &str) -> PathBuf {
         let dir = std::env::temp_dir().join(format!("ace-vocabulary-{name}-{}", std::process::id()));
-        write_tokenizers(&words(text), &dir).unwrap();
+        write(&words(text), &dir).unwrap();
         dir
     }
 
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_word_with_a_space_is_refused() {
-        let error = write_tokenizers(&["two words".into()], Path::new("nowhere")).unwrap_err();
+        let error = write(&["two words".into()], Path::new("nowhere")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
     }
 }

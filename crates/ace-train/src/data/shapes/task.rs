@@ -9,11 +9,11 @@ use super::{
     scene::{Color, Object, Place, Scene, pick},
     words,
 };
-use crate::example::Example;
+use crate::data::example::Example;
 
 /// What an instruction asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Task {
+pub enum WorldTask {
     /// A picture from words alone.
     TextToImage,
     /// An object into a hole.
@@ -40,7 +40,7 @@ pub enum Task {
     Compose,
 }
 
-impl Task {
+impl WorldTask {
     /// Every task. New ones go last: the position seeds the examples.
     pub const ALL: &'static [Self] = &[
         Self::TextToImage,
@@ -147,7 +147,7 @@ fn text_to_image(grid: u32, rng: &mut ChaCha8Rng) -> Example {
     let describe =
         |(place, object): &(Place, Object)| format!("a {} at the {}", words::full(object), place.words(grid));
     let objects = scene.objects.iter().map(describe).collect::<Vec<_>>().join(" and ");
-    Task::TextToImage.answer(rng, &[("objects", &objects), ("background", scene.background.word())], &scene)
+    WorldTask::TextToImage.answer(rng, &[("objects", &objects), ("background", scene.background.word())], &scene)
 }
 
 fn fill(grid: u32, rng: &mut ChaCha8Rng) -> Example {
@@ -157,7 +157,7 @@ fn fill(grid: u32, rng: &mut ChaCha8Rng) -> Example {
     let target = around.with(place, object);
     // Whatever is under the mask is blanked, so anything may be there except the answer.
     let input = if rng.random() { around.with(place, target.newcomer(rng)) } else { around };
-    Task::Fill
+    WorldTask::Fill
         .answer(rng, &[("object", &words::full(&object))], &target)
         .editing(draw::scene(&input))
         .within(place, grid)
@@ -172,7 +172,7 @@ fn recolor(grid: u32, rng: &mut ChaCha8Rng) -> Example {
     let color = pick(rng, &free);
     let target = input.with(place, Object { color, ..object });
     let name = mention(&input, &object, rng);
-    Task::Recolor
+    WorldTask::Recolor
         .answer(rng, &[("object", &name), ("color", color.word())], &target)
         .editing(draw::scene(&input))
         .within(place, grid)
@@ -184,14 +184,14 @@ fn add(grid: u32, rng: &mut ChaCha8Rng) -> Example {
     let object = input.newcomer(rng);
     let description = words::full(&object);
     let slots = [("object", description.as_str()), ("place", place.words(grid))];
-    Task::Add.answer(rng, &slots, &input.with(place, object)).editing(draw::scene(&input))
+    WorldTask::Add.answer(rng, &slots, &input.with(place, object)).editing(draw::scene(&input))
 }
 
 fn remove(grid: u32, rng: &mut ChaCha8Rng) -> Example {
     let input = some(grid, rng, 1, 3);
     let (place, object) = input.pick(rng);
     let name = mention(&input, &object, rng);
-    Task::Remove
+    WorldTask::Remove
         .answer(rng, &[("object", &name)], &input.without(place))
         .editing(draw::scene(&input))
         .within(place, grid)
@@ -203,7 +203,7 @@ fn move_to(grid: u32, rng: &mut ChaCha8Rng) -> Example {
     let to = input.free_place(rng);
     let name = mention(&input, &object, rng);
     let target = input.without(from).with(to, object);
-    Task::Move.answer(rng, &[("object", &name), ("place", to.words(grid))], &target).editing(draw::scene(&input))
+    WorldTask::Move.answer(rng, &[("object", &name), ("place", to.words(grid))], &target).editing(draw::scene(&input))
 }
 
 fn colorize(grid: u32, rng: &mut ChaCha8Rng) -> Example {
@@ -212,7 +212,7 @@ fn colorize(grid: u32, rng: &mut ChaCha8Rng) -> Example {
     let object = colorful(&scene.without(place), rng);
     let target = scene.with(place, object);
     let example =
-        Task::Colorize.answer(rng, &[("shape", object.shape.word()), ("color", object.color.word())], &target);
+        WorldTask::Colorize.answer(rng, &[("shape", object.shape.word()), ("color", object.color.word())], &target);
     let mut image = example.target.clone();
     draw::gray(&mut image, place, grid);
     example.editing(image).within(place, grid)
@@ -221,7 +221,7 @@ fn colorize(grid: u32, rng: &mut ChaCha8Rng) -> Example {
 fn detail(grid: u32, rng: &mut ChaCha8Rng) -> Example {
     let target = some(grid, rng, 1, 3);
     let (place, object) = target.pick(rng);
-    let example = Task::Detail.answer(rng, &[("object", &words::full(&object))], &target);
+    let example = WorldTask::Detail.answer(rng, &[("object", &words::full(&object))], &target);
     let mut image = example.target.clone();
     draw::mosaic(&mut image, place, grid);
     example.editing(image).within(place, grid)
@@ -230,7 +230,7 @@ fn detail(grid: u32, rng: &mut ChaCha8Rng) -> Example {
 fn contour(grid: u32, rng: &mut ChaCha8Rng) -> Example {
     let target = some(grid, rng, 1, 3);
     let (place, object) = target.pick(rng);
-    let example = Task::Contour.answer(rng, &[("object", &words::without_size(&object))], &target);
+    let example = WorldTask::Contour.answer(rng, &[("object", &words::without_size(&object))], &target);
     let mut image = example.target.clone();
     draw::outline(&mut image, place, &object, grid);
     example.editing(image).within(place, grid)
@@ -242,7 +242,7 @@ fn subject(grid: u32, rng: &mut ChaCha8Rng) -> Example {
     let empty = Scene::empty(rng, grid);
     let place = empty.free_place(rng);
     let slots = [("place", place.words(grid)), ("background", empty.background.word())];
-    Task::Subject.answer(rng, &slots, &empty.with(place, item)).seeing(&reference)
+    WorldTask::Subject.answer(rng, &slots, &empty.with(place, item)).seeing(&reference)
 }
 
 fn local_reference(grid: u32, rng: &mut ChaCha8Rng) -> Example {
@@ -250,7 +250,7 @@ fn local_reference(grid: u32, rng: &mut ChaCha8Rng) -> Example {
     let item = input.newcomer(rng);
     let place = if rng.random() { input.free_place(rng) } else { input.pick(rng).0 };
     let reference = alone(grid, rng, item);
-    Task::LocalReference
+    WorldTask::LocalReference
         .answer(rng, &[], &input.with(place, item))
         .editing(draw::scene(&input))
         .within(place, grid)
@@ -265,7 +265,7 @@ fn compose(grid: u32, rng: &mut ChaCha8Rng) -> Example {
     let references = [alone(grid, rng, first.1), alone(grid, rng, second.1)];
     let slots =
         [("first", first.0.words(grid)), ("second", second.0.words(grid)), ("background", target.background.word())];
-    Task::Compose.answer(rng, &slots, &target).seeing(&references[0]).seeing(&references[1])
+    WorldTask::Compose.answer(rng, &slots, &target).seeing(&references[0]).seeing(&references[1])
 }
 
 /// A scene with any number of objects from `least` to `most`.

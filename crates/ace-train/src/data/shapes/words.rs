@@ -9,69 +9,69 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{
     scene::{Background, Color, Object, Shape, Size, Texture, pick, place_words},
-    task::Task,
+    task::WorldTask,
 };
 
 /// What a task says; at least three ways each.
-fn templates(task: Task) -> &'static [&'static str] {
+fn templates(task: WorldTask) -> &'static [&'static str] {
     match task {
-        Task::TextToImage => &[
+        WorldTask::TextToImage => &[
             "{objects} on a {background} background",
             "draw|show|paint {objects} on a {background} background",
             "a {background} background with {objects}",
         ],
-        Task::Fill => &["a {object}", "draw|paint a {object} here", "fill the box|hole with a {object}"],
-        Task::Recolor => &[
+        WorldTask::Fill => &["a {object}", "draw|paint a {object} here", "fill the box|hole with a {object}"],
+        WorldTask::Recolor => &[
             "make|paint|turn the {object} {color}",
             "change the {object} to {color}",
             "change the color of the {object} to {color}",
             "the {object} should be {color}",
         ],
-        Task::Add => &[
+        WorldTask::Add => &[
             "add|draw|paint a {object} at the {place}",
             "at the {place} add|draw|paint a {object}",
             "there should be a {object} at the {place}",
         ],
-        Task::Remove => &[
+        WorldTask::Remove => &[
             "remove|erase|delete the {object}",
             "take away the {object}",
             "get rid of the {object}",
             "the same picture|image without the {object}",
         ],
-        Task::Move => &[
+        WorldTask::Move => &[
             "move|shift|bring the {object} to the {place}",
             "put|place|set the {object} at the {place}",
             "the {object} should be at the {place}",
         ],
-        Task::Colorize => &[
+        WorldTask::Colorize => &[
             "color|paint the {shape} {color}",
             "color|paint the gray {shape} {color}",
             "give the {shape} a {color} color",
             "the {shape} is {color}",
         ],
-        Task::Detail => &[
+        WorldTask::Detail => &[
             "restore|sharpen|repair the {object}",
             "bring back the {object}",
             "show the {object} in full detail",
             "this is a {object}",
         ],
-        Task::Contour => &[
+        WorldTask::Contour => &[
             "fill the outline|contour with a {object}",
             "turn|make the outline|contour into a {object}",
             "a {object} drawn from the outline|contour",
         ],
-        Task::Subject => &[
+        WorldTask::Subject => &[
             "put|place|set the item at the {place} on a {background} background",
             "show|draw the item at the {place} on a {background} background",
             "a {background} picture|image with the item at the {place}",
         ],
-        Task::LocalReference => &[
+        WorldTask::LocalReference => &[
             "put|place|set the item in the box",
             "fill the box|hole with the item",
             "show|draw the item here",
             "add the item in the box",
         ],
-        Task::Compose => &[
+        WorldTask::Compose => &[
             "put|place|set the first item at the {first} and the second item at the {second} on a {background} background",
             "show|draw the first item at the {first} and the second item at the {second} on a {background} background",
             "a {background} picture|image with the first item at the {first} and the second item at the {second}",
@@ -83,7 +83,7 @@ fn templates(task: Task) -> &'static [&'static str] {
 ///
 /// # Panics
 /// When a template of the task has a slot that is not given.
-pub fn instruction(rng: &mut ChaCha8Rng, task: Task, slots: &[(&str, &str)]) -> String {
+pub fn instruction(rng: &mut ChaCha8Rng, task: WorldTask, slots: &[(&str, &str)]) -> String {
     let template = pick(rng, templates(task));
     let mut words = Vec::new();
     for word in template.split(' ') {
@@ -122,7 +122,8 @@ pub fn name(object: &Object) -> String {
 
 /// Every word an instruction can contain, sorted.
 pub fn vocabulary() -> Vec<String> {
-    let spoken = Task::ALL.iter().flat_map(|task| templates(*task)).flat_map(|template| template.split([' ', '|']));
+    let spoken =
+        WorldTask::ALL.iter().flat_map(|task| templates(*task)).flat_map(|template| template.split([' ', '|']));
     let places = [2, 3].into_iter().flat_map(place_words).flat_map(|place| place.split(' '));
     let properties = [
         all(Shape::ALL, Shape::word),
@@ -163,7 +164,7 @@ mod tests {
 
     #[test]
     fn every_task_can_be_said_in_three_ways() {
-        for task in Task::ALL {
+        for task in WorldTask::ALL {
             assert!(templates(*task).len() >= 3, "{task:?}");
         }
     }
@@ -172,7 +173,7 @@ mod tests {
     fn the_article_fits_the_word_after_it() {
         let mut rng = ChaCha8Rng::seed_from_u64(0);
         for _ in 0..50 {
-            let said = instruction(&mut rng, Task::Fill, &[("object", "orange ring")]);
+            let said = instruction(&mut rng, WorldTask::Fill, &[("object", "orange ring")]);
             assert!(said.contains("an orange ring"), "{said}");
         }
     }

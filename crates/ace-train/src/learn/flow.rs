@@ -1,0 +1,277 @@
+//! How the transformer learns: the mean squared error of its velocity over all units, references included.
+
+use super::{
+    recipe::Recipe,
+    trainer::{Loss, Objective},
+};
+use crate::{
+    Error,
+    data::{
+        batch::Batch,
+        encode::{Encoded, EncodedText, Encoders},
+        example::Dataset,
+    },
+};
+use ace_nn::{clip::Clip, flux::Flux, t5::T5};
+use ace_plus::{flow, sample};
+use burn::{
+    module::Module,
+    prelude::*,
+    tensor::{DType, FloatDType},
+};
+use rand::RngExt;
+use rand_chacha::ChaCha20Rng;
+use rand_distr::{Distribution, StandardNormal};
+use std::{
+    collections::{BTreeSet, HashMap},
+    ops::Range,
+    sync::Arc,
+};
+
+/// Guidance that is embedded while learning: the distilled scale of no guidance.
+const TRAINING_GUIDANCE: f32 = 1.0;
+
+/// Examples that are encoded between two words to the observer, for each core.
+const ENCODED_AT_ONCE: usize = 4;
+
+/// The networks that may learn together.
+#[derive(Module, Debug)]
+pub struct TrainedNetworks {
+    /// The transformer.
+    pub flux: Flux,
+    /// The sequence encoder; absent if both text encoders are frozen, because examples are then encoded before.
+    pub t5: Option<T5>,
+    /// The pooled encoder; absent as `t5`.
+    pub clip: Option<Clip>,
+}
+
+impl TrainedNetworks {
+    /// The text encoders, if they are here.
+    pub fn text(&self) -> Option<(&T5, &Clip)> {
+        self.t5.as_ref().zip(self.clip.as_ref())
+    }
+}
+
+/// Loss of a batch, and its two halves as `(sum, elements)`.
+pub struct FlowLoss {
+    /// Mean over all elements, `[1]`.
+    pub value: Tensor<1>,
+    /// Sum of squared errors over the references' tokens, and how many numbers.
+    pub reference: (f32, f32),
+    /// The same over the edited picture's tokens.
+    pub target: (f32, f32),
+}
+
+/// `mean (v̂ − (noise − latents))²` at `x = (1−t)·latents + t·noise`, in f32; the transformer computes in `dtype`.
+///
+/// # Shapes
+/// - noise: as `batch.latents`, `[B, L, 64]`; timesteps: `[B]`
+pub fn loss(
+    networks: &TrainedNetworks,
+    batch: &Batch,
+    noise: Tensor<3>,
+    timesteps: Tensor<1>,
+    dtype: FloatDType,
+) -> FlowLoss {
+    let text = EncodedText::conditioning(&batch.texts, networks.text(), &noise.device());
+    let noisy = flow::interpolate(batch.latents.clone(), noise.clone(), timesteps.clone());
+    let guidance = timesteps.zeros_like() + TRAINING_GUIDANCE;
+    let predicted = sample::velocity(&networks.flux, noisy, &batch.units, &text, timesteps, guidance, dtype);
+    let error = predicted - flow::velocity(batch.latents.clone(), noise);
+    let squares = error.clone() * error;
+
+    // The two halves only for the log: per token, on the host.
+    let [size, len, features] = squares.dims();
+    let per_token: Vec<f32> =
+        squares.clone().inner().sum_dim(2).sum_dim(0).into_data().convert::<f32>().iter::<f32>().collect();
+    let sum = |wanted: bool| {
+        let tokens = per_token.iter().zip(&batch.units.is_reference).filter(|(_, is)| **is == wanted);
+        tokens.fold((0.0, 0.0), |(sum, count), (square, _)| (sum + square, count + (size * features) as f32))
+    };
+    debug_assert_eq!(per_token.len(), len);
+    FlowLoss { value: squares.mean().cast(DType::F32), reference: sum(true), target: sum(false) }
+}
+
+/// Draws batches from a dataset and measures the loss on them.
+///
+/// Which examples a step draws follows from the seed and the step alone. So all that a run will need can be encoded before
+/// it begins ([`FlowObjective::encode_ahead`]), and the encoders are gone when the transformer comes. Otherwise examples
+/// are encoded when a step draws them.
+pub struct FlowObjective<'a> {
+    data: &'a dyn Dataset,
+    /// `None` once everything is encoded.
+    encoders: Option<Encoders>,
+    pool: Option<u64>,
+    encoded: HashMap<u64, Arc<Encoded>>,
+    empty: EncodedText,
+    features: usize,
+    drop_instruction: f64,
+    batch: usize,
+    chunk: usize,
+    seed: u64,
+    dtype: FloatDType,
+    device: Device,
+}
+
+impl<'a> FlowObjective<'a> {
+    /// Learns from `data` on `device` (with gradients) with a transformer that computes in `dtype`.
+    pub fn new(recipe: &Recipe, data: &'a dyn Dataset, encoders: Encoders, dtype: FloatDType, device: &Device) -> Self {
+        let all = data.len().map(|len| len as u64);
+        Self {
+            data,
+            pool: recipe.data.pool.map(|pool| pool.min(all.unwrap_or(u64::MAX))).or(all),
+            encoded: HashMap::new(),
+            empty: encoders.encode_text(""),
+            features: encoders.card.flux.out_channels,
+            encoders: Some(encoders),
+            drop_instruction: recipe.drop_instruction,
+            batch: recipe.optimizer.batch,
+            chunk: recipe.optimizer.batch / recipe.optimizer.accumulate,
+            seed: recipe.seed,
+            dtype,
+            device: device.clone(),
+        }
+    }
+
+    /// How many distinct examples are drawn from; `None` if there is no end to them.
+    pub fn pool(&self) -> Option<u64> {
+        self.pool
+    }
+
+    /// Encodes every example that the steps (counted from 0) draw, then drops the encoders. `progress` hears how many are
+    /// done and how many there are, and answers whether to go on. The result says whether all is done.
+    ///
+    /// # Errors
+    /// If an example cannot be read, or its pictures do not fit each other or the card.
+    pub fn encode_ahead(
+        &mut self,
+        steps: Range<u64>,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<bool, Error> {
+        let Some(encoders) = self.encoders.take() else { return Ok(true) };
+        let wanted: BTreeSet<u64> =
+            steps.flat_map(|step| self.draw_indices(&mut sample::rng(self.seed, step))).collect();
+        let wanted: Vec<u64> = wanted.into_iter().collect();
+        let of = wanted.len() as u64;
+        let at_once = ENCODED_AT_ONCE * std::thread::available_parallelism().map_or(1, usize::from);
+        for indices in wanted.chunks(at_once) {
+            let encoded = encoders.encode_all(self.data, indices)?;
+            self.keep(encoded);
+            if !progress(self.encoded.len() as u64, of) {
+                return Ok(false);
+            }
+        }
+        // A device that works ahead would still hold the encoders when the transformer comes.
+        drop(encoders);
+        drop(self.device.sync());
+        Ok(true)
+    }
+
+    /// The examples of a step: the first that is drawn of its random numbers.
+    fn draw_indices(&self, rng: &mut ChaCha20Rng) -> Vec<u64> {
+        let pool = self.pool.unwrap_or(u64::MAX / 2);
+        (0..self.batch).map(|_| rng.random_range(0..pool)).collect()
+    }
+
+    /// Encodes what is not there yet.
+    fn encode(&mut self, indices: &[u64]) -> Result<(), Error> {
+        let wanted: BTreeSet<u64> = indices.iter().copied().collect();
+        if self.pool.is_none() {
+            // Without an end to the examples, none comes a second time.
+            self.encoded.retain(|index, _| wanted.contains(index));
+        }
+        let missing: Vec<u64> = wanted.into_iter().filter(|index| !self.encoded.contains_key(index)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        // Documented at `micro_batches`.
+        let encoders = self.encoders.as_ref().expect("the step was encoded ahead, or the encoders are still here");
+        let encoded = encoders.encode_all(self.data, &missing)?;
+        self.keep(encoded);
+        Ok(())
+    }
+
+    fn keep(&mut self, encoded: Vec<(u64, Encoded)>) {
+        self.encoded.extend(encoded.into_iter().map(|(index, encoded)| (index, Arc::new(encoded))));
+    }
+}
+
+/// One example's share of a step.
+struct Draw {
+    index: u64,
+    dropped: bool,
+    timestep: f32,
+    noise: Vec<f32>,
+}
+
+/// Examples of one geometry with what was drawn for them.
+pub struct FlowMicroBatch {
+    batch: Batch,
+    noise: Tensor<3>,
+    timesteps: Tensor<1>,
+    weight: f64,
+}
+
+impl Objective for FlowObjective<'_> {
+    type Model = TrainedNetworks;
+    type MicroBatch = FlowMicroBatch;
+
+    /// # Panics
+    /// If the encoders were dropped after encoding other steps than this one.
+    fn micro_batches(&mut self, step: u64) -> Result<Vec<FlowMicroBatch>, Error> {
+        let mut rng = sample::rng(self.seed, step);
+        let indices = self.draw_indices(&mut rng);
+        self.encode(&indices)?;
+        let features = self.features;
+        let draws: Vec<Draw> = indices
+            .into_iter()
+            .map(|index| {
+                let len = self.encoded[&index].geometry().len();
+                draw(index, len * features, self.drop_instruction, &mut rng)
+            })
+            .collect();
+
+        let geometry = |draw: &Draw| self.encoded[&draw.index].geometry();
+        let mut groups: Vec<Vec<&Draw>> = Vec::new();
+        for draw in &draws {
+            match groups.iter_mut().find(|group| group.len() < self.chunk && geometry(group[0]) == geometry(draw)) {
+                Some(group) => group.push(draw),
+                None => groups.push(vec![draw]),
+            }
+        }
+        // Every geometry is a batch of its own; its weight is its share of all numbers, so that their sum
+        // is the mean over the whole batch.
+        let numbers = |group: &[&Draw]| group.iter().map(|draw| draw.noise.len()).sum::<usize>() as f64;
+        let total: f64 = groups.iter().map(|group| numbers(group)).sum();
+        Ok(groups.iter().map(|group| self.micro_batch(group, numbers(group) / total)).collect())
+    }
+
+    fn loss(&self, model: &TrainedNetworks, micro_batch: FlowMicroBatch) -> Loss {
+        let FlowMicroBatch { batch, noise, timesteps, weight } = micro_batch;
+        let FlowLoss { value, reference, target } = loss(model, &batch, noise, timesteps, self.dtype);
+        let figures = vec![("ref", reference.0, reference.1), ("tar", target.0, target.1)];
+        Loss { value, weight, figures }
+    }
+}
+
+impl FlowObjective<'_> {
+    fn micro_batch(&self, group: &[&Draw], weight: f64) -> FlowMicroBatch {
+        let examples: Vec<(&Encoded, bool)> =
+            group.iter().map(|draw| (self.encoded[&draw.index].as_ref(), draw.dropped)).collect();
+        let batch = Batch::new(&examples, &self.empty, &self.device);
+        let noise: Vec<f32> = group.iter().flat_map(|draw| draw.noise.iter().copied()).collect();
+        let noise = Tensor::from_data(TensorData::new(noise, batch.latents.shape()), &self.device);
+        let times: Vec<f32> = group.iter().map(|draw| draw.timestep).collect();
+        let timesteps = Tensor::from_data(TensorData::new(times, [group.len()]), &self.device);
+        FlowMicroBatch { batch, noise, timesteps, weight }
+    }
+}
+
+/// Whether the instruction is dropped, the time (`sigmoid(z)`, `z ~ N(0,1)`: the middle of the way is seen most) and
+/// the noise of one example.
+fn draw(index: u64, numbers: usize, drop_instruction: f64, rng: &mut ChaCha20Rng) -> Draw {
+    let dropped = rng.random_bool(drop_instruction);
+    let z: f32 = StandardNormal.sample(rng);
+    let noise = StandardNormal.sample_iter(rng).take(numbers).collect();
+    Draw { index, dropped, timestep: 1.0 / (1.0 + (-z).exp()), noise }
+}

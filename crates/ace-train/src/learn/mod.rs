@@ -1,0 +1,20 @@
+//! From examples to better weights.
+//!
+//! ```text
+//! Recipe ─▶ Start (networks) ─▶ Objective (loss of a step) ─▶ Trainer (gradients, AdamW, average) ─▶ state (checkpoints)
+//! └───────────────────────────────────────── run: all of it, with log and previews ──────────────────────────────────┘
+//! ```
+
+pub mod recipe;
+pub mod start;
+pub mod params;
+pub mod trainer;
+pub mod autoencoder;
+pub mod flow;
+pub mod state;
+pub mod run;
+
+pub use recipe::Recipe;
+pub use run::{Outcome, RunEvent, RunObserver, RunOptions, train, train_from};
+pub use start::Start;
+pub use trainer::StepReport;

@@ -1,0 +1,405 @@
+//! Where a run starts and ends: its networks from files or from random numbers, and what they learned to files.
+
+use super::{
+    flow::TrainedNetworks,
+    params,
+    recipe::{NetworkName, Recipe},
+};
+use crate::{
+    Error,
+    data::encode::{Encoders, TextEncoders},
+    error::RecipeProblem,
+};
+use ace_nn::{
+    autoencoder::AutoEncoder,
+    clip::Clip,
+    flux::{Flux, FluxConfig},
+    lora::LoraBranch,
+    t5::T5,
+};
+use ace_plus::{Card, Model, model::Component, text::Tokenizers};
+use ace_weights::{Network, WeightFile, adapter};
+use burn::{module::Module, prelude::*, tensor::FloatDType};
+use std::path::{Path, PathBuf};
+
+/// Where a run starts: a model, and the numbers in which its frozen networks are held.
+///
+/// Nothing is read before one of the methods asks for it. A network that the recipe starts from random numbers needs no
+/// file.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// The model: files of any dialect and precision that sampling reads. Its numbers are those of frozen networks; networks
+    /// that learn are in f32, whatever their files have.
+    pub model: Model,
+    /// Encoders that take more memory than this, in bytes, are dropped before the first step: everything that the run will
+    /// draw is then encoded ahead. Smaller ones stay, and the first step need not wait.
+    pub encoder_budget: u64,
+}
+
+/// What encoders may take beside the network that is trained, in bytes: more than any miniature's, less than T5-XXL's.
+const ENCODER_BUDGET: u64 = 1 << 30;
+
+impl Start {
+    /// A model that was found elsewhere, whatever a recipe says.
+    pub fn of(model: Model) -> Self {
+        Self { model, encoder_budget: ENCODER_BUDGET }
+    }
+
+    /// What is known about the model.
+    pub fn card(&self) -> &Card {
+        self.model.card()
+    }
+
+    /// The model that the recipe at `path` names: its files are looked for in the recipe's folders, or else in the card's
+    /// own folder, then in the cache of the Hugging Face Hub.
+    ///
+    /// # Errors
+    /// If the recipe names no model, its card cannot be used, or a published model is not complete.
+    pub fn of_recipe(recipe: &Recipe, path: &Path) -> Result<Self, Error> {
+        let beside = path.parent().unwrap_or(Path::new(""));
+        let (card, home) = match (&recipe.card, &recipe.model) {
+            (Some(file), _) => load_card(&beside.join(file))?,
+            // A bare name is a built-in card if there is one; `./tiny` is always a folder.
+            (None, Some(name)) => match Card::builtin(name) {
+                Ok(card) => (card, beside.to_owned()),
+                Err(unknown) if !beside.join(name).exists() => return Err(unknown.into()),
+                Err(_) => load_card(&beside.join(name))?,
+            },
+            (None, None) => return Err(Error::recipe(path, RecipeProblem::NoModel)),
+        };
+        let folders = match recipe.weights.is_empty() {
+            true => vec![home.clone()],
+            false => recipe.weights.iter().map(|weights| beside.join(weights)).collect(),
+        };
+        let model = find_networks(Model::of(card, home), &folders)?;
+        Ok(Self::of(model.dtype(recipe.frozen_dtype.into())))
+    }
+
+    /// The autoencoder, in f32.
+    ///
+    /// # Errors
+    /// If its file is missing or does not fit the card.
+    pub fn autoencoder(&self, recipe: &Recipe, device: &Device) -> Result<AutoEncoder, Error> {
+        let config = &self.card().autoencoder;
+        if recipe.is_fresh(NetworkName::AutoEncoder) {
+            return Ok(params::initialize(config.init(device), "autoencoder", recipe.seed, device));
+        }
+        Ok(self.model.open(Network::AutoEncoder)?.autoencoder(config, device)?)
+    }
+
+    /// T5: frozen unless the recipe trains it.
+    ///
+    /// # Errors
+    /// If its file is missing or does not fit the card.
+    pub fn t5(&self, recipe: &Recipe, device: &Device) -> Result<T5, Error> {
+        let config = &self.card().t5;
+        let learns = recipe.trains(NetworkName::T5);
+        let network = if recipe.is_fresh(NetworkName::T5) {
+            params::initialize(config.init(device), "t5", recipe.seed, device)
+        } else {
+            let (file, dtype) = self.open(Network::T5, !learns)?;
+            file.t5(config, Some(dtype), device)?
+        };
+        Ok(if learns { network } else { network.no_grad() })
+    }
+
+    /// CLIP: frozen unless the recipe trains it.
+    ///
+    /// # Errors
+    /// If its file is missing or does not fit the card.
+    pub fn clip(&self, recipe: &Recipe, device: &Device) -> Result<Clip, Error> {
+        let config = &self.card().clip;
+        let learns = recipe.trains(NetworkName::Clip);
+        let network = if recipe.is_fresh(NetworkName::Clip) {
+            params::initialize(config.init(device), "clip", recipe.seed, device)
+        } else {
+            let (file, dtype) = self.open(Network::Clip, !learns)?;
+            file.clip(config, Some(dtype), device)?
+        };
+        Ok(if learns { network } else { network.no_grad() })
+    }
+
+    /// The networks that encode examples, on `device` without gradients; the text encoders only if both are frozen.
+    ///
+    /// # Errors
+    /// If a file is missing or does not fit the card, or the device does not compute in the frozen numbers.
+    pub fn encoders(&self, recipe: &Recipe, device: &Device) -> Result<Encoders, Error> {
+        self.check_dtype(device)?;
+        let text = match trains_text(recipe) {
+            true => None,
+            false => Some(TextEncoders { t5: self.t5(recipe, device)?, clip: self.clip(recipe, device)? }),
+        };
+        Ok(Encoders {
+            card: self.card().clone(),
+            autoencoder: self.autoencoder(recipe, device)?,
+            tokenizers: Tokenizers::read(
+                self.card(),
+                &self.model.require(Component::T5Tokenizer)?,
+                &self.model.require(Component::ClipTokenizer)?,
+            )?,
+            text,
+            device: device.clone(),
+        })
+    }
+
+    /// The transformer, and the text encoders if one of them learns, on `device` with gradients.
+    ///
+    /// # Errors
+    /// As [`Start::flux`].
+    pub fn trained(&self, recipe: &Recipe, device: &Device) -> Result<TrainedNetworks, Error> {
+        let text = trains_text(recipe);
+        Ok(TrainedNetworks {
+            flux: self.flux(recipe, device)?,
+            t5: text.then(|| self.t5(recipe, device)).transpose()?,
+            clip: text.then(|| self.clip(recipe, device)).transpose()?,
+        })
+    }
+
+    /// The transformer, widened and with fresh branches as the recipe says.
+    ///
+    /// Under fresh branches, everything else is frozen: held in the frozen numbers, `Q8_0` packed. The card's own LoRAs
+    /// are frozen too, so that the new one is learned on what sampling has without it.
+    ///
+    /// # Errors
+    /// If its file is missing or does not fit the card, the columns of a widened one have no known place, or the device
+    /// does not compute in the frozen numbers.
+    pub fn flux(&self, recipe: &Recipe, device: &Device) -> Result<Flux, Error> {
+        self.check_dtype(device)?;
+        let config = FluxConfig {
+            in_channels: recipe.widen_from.unwrap_or(self.card().flux.in_channels),
+            ..self.card().flux.clone()
+        };
+        let is_frozen = !self.learns_whole(recipe);
+        let mut flux = if recipe.is_fresh(NetworkName::Flux) {
+            params::initialize(config.init(device), "flux", recipe.seed, device)
+        } else {
+            // Columns cannot be added to a packed matrix.
+            let (file, dtype) = self.open(Network::Flux, is_frozen && recipe.widen_from.is_none())?;
+            file.flux(&config, Some(dtype), device)?
+        };
+        if recipe.widen_from.is_some() {
+            flux = widen(flux, &config, &self.card().flux)?;
+        }
+        if !recipe.is_fresh(NetworkName::Flux) {
+            for (source, weight) in self.model.adapters()? {
+                adapter::attach(&mut flux, &source.open()?, weight, device)?;
+            }
+        }
+        if is_frozen {
+            flux = flux.no_grad();
+        } else {
+            flux.for_each_linear(&mut |_, linear| linear.lora = std::mem::take(&mut linear.lora).no_grad());
+        }
+        if let Some(lora) = &recipe.lora {
+            let scale = lora.alpha / lora.rank as f64;
+            flux.for_each_linear(&mut |path, linear| {
+                if is_adapted(path) {
+                    let branch = LoraBranch::new(linear.features(), lora.rank, scale, device);
+                    linear.lora.push(params::initialize(branch, &format!("lora.{path}"), recipe.seed, device));
+                }
+            });
+        }
+        Ok(flux)
+    }
+
+    /// The numbers in which the transformer computes.
+    pub fn flux_dtype(&self, recipe: &Recipe) -> FloatDType {
+        if self.learns_whole(recipe) || recipe.is_fresh(NetworkName::Flux) {
+            FloatDType::F32
+        } else {
+            self.model.holds_in()
+        }
+    }
+
+    /// Whether the transformer itself learns, not only branches of it.
+    fn learns_whole(&self, recipe: &Recipe) -> bool {
+        recipe.trains(NetworkName::Flux) && recipe.lora.is_none()
+    }
+
+    fn check_dtype(&self, device: &Device) -> Result<(), Error> {
+        let dtype = self.model.holds_in();
+        if device.supports_dtype(dtype) { Ok(()) } else { Err(Error::Dtype { dtype }) }
+    }
+
+    /// A network's weight file, and the numbers in which it is to be read.
+    fn open(&self, network: Network, is_frozen: bool) -> Result<(WeightFile, FloatDType), Error> {
+        Ok(match is_frozen {
+            true => (self.model.open(network)?, self.model.holds_in()),
+            false => (self.model.require(Component::of(network))?.open()?, FloatDType::F32),
+        })
+    }
+}
+
+/// Whether a text encoder learns: then both belong to the networks that are trained.
+fn trains_text(recipe: &Recipe) -> bool {
+    recipe.trains(NetworkName::T5) || recipe.trains(NetworkName::Clip)
+}
+
+/// Whether a layer gets a branch. The released adapters have one for every linear layer of the blocks.
+fn is_adapted(path: &str) -> bool {
+    path.contains("_blocks.")
+}
+
+/// A card and its folder.
+fn load_card(path: &Path) -> Result<(Card, PathBuf), Error> {
+    let home = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+    Ok((Card::load(path)?, home.to_owned()))
+}
+
+/// The model with its networks from the first of the folders that has each, or else from the cache of the Hugging Face Hub;
+/// tokenizers and the card's LoRAs are in its own folder.
+fn find_networks(mut model: Model, folders: &[PathBuf]) -> Result<Model, Error> {
+    for network in Network::ALL {
+        let component = Component::of(network);
+        let names: Vec<PathBuf> = model.card().paths(component).iter().map(Path::to_owned).collect();
+        let places = folders.iter().flat_map(|folder| names.iter().map(move |name| folder.join(name)));
+        let found = places.clone().find(|path| path.exists());
+        let is_cached = match model.cache() {
+            Some(_) => model.clone().weights(PathBuf::from("")).find_component(component)?.is_some(),
+            None => false,
+        };
+        // Other weights than those of the recipe's folders are not taken: opening the first place says what is missing.
+        if let Some(path) = found.or_else(|| places.clone().next().filter(|_| !is_cached && model.cache().is_none())) {
+            model = model.network(network, path);
+        }
+    }
+    Ok(model)
+}
+
+/// Widens the input layer with zero columns, so that the network starts as the one it was.
+///
+/// Noise stays where it is. A FLUX-Fill network has its mask's columns last; here the change image stands before the mask,
+/// so they move to the end, behind the new columns. (Columns that are only appended on the right, as the official loader
+/// does it, put the old mask weights under the change image.)
+///
+/// # Errors
+/// If it is not known where the new columns belong.
+pub fn widen(mut flux: Flux, from: &FluxConfig, to: &FluxConfig) -> Result<Flux, Error> {
+    let (old, new) = (from.in_channels, to.in_channels);
+    let latent = to.out_channels;
+    // Columns before the gap: only a network that already has masks has something to move.
+    let keep = match old {
+        _ if old == latent => latent,
+        _ if new == old + latent => 2 * latent,
+        _ => return Err(Error::Widening { from: old, to: new }),
+    };
+    let weight = flux.img_in.weight.val();
+    let is_autodiff = weight.device().is_autodiff();
+    // A parameter is a leaf: the columns are put together outside the graph.
+    let weight = if is_autodiff { weight.inner() } else { weight };
+    let [rows, columns] = weight.dims();
+    let gap = Tensor::<2>::zeros([rows, new - old], &weight.device()).cast(weight.dtype());
+    let head = weight.clone().narrow(1, 0, keep);
+    let parts = match columns - keep {
+        0 => vec![head, gap],
+        rest => vec![head, gap, weight.narrow(1, keep, rest)],
+    };
+    flux.img_in.weight = params::learned_param(flux.img_in.weight.id, Tensor::cat(parts, 1), is_autodiff);
+    Ok(flux)
+}
+
+/// Writes what a run on transformer and text encoders learned: the new LoRA as `<recipe's name>.safetensors`, or whole
+/// networks under the names that the card has for them.
+///
+/// # Errors
+/// If the folder cannot be written.
+pub fn write(
+    folder: &Path,
+    card: &Card,
+    recipe: &Recipe,
+    model: &TrainedNetworks,
+    note: &str,
+) -> Result<Vec<PathBuf>, Error> {
+    if let Some(lora) = &recipe.lora {
+        let path = folder.join(format!("{}.safetensors", recipe.name));
+        adapter::write(&path, &with_new_branches(&model.flux), lora.alpha, &[("made_by", note)])?;
+        return Ok(vec![path]);
+    }
+    let files = &card.weights;
+    let mut written = Vec::new();
+    if recipe.trains(NetworkName::Flux) {
+        let flux = without_branches(&model.flux);
+        written.push(write_network(folder, files.flux.first(), &flux, Network::Flux, note)?);
+    }
+    if let Some(t5) = model.t5.as_ref().filter(|_| recipe.trains(NetworkName::T5)) {
+        written.push(write_network(folder, files.t5.first(), t5, Network::T5, note)?);
+    }
+    if let Some(clip) = model.clip.as_ref().filter(|_| recipe.trains(NetworkName::Clip)) {
+        written.push(write_network(folder, files.clip.first(), clip, Network::Clip, note)?);
+    }
+    Ok(written)
+}
+
+/// Writes a network under the name that the card has for it.
+///
+/// # Errors
+/// If the folder cannot be written.
+pub fn write_network<M: Module>(
+    folder: &Path,
+    file: &Path,
+    module: &M,
+    network: Network,
+    note: &str,
+) -> Result<PathBuf, Error> {
+    let path = folder.join(file);
+    ace_weights::write(&path, &ace_weights::collect(module, &network.own_keys(), "", None), &[("made_by", note)])?;
+    Ok(path)
+}
+
+/// The transformer with the branches alone that were learned: the last of every layer that has one.
+fn with_new_branches(flux: &Flux) -> Flux {
+    let mut flux = flux.clone();
+    flux.for_each_linear(&mut |path, linear| {
+        let older = linear.lora.len() - usize::from(is_adapted(path) && !linear.lora.is_empty());
+        linear.lora.drain(..older);
+    });
+    flux
+}
+
+/// The transformer without the branches of the card's own LoRAs, which have files of their own.
+fn without_branches(flux: &Flux) -> Flux {
+    let mut flux = flux.clone();
+    flux.for_each_linear(&mut |_, linear| linear.lora.clear());
+    flux
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start(model: &str) -> Result<Start, Error> {
+        let text = format!(
+            "name = \"run\"\n{model}\ntrain = [\"flux\"]\nfrozen_dtype = \"bf16\"\n[data]\nworld = 64\n\
+             [optimizer]\nsteps = 1\nbatch = 1\nlearning_rate = 1e-3\n"
+        );
+        Start::of_recipe(&toml::from_str(&text).unwrap(), &models().join("tiny/run.toml"))
+    }
+
+    fn models() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models")
+    }
+
+    #[test]
+    fn a_model_is_a_built_in_card_beside_the_recipe_or_a_folder() {
+        for model in ["model = \"tiny\"", "model = \"../tiny\"", "card = \".\"", "card = \"card.toml\""] {
+            let start = start(model).unwrap();
+            assert_eq!(start.card().name, "tiny", "{model}");
+            let files = start.model.files().unwrap();
+            let files = files.iter().map(|(_, source)| source.path().canonicalize().unwrap());
+            let tiny = models().join("tiny").canonicalize().unwrap();
+            assert!({ files }.all(|path| path.starts_with(&tiny)), "{model}");
+            assert_eq!(start.model.holds_in(), FloatDType::BF16);
+        }
+    }
+
+    #[test]
+    fn a_model_that_is_not_there_is_named() {
+        assert_eq!(start("model = \"giant\"").unwrap_err().to_string(), "there is no built-in card \"giant\"");
+        let nothing = start("").unwrap_err();
+        assert!(matches!(nothing, Error::Recipe { problem: RecipeProblem::NoModel, .. }), "{nothing}");
+        // Other weights than the card's own are not replaced by those.
+        let elsewhere = start("model = \"tiny\"\nweights = [\"lora\"]").unwrap();
+        assert!(elsewhere.model.require(Component::Flux).unwrap().path().ends_with("lora/flux.safetensors"));
+        assert!(elsewhere.model.require(Component::T5Tokenizer).unwrap().path().is_file());
+    }
+}
