@@ -48,7 +48,11 @@ fn main() -> ExitCode {
 fn launch(verb: &str, words: Vec<OsString>) -> ExitCode {
     let Some((features, words)) = take_backend(words) else { return misused("--backend needs a name") };
     let mut cargo = cargo("run");
-    cargo.args(["--release", "--package", "ace-cli", "--no-default-features", "--features"]).arg(&features);
+    cargo.args(["--package", "ace-cli"]);
+    if features != CPU {
+        // The default features are those of the tests: nothing is compiled twice.
+        cargo.args(["--no-default-features", "--features"]).arg(format!("{features},hub"));
+    }
     if features != CPU {
         cargo.arg("--target-dir").arg(root().join("target").join(&features));
     }

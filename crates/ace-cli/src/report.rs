@@ -128,7 +128,10 @@ fn is_misuse(error: &Error) -> bool {
     let is_file_input = |error: &ace_weights::Error| matches!(error, Input { .. } | Exists { .. });
     let is_input = |error: &ace_plus::Error| match error {
         ace_plus::Error::File(error) => is_file_input(error),
-        error => matches!(error, ace_plus::Error::Input { .. } | ace_plus::Error::NotFound { .. }),
+        error => {
+            use ace_plus::Error::{Incomplete, Input, NotFound};
+            matches!(error, Input { .. } | NotFound { .. } | Incomplete { .. })
+        }
     };
     error.chain().any(|cause| {
         cause.downcast_ref::<Failure>().is_some_and(|failure| failure.misused)

@@ -2,7 +2,7 @@
 
 use burn::prelude::*;
 
-/// Pixels per latent cell along a side in the published autoencoder; others say theirs themselves.
+/// Pixels per latent cell along a side in the published autoencoder; every autoencoder says its own.
 pub const DOWNSCALE: usize = 8;
 /// Latent cells per token along a side.
 pub const PATCH: usize = 2;
@@ -36,8 +36,8 @@ pub fn unpack(tokens: Tensor<3>, [height, width]: [usize; 2]) -> Tensor<4> {
         .reshape([batch, channels, height, width])
 }
 
-/// Folds a pixel mask into latent space: each patch of `cell`×`cell` pixels becomes as many channels, channel
-/// `cell·y + x` of the patch.
+/// Folds a pixel mask into latent space: the `cell`×`cell` pixels of a latent cell become its channels, the pixel at row
+/// `y`, column `x` channel `cell·y + x`.
 ///
 /// # Shapes
 /// - mask: `[B, 1, H, W]`, sides multiples of `cell`

@@ -14,7 +14,7 @@ use ace_weights::Source;
 use burn::prelude::*;
 use std::{ops::ControlFlow, path::Path};
 
-/// The end token of CLIP configurations that are older than their own correction: it stands for the largest id.
+/// The wrong `eos_token_id` of old CLIP configurations; for them transformers takes the largest id as the end.
 const LEGACY_END: i64 = 2;
 
 /// The two tokenizers of a card.

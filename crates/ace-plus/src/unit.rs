@@ -1,5 +1,8 @@
-//! LCU++: from canvases to what accompanies the noise. The card says which conditions a unit has and whether they
-//! join the noisy latents on the channels (LCU++) or stand before them on the sequence (LCU, the older baseline).
+//! From canvases to the conditions that the transformer sees beside the noise. What belongs to one picture is a *unit*:
+//! the long-context condition unit (LCU) of ACE ([arXiv:2410.00086](https://arxiv.org/abs/2410.00086)), whose conditions
+//! follow the noisy latents on the sequence, or the LCU++ of ACE++
+//! ([arXiv:2501.02487](https://arxiv.org/abs/2501.02487)), whose conditions join them on the channels. The card says
+//! which, and which conditions a unit has.
 
 use crate::{
     canvas::{Canvas, Plane},
@@ -18,7 +21,7 @@ use std::ops::ControlFlow;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnitPolicy {
-    /// What a unit consists of, in the order of the channels, behind the noisy latents.
+    /// What a unit consists of, in the order of the channels, which follow those of the noisy latents.
     pub conditions: Vec<Condition>,
     /// Where the conditions join.
     pub join: Join,
@@ -148,7 +151,7 @@ impl Units {
                     if policy.has_mask() {
                         beside.push(mask.clone());
                     }
-                    // Condition tokens lie where the picture lies, on planes of their own along the first axis.
+                    // Condition tokens have the rows and columns of their picture, and a first coordinate of their own.
                     for plane in 0..planes.len() {
                         behind.push(with_mask(next()));
                         let first_axis = unit + canvases.len() * (plane + 1);
@@ -192,7 +195,7 @@ impl Units {
         }
     }
 
-    /// The velocity of the noisy tokens out of what the transformer gave.
+    /// Of what the transformer gave, the velocity of the noisy tokens.
     pub fn of_noisy(&self, velocity: Tensor<3>) -> Tensor<3> {
         velocity.narrow(1, 0, self.len())
     }

@@ -2,17 +2,16 @@
 
 use image::{Rgb, RgbImage};
 
-/// Gradients up to this, in the sum of the absolute Sobel responses, are no edge; `low_threshold` of the official
-/// `CannyAnnotator`.
+/// A pixel whose gradient `|dx| + |dy|` is not above this is no edge; `low_threshold` of the official `CannyAnnotator`.
 const LOW: u16 = 100;
-/// Gradients above this are an edge by themselves; `high_threshold` there.
+/// A ridge whose gradient is above this is an edge by itself; `high_threshold` there.
 const HIGH: u16 = 200;
 
 /// White edges on black, in the size of `image`: `cv2.Canny(image, 100, 200)` of a picture of three channels.
 ///
 /// 3×3 Sobel filter with the border repeated; of each pixel the channel with the greatest `|dx| + |dy|`, the first of
 /// equals; ridges thinned across the gradient, whose direction is one of four; weaker ridges kept where they touch a
-/// strong one in any of eight directions, over other weak ones too.
+/// strong one in any of eight directions, or another weaker one that is kept.
 pub fn canny(image: &RgbImage) -> RgbImage {
     let gradients = Gradients::of(image);
     let (width, height) = (gradients.width, gradients.height);

@@ -1,4 +1,5 @@
-//! Annotators: what is shown of a picture under the mask where an edit keeps its greys, its colours or its edges.
+//! Annotators: what the network sees of a picture under the mask. An edit that is to keep its greys, colours or edges
+//! shows those and hides the rest.
 //!
 //! | name | shows | so the edit is to | in the official code |
 //! |---|---|---|---|
@@ -9,10 +10,11 @@
 //! | `map` | a map of the user's | keep contours or depths | two networks |
 //!
 //! They compute what OpenCV computes, because the weights were trained on its pictures: `gray` and `canny` to the byte,
-//! `mosaic` to one grey level ([`mosaic`] says where). The crates at hand do not: `imageproc`'s Canny blurs first, knows
-//! one channel and sorts directions by angle; `image`'s greys have other weights, its cubic resize another `a`.
+//! `mosaic` to one grey level ([`mosaic`] says where). The crates of the same purpose compute something else:
+//! `imageproc`'s Canny blurs first, knows one channel and sorts directions by angle; `image`'s greys have other weights,
+//! and its cubic resize has another `a`.
 //!
-//! Contours and depth come from networks of their own, which are not part of this: their maps are given.
+//! Contours and depths come from networks of their own, which are not part of this crate: the user gives their maps.
 
 mod canny;
 mod mosaic;
@@ -59,7 +61,7 @@ impl Annotator {
     /// The annotator of that name.
     ///
     /// # Errors
-    /// If there is none; `contour` and `depth`, which are networks, are told apart from mere misspellings.
+    /// If there is none. For `contour` and `depth`, which are networks, the message says so.
     pub fn from_name(name: &str) -> Result<Self> {
         if let Some(annotator) = Self::ALL.into_iter().find(|annotator| annotator.name() == name) {
             return Ok(annotator);

@@ -1,4 +1,4 @@
-//! Cells: one cubic sample for every 64×64 pixels, drawn as large as the pixels were.
+//! A mosaic: one cubic sample for every cell of 64×64 pixels, drawn as large as the cell.
 
 use image::{Rgb, RgbImage};
 
@@ -69,8 +69,8 @@ impl Axis {
     }
 }
 
-/// To the nearest, halves to even. Halves are frequent (the weights of many sizes are short fractions), so what the sum's
-/// own rounding has left of a half is rounded away first.
+/// To the nearest, halves to even. Halves are frequent, because the weights of many sizes are short fractions; the sum may
+/// miss one by its last bits, so it is rounded to nine decimals first.
 fn round(value: f64) -> u8 {
     const FINE: f64 = 1e9;
     ((value * FINE).round() / FINE).round_ties_even().clamp(0.0, 255.0) as u8

@@ -3,7 +3,7 @@
 //! The steps and their rounding are those of the official processor, because the published weights saw nothing else.
 //! Where it fails or loses something we differ: the mask is cropped with the image, a black mask is an error, references
 //! and image are shrunk apart so that the seam lies between two tokens, and the result comes back in the image's size and
-//! place. [`compose_official`] does not differ. All of it is host floats; sampling and training walk the same road.
+//! place. [`compose_official`] does not differ. All of it is host floats; sampling and training call the same functions.
 
 mod bicubic;
 mod plane;
@@ -261,7 +261,8 @@ pub fn crop_back_official(decoded: &Plane, canvas: &Canvas, bytes: OfficialBytes
 }
 
 /// `output` with the input's own pixels wherever `mask` is [`MASK_THRESHOLD`] or below. An output smaller than the
-/// input is taken for its middle, as [`compose`] crops it; where input and mask do not reach, the output stays.
+/// input is taken to show its middle, which is what [`compose`] leaves of it; of a larger one, what lies outside the
+/// input stays as it is.
 pub fn keep_outside(output: &RgbImage, input: &RgbImage, mask: &GrayImage) -> RgbImage {
     let offset = |outer: u32, inner: u32| center_offset(outer.max(inner) as usize, inner as usize) as u32;
     let left = offset(input.width(), output.width());

@@ -1,10 +1,10 @@
-//! Edits at native resolution: of a picture that is too large for the budget, only what is around the mask goes through
-//! the networks, and is put back.
+//! Edits at native resolution: of a picture that is too large for the budget, only the surroundings of the mask go
+//! through the networks, and what they make of them is put back in its place.
 
 use super::{CanvasPolicy, Inputs, Layout, MASK_THRESHOLD, budget_scale, fitted, in_aspect};
 use image::{GrayImage, Rgb, RgbImage, imageops};
 
-/// Least of the picture around the mask that the network sees, in pixels, and as a share of the mask's longer side.
+/// How much around the mask the network sees at least: pixels, or a share of the mask's longer side if that is more.
 const CONTEXT: (u32, f64) = (64, 0.5);
 /// How far outside the mask colours are compared, in pixels.
 const RING: u32 = 16;
@@ -42,7 +42,7 @@ impl Region {
             if between(middle).fits(inputs, policy) { small = middle } else { large = middle }
         }
         let region = between(small);
-        // A whole that is too long would be cropped otherwise.
+        // A picture that is too long would be cropped, so it needs a region even if that is all of it.
         let sides = (whole.height as usize, whole.width as usize);
         (region != whole || in_aspect(sides, policy) != sides).then_some(region)
     }
@@ -62,7 +62,7 @@ impl Region {
         in_aspect((height, width), policy) == (height, width) && budget_scale(&sizes, policy) >= 1.0
     }
 
-    /// This with a margin, within `whole`.
+    /// This region with `margin` more pixels on every side, as far as `whole` goes.
     fn grown(self, margin: u32, whole: Self) -> Self {
         let (left, top) = (self.left.saturating_sub(margin), self.top.saturating_sub(margin));
         let right = (self.left + self.width).saturating_add(margin).min(whole.width);
@@ -70,7 +70,7 @@ impl Region {
         Self { left, top, width: right - left, height: bottom - top }
     }
 
-    /// This with its shorter side made longer until the aspect ratio is right, if there is room for that.
+    /// This region, its shorter side made longer until the policy allows the ratio of the sides, if there is room.
     fn in_aspect(self, whole: Self, policy: &CanvasPolicy) -> Self {
         let least = |side: u32| (f64::from(side) / f64::from(policy.max_aspect_ratio)).ceil() as u32;
         let (width, height) = (self.width.max(least(self.height)), self.height.max(least(self.width)));
@@ -79,7 +79,7 @@ impl Region {
         Self { left, top, width, height }
     }
 
-    /// Between this and `whole`, in sides of whole tokens where there is room for them.
+    /// A region between this one (`share` 0) and `whole` (1), its sides multiples of the token where there is room.
     fn towards(self, whole: Self, share: f64, policy: &CanvasPolicy) -> Self {
         let (left, width) = between((self.left, self.width), whole.width, share, policy);
         let (top, height) = between((self.top, self.height), whole.height, share, policy);
@@ -124,8 +124,8 @@ fn painted(mask: &GrayImage) -> Option<Region> {
 }
 
 /// Puts what came out of the networks back into the input: inside the mask what was made, outside the input's own bytes,
-/// and between them a ramp of `feather` pixels outside the mask (0: none). Colours are matched first: what was made is
-/// moved by the median by which it misses the input around the mask.
+/// and between them a ramp of `feather` pixels outside the mask (0: none). Colours are matched first: each channel of
+/// what was made is moved by the median of its differences to the input in a ring around the mask.
 ///
 /// # Panics
 /// If input and mask differ in size, or `made` is not of the region's.
@@ -167,7 +167,7 @@ fn distances(mask: &GrayImage) -> Vec<u32> {
     let (width, height) = (mask.width() as usize, mask.height() as usize);
     let far = u32::MAX / 2;
     let mut all: Vec<u32> = mask.as_raw().iter().map(|grey| if *grey > MASK_THRESHOLD { 0 } else { far }).collect();
-    // Once from the upper left and once from the lower right: exact for this distance.
+    // One pass from the upper left and one from the lower right are enough for this distance.
     for backwards in [false, true] {
         for step in 0..all.len() {
             let at = if backwards { all.len() - 1 - step } else { step };

@@ -5,8 +5,8 @@ use image::ImageFormat;
 /// Longest name of a profile that is repeated to the user, in characters.
 const NAME_LENGTH: usize = 60;
 
-/// Whether a file goes on to its own end. Of a JPEG that was cut short the decoder makes a picture that is grey below,
-/// and a WebP may promise more than there is; the decoders of the other formats notice by themselves.
+/// Whether a file was not cut short. Of a JPEG that was, the decoder makes a picture that is grey below, and a WebP is
+/// read although its header promises more than there is; the decoders of the other formats notice by themselves.
 pub(super) fn is_whole(format: ImageFormat, bytes: &[u8]) -> bool {
     match format {
         ImageFormat::Jpeg => ends_jpeg(bytes),
@@ -15,7 +15,8 @@ pub(super) fn is_whole(format: ImageFormat, bytes: &[u8]) -> bool {
     }
 }
 
-/// Segments say how long they are; what follows a scan's header goes on to the next marker that is none of its own.
+/// Every segment says how long it is, except the data of a scan: they go on to the next marker that is neither a restart
+/// (`D0`–`D7`) nor an escaped `FF`.
 fn ends_jpeg(bytes: &[u8]) -> bool {
     const END: u8 = 0xD9;
     let is_marker = |pair: &[u8]| pair[0] == 0xFF && !matches!(pair[1], 0x00 | 0x01 | 0xD0..=0xD8 | 0xFF);
@@ -55,7 +56,7 @@ pub(super) fn png_exif(bytes: &[u8]) -> Option<&[u8]> {
         if rest[4..].starts_with(b"eXIf") {
             return Some(content);
         }
-        // Behind the content is its checksum.
+        // The content is followed by its checksum.
         rest = rest[8 + length..].get(4..)?;
     }
 }

@@ -1,4 +1,5 @@
-//! Pictures from and to files: one reader that refuses what would take all memory, one writer that leaves no half.
+//! Pictures from and to files: one reader, which refuses what would take all memory, and one writer, which leaves a whole
+//! file or none.
 //!
 //! What is read is what a viewer shows, as 8 bits a channel: turned upright as the Exif orientation says, 16 bits rounded
 //! to 8, greys and CMYK as RGB. Colour profiles are not applied, as they are not in the official code; a note says so.
@@ -24,18 +25,19 @@ use std::{
 pub const MAX_SIDE: u32 = 16_384;
 /// Most memory that a decoded picture, or its file, may take, in bytes.
 const MAX_BYTES: u64 = 512 << 20;
-/// How far channels and pixels may differ and still be one colour of a mask: soft edges and compression move them.
+/// Levels by which two channels may differ and still be a grey, and two pixels of a mask and still be of one colour: soft
+/// edges and compression move them.
 const SAME: u8 = 16;
 
 const FORMATS: &str = "PNG, JPEG, WebP and BMP are read";
 const CUT_SHORT: &str = "it was cut short: copy or download it again";
 
-/// What was read, with lines for the user on what of the file was not: each names the file.
+/// What was read, with a line for the user about each thing in the file that was not used. Each line names the file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Noted<T> {
     /// The picture.
     pub picture: T,
-    /// What was left out or understood in one of several ways, one line each.
+    /// What was left out, or could have been understood in another way, one line each.
     pub notes: Vec<String>,
 }
 
@@ -147,7 +149,7 @@ fn mask(path: &Path, raw: Raw) -> Result<Noted<GrayImage>> {
     }
 }
 
-/// What the opaque half of a layer shows.
+/// What the pixels of a mask show that are at least half opaque.
 enum Paint {
     OneColour,
     Greys,
@@ -157,7 +159,7 @@ enum Paint {
 impl Paint {
     fn of(rgba: &RgbaImage) -> Self {
         let (mut low, mut high, mut grey) = ([255; 3], [0; 3], true);
-        // Where there is little colour, rounding leaves little of its tone.
+        // The colour of a nearly transparent pixel is mostly rounding.
         for pixel in rgba.pixels().filter(|pixel| pixel.0[3] >= 128) {
             let [channels @ .., _] = pixel.0;
             low = std::array::from_fn(|i| channels[i].min(low[i]));
@@ -187,7 +189,7 @@ fn brightness(Rgb(rgb): Rgb<u8>) -> u8 {
     ((r * 19_595 + g * 38_470 + b * 7_471 + 0x8000) >> 16) as u8
 }
 
-/// The picture with its alpha if any of it is transparent, as it was otherwise.
+/// The picture with its alpha if any of it is transparent; otherwise, as the error, the picture.
 fn translucent(picture: DynamicImage) -> std::result::Result<RgbaImage, DynamicImage> {
     if !picture.color().has_alpha() {
         return Err(picture);
@@ -266,7 +268,7 @@ fn open<'a>(path: &Path, bytes: &'a [u8]) -> Result<Opened<impl ImageDecoder + u
     if !container::is_whole(format, bytes) {
         return Err(unreadable("the file ends too early", CUT_SHORT));
     }
-    // Sides are looked at below, where their numbers can be said.
+    // Sides are checked below, where the error can name them.
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(MAX_BYTES);
     reader.limits(limits);
@@ -288,14 +290,14 @@ fn open<'a>(path: &Path, bytes: &'a [u8]) -> Result<Opened<impl ImageDecoder + u
             format!("scale it down: at most {} MiB are read", MAX_BYTES >> 20),
         ));
     }
-    // Neither is worth losing the picture for.
+    // A picture whose profile or Exif is broken is read without it.
     let profile = decoder.icc_profile().unwrap_or_default();
     let exif = decoder.exif_metadata().unwrap_or_default();
     let orientation = orientation(format, exif.as_deref(), bytes);
     Ok(Opened { decoder, orientation, profile })
 }
 
-/// The file, but no more of it than a picture may have: not every path ends.
+/// The file's bytes, but no more than a picture may have: a path may name a device that never ends.
 fn bytes(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(Error::io(path))?;

@@ -1,4 +1,4 @@
-//! PNG with words inside: an `iTXt` chunk in front of the pixels, which viewers leave alone.
+//! PNG with words inside: an `iTXt` chunk before the pixels, which viewers ignore.
 
 use crate::{Error, Result};
 use image::RgbImage;
@@ -8,7 +8,7 @@ use std::{fs::File, io::BufReader, path::Path};
 /// The bytes of a PNG, with words under a keyword.
 ///
 /// # Errors
-/// If the picture has no pixels, or the keyword is none.
+/// If the picture has no pixels, or the keyword is not 1 to 79 Latin-1 letters.
 pub(super) fn png(picture: &RgbImage, text: Option<(&str, &str)>) -> std::result::Result<Vec<u8>, EncodingError> {
     let mut bytes = Vec::new();
     let mut encoder = Encoder::new(&mut bytes, picture.width(), picture.height());

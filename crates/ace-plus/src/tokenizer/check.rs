@@ -1,12 +1,16 @@
 //! What of a `tokenizer.json` turns words into ids, checked before the `tokenizers` crate sees it.
 //!
-//! That crate panics where a decoder cannot be read, where a merge is shorter than the prefix of its pieces, and where a
-//! character map points out of itself. Decoders are not needed here, so they are left out; the rest is checked first.
+//! That crate panics where a decoder cannot be read, where a merge is shorter than the prefix of its pieces, where a
+//! character map points out of itself, and where something is put in at the end of a text that is lowercased later.
+//! Decoders are not needed here, so they are left out; the rest is checked first.
 
 use serde_json::{Map, Value};
+use tokenizers::utils::SysRegex;
 
 /// Parts that turn words into ids. Decoder, post-processor, truncation and padding do not.
 const NEEDED: [&str; 5] = ["version", "added_tokens", "normalizer", "pre_tokenizer", "model"];
+/// Texts in which a pattern should find either nothing or something.
+const TRIALS: [&str; 2] = ["", " aA  1,.'_-\n{é}\u{e000}"];
 /// Ids above this have no place in an embedding.
 const MOST_ID: u64 = i32::MAX as u64;
 
@@ -44,7 +48,7 @@ pub(super) fn needed(whole: Value, pieces: Pieces) -> Result<Value, String> {
         Pieces::Unigram => check_unigram(model)?,
         Pieces::BytePairs => check_byte_pairs(model)?,
     }
-    whole.get("normalizer").map_or(Ok(()), check_character_maps)?;
+    whole.get("normalizer").map_or(Ok(()), check_normalizer)?;
     Ok(Value::Object(whole))
 }
 
@@ -72,8 +76,8 @@ fn check_byte_pairs(model: &mut Map<String, Value>) -> Result<(), String> {
     }
 }
 
-/// Checks every character map of a normalizer, which may be a sequence of others.
-fn check_character_maps(normalizer: &Value) -> Result<(), String> {
+/// Checks the character maps and the patterns of a normalizer, which may be a sequence of others.
+fn check_normalizer(normalizer: &Value) -> Result<(), String> {
     match normalizer {
         Value::Object(fields) if fields.get("type").is_some_and(|kind| kind == "Precompiled") => {
             let map =
@@ -81,10 +85,25 @@ fn check_character_maps(normalizer: &Value) -> Result<(), String> {
             let bytes = decode_base64(map).ok_or("normalizer: its character map is no base64")?;
             check_character_map(&bytes).ok_or_else(|| "normalizer: its character map points out of itself".into())
         }
-        Value::Object(fields) => fields.values().try_for_each(check_character_maps),
-        Value::Array(items) => items.iter().try_for_each(check_character_maps),
+        Value::Object(fields) if fields.get("type").is_some_and(|kind| kind == "Replace") => {
+            fields.get("pattern").map_or(Ok(()), check_pattern)
+        }
+        Value::Object(fields) => fields.values().try_for_each(check_normalizer),
+        Value::Array(items) => items.iter().try_for_each(check_normalizer),
         _ => Ok(()),
     }
+}
+
+/// Refuses a pattern that finds places instead of letters, as `\b` and `x*` do. One that is no pattern is the crate's to
+/// refuse.
+fn check_pattern(pattern: &Value) -> Result<(), String> {
+    let finds_places = match (pattern.get("String"), pattern.get("Regex")) {
+        (Some(text), _) => text.as_str().is_some_and(str::is_empty),
+        (_, Some(Value::String(regex))) => SysRegex::new(regex)
+            .is_ok_and(|regex| TRIALS.iter().any(|text| regex.find_iter(text).any(|(start, end)| start == end))),
+        _ => false,
+    };
+    if finds_places { Err(format!("normalizer: the pattern {pattern} matches without a letter")) } else { Ok(()) }
 }
 
 /// Walks all of a character map of SentencePiece: the number of bytes of a double-array trie, its units of 32 bits, and
@@ -137,7 +156,7 @@ fn decode_base64(text: &str) -> Option<Vec<u8>> {
     };
     let padded = text.as_bytes();
     let letters = padded.strip_suffix(b"==").or(padded.strip_suffix(b"=")).unwrap_or(padded);
-    if padded.len() % 4 != 0 {
+    if !padded.len().is_multiple_of(4) {
         return None;
     }
     let mut bytes = Vec::with_capacity(padded.len() / 4 * 3);
@@ -246,6 +265,11 @@ mod tests {
         assert!(unigram(json!({"type": "Precompiled"})).contains("no character map"));
         assert!(unigram(sequence(json!("Zm9="))).contains("no base64"));
         assert!(unigram(sequence(json!("////////"))).contains("points out of itself"));
+        for pattern in [json!({"String": ""}), json!({"Regex": ""}), json!({"Regex": r"\b"}), json!({"Regex": "x*|$"})]
+        {
+            let told = unigram(json!({"type": "Replace", "pattern": pattern, "content": " "}));
+            assert!(told.ends_with("matches without a letter"), "{told}");
+        }
         let pairs = |more: Value| {
             let mut model = json!({"type": "BPE", "vocab": {"a": 0}, "merges": []});
             model.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
