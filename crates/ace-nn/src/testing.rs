@@ -9,6 +9,7 @@ use crate::{
 use burn::{
     module::{Module, ModuleMapper, Param},
     prelude::*,
+    tensor::DType,
 };
 
 /// Where the tests compute.
@@ -69,6 +70,17 @@ pub fn randomize<M: Module>(module: M, seed: u64, device: &Device) -> M {
         }
     }
     module.map(&mut Walk { seed: 1000 * seed, device })
+}
+
+/// The same network in f64.
+pub fn widen<M: Module>(module: M) -> M {
+    struct Walk;
+    impl ModuleMapper for Walk {
+        fn map_float<const N: usize>(&mut self, param: Param<Tensor<N>>) -> Param<Tensor<N>> {
+            param.map(|value| value.cast(DType::F64))
+        }
+    }
+    module.map(&mut Walk)
 }
 
 /// Sizes of a transformer of two double and three single blocks.

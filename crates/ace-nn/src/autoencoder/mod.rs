@@ -161,3 +161,38 @@ impl AutoEncoder {
         (raw - self.shift_factor) * self.scaling_factor
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::AutoEncoderConfig;
+    use crate::testing::{device, random, randomize, relative_error, values, widen};
+    use burn::{prelude::*, tensor::DType};
+
+    #[test]
+    fn blank_pictures_lose_nothing() {
+        // Four channels a group as in the published networks, and the size where running sums show.
+        let config = AutoEncoderConfig {
+            block_out_channels: vec![8, 8, 8, 8],
+            layers_per_block: 1,
+            latent_channels: 16,
+            norm_num_groups: 2,
+            scaling_factor: 0.3611,
+            shift_factor: 0.1159,
+        };
+        let autoencoder = randomize(config.init(&device()), 5, &device());
+        let exact = widen(autoencoder.clone());
+        let picture = random([1, 3, 256, 256], 6);
+        let blank = Tensor::zeros([1, 3, 256, 256], &device());
+        let half_blank = Tensor::cat(vec![picture.narrow(3, 0, 128), blank.clone().narrow(3, 0, 128)], 3);
+        for (name, image) in [("blank", blank), ("half blank", half_blank)] {
+            let latents = autoencoder.encode(image.clone());
+            let expected = exact.encode(image.cast(DType::F64));
+            assert_eq!(expected.dtype(), DType::F64);
+            let error = relative_error(&values(latents.clone()), &values(expected));
+            assert!(error <= 5e-6, "{name}, encoded: {error:e}");
+            let decoded = autoencoder.decode(latents.clone());
+            let error = relative_error(&values(decoded), &values(exact.decode(latents.cast(DType::F64))));
+            assert!(error <= 5e-6, "{name}, decoded: {error:e}");
+        }
+    }
+}
