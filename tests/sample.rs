@@ -1,7 +1,7 @@
 //! `ace sample` over and over: what made a picture stands in it and makes it again, several pictures at once, and noise
 //! as torch draws it.
 
-use crate::support::{TestDir, ace};
+use crate::support::{self, TestDir, ace};
 use ace_plus::picture;
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use std::{fs, path::Path, process::Output};
@@ -172,4 +172,64 @@ fn regions_are_edited_one_after_the_other_and_come_out_again() {
     assert_eq!(bytes(&dir, "again.png"), bytes(&dir, "both.png"));
     let output = run(&dir, &["--image", "image.png", "--region", "first.png"]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("a region is MASK=TEXT"));
+}
+
+/// `tests/data/first` was written by the first version, before requests had a form of their own.
+fn first(name: &str) -> TestDir {
+    let dir = TestDir::new(name);
+    for file in ["first.png", "image.png", "mask.png"] {
+        fs::copy(support::data("first").join(file), dir.file(file)).expect("writable");
+    }
+    dir
+}
+
+#[test]
+fn a_picture_of_the_first_version_is_made_again() {
+    let dir = first("from-first");
+    let output = run(&dir, &["--from", "first.png", "--out", "again.png"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.success() {
+        let (then, now) = (pixels(&dir, "first.png"), pixels(&dir, "again.png"));
+        let off = then.iter().zip(&now).map(|(then, now)| then.abs_diff(*now)).max();
+        // Later versions may sum in another order: a level of 255.
+        assert!(then.len() == now.len() && off <= Some(1), "off by {off:?} levels");
+    } else {
+        // The shipped weights are others by now: the message names the file, and the way on.
+        assert!(said.contains("of the model is not what it was") && said.contains("--anyway"), "{said}");
+    }
+    let output = run(&dir, &["--from", "first.png", "--anyway", "--out", "anyway.png"]);
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && told.contains("2 steps, seed 3"), "{told}");
+    let again = ace_plus::provenance::Provenance::read(&dir.file("anyway.png")).expect("written");
+    assert_eq!(again.request.task.as_deref(), Some("recolor"));
+}
+
+#[test]
+fn weights_that_have_changed_are_named_and_taken_anyway_if_it_is_said() {
+    let dir = folder("from-anyway");
+    runs(&dir, &[&EDIT[..], &["--out", "then.png"]].concat());
+    let mut then = ace_plus::provenance::Provenance::read(&dir.file("then.png")).expect("written");
+    let flux = then.files.iter_mut().find(|(name, _)| name == "flux").expect("a network");
+    flux.1 = "0".repeat(64);
+    let image = picture::read_rgb(&dir.file("then.png")).expect("a picture");
+    ace_plus::provenance::write(&dir.file("then.png"), &image, Some(&then)).expect("writable");
+    fails(&dir, &["--from", "then.png", "--out", "no.png"], "flux of the model is not what it was");
+    let output = run(&dir, &["--from", "then.png", "--anyway", "--out", "anyway.png"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.contains("flux of the model"), "{said}");
+    assert_eq!(pixels(&dir, "anyway.png"), pixels(&dir, "then.png"));
+}
+
+#[test]
+fn the_program_alone_edits_a_first_picture_anywhere() {
+    let dir = TestDir::new("alone");
+    let output = ace().arg("sample").current_dir(dir.path()).env_remove("CARGO_MANIFEST_DIR").output();
+    let output = output.expect("the program starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for name in ["sample.png", "sample-sheet.png", "sample-image.png", "sample-mask.png"] {
+        assert!(dir.file("out").join(name).is_file(), "{name}");
+    }
+    // What made it stands in it, and is there.
+    runs(&dir, &["--from", "out/sample.png", "--out", "again.png"]);
+    assert_eq!(bytes(&dir, "again.png"), bytes(&dir, "out/sample.png"));
 }

@@ -1,6 +1,6 @@
 //! Sessions: turns, branches, undo, replay byte by byte from wherever the folder was moved to.
 
-use crate::support::{TestDir, ace};
+use crate::support::{self, TestDir, ace};
 use image::{GrayImage, Luma};
 use std::{
     fs,
@@ -96,4 +96,18 @@ fn turns_branch_and_come_out_the_same_again_wherever_the_folder_is() {
     // A picture that was tampered with is not what its turn makes.
     fs::copy(elsewhere.file("chat/2.png"), elsewhere.file("chat/3.png")).expect("writable");
     fails(&elsewhere, &["--replay"], "changed");
+}
+
+#[test]
+fn a_session_of_the_first_version_goes_on() {
+    let dir = TestDir::new("session-first");
+    let chat = dir.file("chat");
+    fs::create_dir(&chat).expect("writable");
+    for entry in fs::read_dir(support::data("first/session")).expect("recorded").flatten() {
+        fs::copy(entry.path(), chat.join(entry.file_name())).expect("writable");
+    }
+    assert!(goes(&dir, &["--log"]).contains(&format!("* 1: {FIRST}")));
+    goes(&dir, &["-p", "a large blue star at the center on a yellow background", "--steps", "1"]);
+    let log = goes(&dir, &["--log"]);
+    assert!(log.contains("* 2 after 1: a large blue star"), "{log}");
 }

@@ -261,8 +261,8 @@ impl Ace {
         };
         let noise = sample::noise(&self.card, edit, units, &self.device)?;
         let times = sample::schedule(settings.num_steps, units.len(), &self.card.sampling.shift);
-        let walk = sample::Walk { flux: &flux, units, text, guidance: settings.guidance, dtype: self.dtype };
-        let tokens = walk.denoise(noise, &times, observer)?;
+        let denoiser = sample::Denoiser { flux: &flux, units, text, guidance: settings.guidance, dtype: self.dtype };
+        let tokens = denoiser.denoise(noise, &times, observer)?;
         self.settle(matches!(flux, Held::Read(_)))?;
         Ok(tokens)
     }

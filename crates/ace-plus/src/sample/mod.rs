@@ -127,9 +127,9 @@ pub fn velocity(
     units.of_noisy(output).cast(DType::F32)
 }
 
-/// A walk from noise to latents: the transformer and what it is given at every step.
+/// The transformer and what it is given at every step from noise to latents.
 #[derive(Debug, Clone, Copy)]
-pub struct Walk<'a> {
+pub struct Denoiser<'a> {
     /// The transformer.
     pub flux: &'a Flux,
     /// What accompanies the noise.
@@ -142,7 +142,7 @@ pub struct Walk<'a> {
     pub dtype: FloatDType,
 }
 
-impl Walk<'_> {
+impl Denoiser<'_> {
     /// Walks along `times` (from 1 down to 0).
     ///
     /// # Shapes

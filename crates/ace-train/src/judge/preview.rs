@@ -90,8 +90,8 @@ impl Previews {
             let settings = edit.settings(card)?;
             let noise = sample::noise(card, edit, units, &self.device)?;
             let times = sample::schedule(settings.num_steps, units.len(), &card.sampling.shift);
-            let walk = sample::Walk { flux, units, text, guidance: settings.guidance, dtype };
-            let tokens = walk.denoise(noise, &times, &mut |_| ControlFlow::Continue(()))?;
+            let denoiser = sample::Denoiser { flux, units, text, guidance: settings.guidance, dtype };
+            let tokens = denoiser.denoise(noise, &times, &mut |_| ControlFlow::Continue(()))?;
             // Every edit has a unit of its own.
             let output = match units.unpack(tokens).pop() {
                 Some(latents) => edit.prepare(card)?.finish(&pixels::decode(&self.autoencoder, &latents, None)),
