@@ -189,7 +189,7 @@ fn an_adapter_comes_back_with_its_alpha_and_the_weight_asked_for() {
     let folder = TestDir::new("adapter");
     let path = folder.file("lora.safetensors");
     let mut written = adapted();
-    adapter::write(&path, &written, 6.0, &[]).unwrap();
+    adapter::write(&path, &written, &[]).unwrap();
     let file = WeightFile::open(&path).unwrap();
     assert!(file.shapes().unwrap().contains_key("lora_unet_double_blocks_1_img_mlp_0.lora_down.weight"));
 

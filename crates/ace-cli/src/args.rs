@@ -1,9 +1,6 @@
 //! What can be said on the command line. What is said here and cannot be, clap answers; the rest, the verbs.
 
-use crate::{
-    convert,
-    model::{Lora, ModelArgs, Overrides},
-};
+use crate::model::{Lora, ModelArgs, Overrides};
 use ace_plus::{
     Compat, Placement, Request, SeedNoise,
     request::{DTYPES, InputFile, ModelRequest, RegionRequest},
@@ -333,13 +330,13 @@ pub struct ConvertArgs {
     /// File to write; for diffusers a folder
     pub output: PathBuf,
     /// Whose keys: bfl, diffusers or comfyui [default: as they are]
-    #[arg(long, value_name = "NAME", value_parser = convert::format)]
+    #[arg(long, value_name = "NAME", value_parser = format)]
     pub format: Option<Format>,
     /// How to store numbers: f32, bf16, f16, or fp8 (F8_E4M3 without scales; biases and norms stay) [default: as they are]
-    #[arg(long, value_name = "NAME", value_parser = convert::precision)]
+    #[arg(long, value_name = "NAME", value_parser = precision)]
     pub dtype: Option<Precision>,
     /// Which network of a file with several: flux, autoencoder, t5 or clip
-    #[arg(long, value_name = "NAME", value_parser = convert::network)]
+    #[arg(long, value_name = "NAME", value_parser = network)]
     pub network: Option<Network>,
     /// Card or folder of the model, for diffusers' config.json of other sizes than FLUX.1's
     #[arg(long, value_name = "NAME|DIR")]
@@ -459,6 +456,28 @@ pub fn dtype(name: &str) -> Result<FloatDType, String> {
 /// The name of a kind of numbers.
 pub fn dtype_name(dtype: FloatDType) -> &'static str {
     DTYPES.iter().find_map(|(name, known)| (*known == dtype).then_some(*name)).unwrap_or("f32")
+}
+
+/// A format by its name.
+fn format(name: &str) -> Result<Format, String> {
+    named(name, &Format::ALL)
+}
+
+/// A precision by its name.
+fn precision(name: &str) -> Result<Precision, String> {
+    named(name, &Precision::ALL)
+}
+
+/// A network by the word that cards have for it.
+fn network(name: &str) -> Result<Network, String> {
+    named(name, &Network::ALL.map(|network| (network.word(), network)))
+}
+
+/// What has a name.
+fn named<T: Copy>(name: &str, all: &[(&str, T)]) -> Result<T, String> {
+    let found = all.iter().find_map(|(known, value)| (*known == name).then_some(*value));
+    let known = || all.iter().map(|(known, _)| *known).collect::<Vec<_>>().join(", ");
+    found.ok_or_else(|| format!("known are: {}", known()))
 }
 
 /// Another program by its name.

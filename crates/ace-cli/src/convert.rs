@@ -3,8 +3,8 @@
 use crate::{args::ConvertArgs, interrupted, progress::Progress, report};
 use ace_plus::Card;
 use ace_weights::{
-    Network,
-    convert::{self, Content, Format, Options, Precision},
+
+    convert::{self, Content, Format, Options},
 };
 use burn::tensor::Device;
 use std::process::ExitCode;
@@ -48,27 +48,4 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<ExitCode> {
         files.join(", ")
     ));
     Ok(ExitCode::SUCCESS)
-}
-
-/// A format by its name.
-pub fn format(name: &str) -> Result<Format, String> {
-    named(name, &Format::ALL)
-}
-
-/// A precision by its name.
-pub fn precision(name: &str) -> Result<Precision, String> {
-    named(name, &Precision::ALL)
-}
-
-/// A network by the word that cards have for it.
-pub fn network(name: &str) -> Result<Network, String> {
-    const NETWORKS: [(&str, Network); 4] =
-        [("flux", Network::Flux), ("autoencoder", Network::AutoEncoder), ("t5", Network::T5), ("clip", Network::Clip)];
-    named(name, &NETWORKS)
-}
-
-fn named<T: Copy>(name: &str, all: &[(&str, T)]) -> Result<T, String> {
-    let found = all.iter().find_map(|(known, value)| (*known == name).then_some(*value));
-    let known = || all.iter().map(|(known, _)| *known).collect::<Vec<_>>().join(", ");
-    found.ok_or_else(|| format!("known are: {}", known()))
 }

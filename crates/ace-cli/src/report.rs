@@ -92,9 +92,6 @@ pub fn hint(error: &Error) -> Option<String> {
             ace_plus::Error::Incomplete { .. } => {
                 Some("put the files there, or name their folder with --weights DIR".to_owned())
             }
-            ace_plus::Error::Changed { hint: Some(hint), .. } if hint.contains("take this one") => {
-                Some("name the model of then with --model, or go on with this one with --anyway".to_owned())
-            }
             error => error.hint().map(ToOwned::to_owned),
         }
     })

@@ -67,7 +67,7 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<ExitCode> {
     {
         match args.anyway {
             true => report::note(&format!("{changed}; going on anyway")),
-            false => return Err(anyhow::Error::from(changed).context(ANYWAY)),
+            false => return Err(Failure::new(changed.to_string(), ANYWAY).into()),
         }
     }
     crate::listen_to_interrupts("stopping; finished pictures stay, of this one nothing will be written");
@@ -75,8 +75,8 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What stands before the name of a file that has changed.
-const ANYWAY: &str = "this would be another picture";
+/// What to do where weights have changed since a picture was made.
+const ANYWAY: &str = "name the model of then with --model, or go on with this one with --anyway";
 
 /// A model in memory, and what its pictures say of it.
 pub struct Studio {

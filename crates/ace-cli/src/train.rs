@@ -94,7 +94,9 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
                 report::print(&format!("weights: {}", path.display()));
             }
             if let (Some(_), [lora]) = (&recipe.lora, weights.as_slice()) {
-                report::print(&format!("use it: ace sample --lora {}", lora.display()));
+                let model = args.model.model.as_ref().or(recipe.model.as_ref());
+                let model = model.map_or(String::new(), |name| format!(" --model {name}"));
+                report::print(&format!("use it: ace sample{model} --lora {}", lora.display()));
             }
             ExitCode::SUCCESS
         }

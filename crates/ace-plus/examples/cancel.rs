@@ -4,6 +4,8 @@
 //! cargo run -p ace-plus --example cancel --features burn/flex
 //! ```
 
+#![allow(clippy::print_stderr)]
+
 use ace_plus::{Edit, Error, Event, Model, Result, burn::tensor::Device};
 use std::ops::ControlFlow;
 

@@ -4,6 +4,8 @@
 //! cargo run -p ace-plus --example edit --features burn/flex -- out.png
 //! ```
 
+#![allow(clippy::print_stderr)]
+
 use ace_plus::{Edit, Event, Model, Result, burn::tensor::Device, image::RgbImage, picture};
 use std::{ops::ControlFlow, path::Path};
 

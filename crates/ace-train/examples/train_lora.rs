@@ -4,6 +4,8 @@
 //! cargo run -p ace-train --example train_lora --features burn/flex -- folder
 //! ```
 
+#![allow(clippy::print_stderr)]
+
 use ace_plus::{Edit, Model, burn::tensor::Device};
 use ace_train::{Error, Outcome, RunEvent, RunOptions, Start, train_from};
 use std::{

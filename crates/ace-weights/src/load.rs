@@ -20,6 +20,34 @@ use burn::{
 use std::collections::{BTreeMap, BTreeSet};
 
 impl WeightFile {
+    /// One tensor: as the file has it, in bf16 where the file has fewer bits.
+    ///
+    /// # Errors
+    /// If the key is missing or its dtype has no place here.
+    pub fn data(&self, key: &str) -> Result<TensorData> {
+        self.join(&[key], None)
+    }
+
+    /// One float tensor on a device, in `dtype` (or as [`WeightFile::data`] has it).
+    ///
+    /// # Errors
+    /// As [`WeightFile::data`], or if the rank is not `D`.
+    pub fn tensor<const D: usize>(&self, key: &str, dtype: Option<FloatDType>, device: &Device) -> Result<Tensor<D>> {
+        if let Some(axes) = self.shape(key).map(<[usize]>::len).filter(|axes| *axes != D) {
+            return Err(self.misfit(format!("{key} has {axes} axes, expected {D}"), "another network"));
+        }
+        Ok(place(self.join(&[key], dtype.map(DType::from))?, device))
+    }
+
+    /// One float tensor's numbers in f32.
+    ///
+    /// # Errors
+    /// As [`WeightFile::data`], or if they are no floats.
+    pub(crate) fn floats(&self, key: &str) -> Result<Vec<f32>> {
+        let values = self.data(key)?.try_into_vec_as::<f32>();
+        values.map_err(|source| self.misfit(format!("{key}: {source}"), "save it in f32, f16 or bf16"))
+    }
+
     /// Fills every parameter of `module` from the rows that `keys` names for it, under `prefix`, in `dtype` (or the
     /// file's own; bf16 where the file has fewer bits).
     ///

@@ -263,7 +263,7 @@ impl<'a> Run<'a> {
         if stopped {
             return Ok(Outcome::Stopped { step: trainer.step });
         }
-        let weights = start::write(&self.options.out, &start.card(), recipe, &trainer.result(), &self.note())?;
+        let weights = start::write(&self.options.out, start.card(), recipe, &trainer.result(), &self.note())?;
         Ok(Outcome::Finished { step: trainer.step, weights })
     }
 

@@ -310,9 +310,9 @@ pub fn write(
     model: &TrainedNetworks,
     note: &str,
 ) -> Result<Vec<PathBuf>, Error> {
-    if let Some(lora) = &recipe.lora {
+    if recipe.lora.is_some() {
         let path = folder.join(format!("{}.safetensors", recipe.name));
-        adapter::write(&path, &with_new_branches(&model.flux), lora.alpha, &[("made_by", note)])?;
+        adapter::write(&path, &with_new_branches(&model.flux), &[("made_by", note)])?;
         return Ok(vec![path]);
     }
     let files = &card.weights;

@@ -43,7 +43,7 @@ impl Delta {
         let matrix = |values, shape: [usize; 2]| Tensor::from_data(TensorData::new(values, shape), device);
         let rows = |roles: &[Role], columns| dense(file, layer, parts, roles, columns, weight);
         let Kind::Linear { input, .. } = layer.kind else {
-            let value = parts.iter().find_map(|part| part.key(Role::Value)).map(|key| read(file, key)).transpose()?;
+            let value = parts.iter().find_map(|part| part.key(Role::Value)).map(|key| file.floats(key)).transpose()?;
             return Ok(Self { bias: rows(&[Role::Diff], 1)?.map(vector), value: value.map(vector), ..Self::default() });
         };
         let branch = branch(file, layer, input, parts)?.map(|(a, b, scale)| {
@@ -102,7 +102,7 @@ fn branch(file: &WeightFile, layer: &Layer, input: usize, parts: &[Part]) -> Res
     let mut ups: Vec<(&Part, usize, &str)> = Vec::new();
     for part in parts {
         let (Some(down), Some(up)) = (part.key(Role::Down), part.key(Role::Up)) else { continue };
-        let down = widened(read(file, down)?, part.rank, layer, input);
+        let down = widened(file.floats(down)?, part.rank, layer, input);
         let known = ups.iter().find_map(|(other, begin, _)| {
             let block = a.get(begin * input..(begin + part.rank) * input)?;
             (other.rank == part.rank && block == down).then_some(*begin)
@@ -118,7 +118,7 @@ fn branch(file: &WeightFile, layer: &Layer, input: usize, parts: &[Part]) -> Res
     let mut b = vec![0.0; layer.output * rank];
     for (part, begin, up) in ups {
         let ratio = if is_common { 1.0 } else { part.ratio };
-        for (i, row) in read(file, up)?.chunks_exact(part.rank).enumerate() {
+        for (i, row) in file.floats(up)?.chunks_exact(part.rank).enumerate() {
             let at = part.place.row(i) * rank + begin;
             for (b, up) in b[at..at + part.rank].iter_mut().zip(row) {
                 *b = (f64::from(*up) * ratio) as f32;
@@ -141,7 +141,7 @@ fn dense(
     for part in parts {
         for role in roles {
             let Some(key) = part.key(*role) else { continue };
-            let values = read(file, key)?;
+            let values = file.floats(key)?;
             let values = widened(values, part.place.rows.len(), layer, columns);
             // The bias of an up projection is inside the branch, what is added outright is not.
             let factor = if *role == Role::UpBias { weight * part.ratio } else { weight };
@@ -163,13 +163,4 @@ fn widened(values: Vec<f32>, rows: usize, layer: &Layer, input: usize) -> Vec<f3
     let Some(kept) = layer.kind.kept_columns(columns).filter(|_| columns < input) else { return values };
     let zeros = vec![0.0; input - columns];
     values.chunks_exact(columns).flat_map(|row| [&row[..kept], &zeros[..], &row[kept..]].concat()).collect()
-}
-
-/// A tensor's values in f32.
-///
-/// # Errors
-/// If the file has it in a dtype that is no number's.
-pub(super) fn read(file: &WeightFile, key: &str) -> Result<Vec<f32>> {
-    let values = file.data(key)?.try_into_vec_as::<f32>();
-    values.map_err(|source| file.misfit(format!("{key}: {source}"), "save the adapter in f32, f16 or bf16"))
 }

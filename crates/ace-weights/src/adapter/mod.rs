@@ -115,27 +115,48 @@ pub fn ranks(file: &WeightFile) -> Result<Option<RangeInclusive<usize>>> {
 ///
 /// # Errors
 /// If the file cannot be written, or a layer has several branches.
-pub fn write(path: &Path, flux: &Flux, alpha: f64, metadata: &[(&str, &str)]) -> Result<()> {
-    let mut tensors = BTreeMap::new();
+pub fn write(path: &Path, flux: &Flux, metadata: &[(&str, &str)]) -> Result<()> {
     let mut crowded = None;
-    flux.clone().for_each_linear(&mut |name, linear| {
+    let mut flux = flux.clone();
+    flux.for_each_linear(&mut |name, linear| {
         if linear.lora.len() > 1 {
             crowded = Some(name.to_owned());
-        }
-        if let Some(branch) = linear.lora.first() {
-            let stem = kohya_name(name);
-            tensors.insert(format!("{stem}.lora_down.weight"), branch.lora_a.val().cast(DType::F32).into_data());
-            tensors.insert(format!("{stem}.lora_up.weight"), branch.lora_b.val().cast(DType::F32).into_data());
-            tensors.insert(format!("{stem}.alpha"), TensorData::new(vec![alpha as f32], [0usize; 0]));
         }
     });
     match crowded {
         Some(name) => Err(Error::input(format!("{name} has several branches"), "one LoRA at a time can be written")),
-        None => store::write(path, &tensors, metadata),
+        None => store::write(path, &released(&mut flux), metadata),
     }
 }
 
-/// `double_blocks.0.img_attn.qkv` to `lora_unet_double_blocks_0_img_attn_qkv`.
-fn kohya_name(path: &str) -> String {
-    format!("lora_unet_{}", path.replace('.', "_"))
+/// The transformer's branches in the release's spelling (kohya's): `lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight`
+/// and its siblings, in f32.
+pub(crate) fn released(flux: &mut Flux) -> BTreeMap<String, TensorData> {
+    let mut tensors = BTreeMap::new();
+    flux.for_each_linear(&mut |path, linear| {
+        for branch in &linear.lora {
+            let stem = format!("lora_unet_{}", path.replace('.', "_"));
+            let [rank, _] = branch.lora_a.dims();
+            tensors.insert(format!("{stem}.lora_down.weight"), on_host(branch.lora_a.val()));
+            tensors.insert(format!("{stem}.lora_up.weight"), on_host(branch.lora_b.val()));
+            tensors.insert(format!("{stem}.alpha"), alpha(branch.scale * rank as f64));
+        }
+    });
+    tensors
+}
+
+/// A factor on the host, in f32.
+pub(crate) fn on_host(factor: Tensor<2>) -> TensorData {
+    factor.cast(DType::F32).into_data()
+}
+
+/// The number by which a branch counts, times its rank.
+pub(crate) fn alpha(value: f64) -> TensorData {
+    TensorData::new(vec![value as f32], [0_usize; 0])
+}
+
+/// Whether a key is of a down projection, or of an up projection.
+pub(crate) fn factor(key: &str) -> (bool, bool) {
+    let role = dialect::parse(key).map(|(_, role)| role);
+    (role == Some(Role::Down), role == Some(Role::Up))
 }

@@ -182,7 +182,7 @@ impl Part {
 
 /// A tensor that is one number.
 fn number(file: &WeightFile, key: &str) -> Result<f64> {
-    match super::delta::read(file, key)?[..] {
+    match file.floats(key)?[..] {
         [number] => Ok(f64::from(number)),
         ref numbers => {
             Err(file.misfit(format!("{key} has {} numbers, expected one", numbers.len()), "the file is broken"))

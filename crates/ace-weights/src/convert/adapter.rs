@@ -15,10 +15,7 @@ use ace_nn::{
     flux::{Flux, FluxConfig},
     lora::LoraBranch,
 };
-use burn::{
-    prelude::*,
-    tensor::{DType, FloatDType},
-};
+use burn::{prelude::*, tensor::FloatDType};
 use std::{collections::BTreeMap, path::Path};
 
 /// Where diffusers leaves PEFT's configuration; it names layers as diffusers does.
@@ -46,7 +43,7 @@ pub(super) fn convert(
     }
     let tensors = match format {
         Format::Diffusers => diffusers(&mut flux),
-        Format::Bfl | Format::ComfyUi => release(&mut flux),
+        Format::Bfl | Format::ComfyUi => adapter::released(&mut flux),
     };
     let tensors: BTreeMap<String, TensorData> =
         tensors.into_iter().map(|(key, data)| (key, data.convert_dtype(dtype.into()))).collect();
@@ -90,9 +87,8 @@ fn dtype(file: &WeightFile, precision: Option<Precision>) -> Result<FloatDType> 
 /// Sizes of a transformer that the file fits: those that its factors tell, FLUX.1's where it has none.
 fn config(file: &WeightFile) -> Result<FluxConfig> {
     let shapes = file.shapes()?;
-    let is_down =
-        |key: &str| [".lora_down.", ".lora_A.", ".lora.down.", ".down."].iter().any(|part| key.contains(part));
-    let is_up = |key: &str| [".lora_up.", ".lora_B.", ".lora.up.", ".up."].iter().any(|part| key.contains(part));
+    let is_down = |key: &str| adapter::factor(key).0;
+    let is_up = |key: &str| adapter::factor(key).1;
     // Dots and `_` are told apart nowhere below.
     let plain: Vec<(String, &str, &[usize])> =
         shapes.iter().map(|(key, shape)| (key.replace('.', "_"), key.as_str(), shape.as_slice())).collect();
@@ -160,24 +156,9 @@ fn doubles(names: &[(String, &str, &[usize])]) -> usize {
     names.iter().filter_map(|(name, _, _)| index(name)).max().map_or(0, |last| last + 1)
 }
 
-/// The ACE++ release's spelling.
-fn release(flux: &mut Flux) -> Vec<(String, TensorData)> {
-    let mut tensors = Vec::new();
-    flux.for_each_linear(&mut |path, linear| {
-        for branch in &linear.lora {
-            let stem = format!("lora_unet_{}", path.replace('.', "_"));
-            let [rank, _] = branch.lora_a.dims();
-            tensors.push((format!("{stem}.lora_down.weight"), host(branch.lora_a.val())));
-            tensors.push((format!("{stem}.lora_up.weight"), host(branch.lora_b.val())));
-            tensors.push((format!("{stem}.alpha"), alpha(branch.scale * rank as f64)));
-        }
-    });
-    tensors
-}
-
 /// diffusers' spelling; alphas only where branches do not count as they are.
-fn diffusers(flux: &mut Flux) -> Vec<(String, TensorData)> {
-    let mut tensors = Vec::new();
+fn diffusers(flux: &mut Flux) -> BTreeMap<String, TensorData> {
+    let mut tensors = BTreeMap::new();
     flux.for_each_linear(&mut |path, linear| {
         let target = keys::DIFFUSERS.rows(&keys::BFL.path(&format!("{path}.weight")));
         let [width, height] = linear.features();
@@ -198,10 +179,10 @@ fn diffusers(flux: &mut Flux) -> Vec<(String, TensorData)> {
                 let stem = format!("transformer.{}", key.trim_end_matches(".weight"));
                 let (a, b) = part.factors(branch, is_cut);
                 let [rank, _] = a.dims();
-                tensors.push((format!("{stem}.lora_A.weight"), host(a)));
-                tensors.push((format!("{stem}.lora_B.weight"), host(b)));
+                tensors.insert(format!("{stem}.lora_A.weight"), adapter::on_host(a));
+                tensors.insert(format!("{stem}.lora_B.weight"), adapter::on_host(b));
                 if branch.scale != 1.0 {
-                    tensors.push((format!("{stem}.alpha"), alpha(branch.scale * rank as f64)));
+                    tensors.insert(format!("{stem}.alpha"), adapter::alpha(branch.scale * rank as f64));
                 }
             }
         }
@@ -241,15 +222,7 @@ impl Part {
 /// Directions of the rank that change any of `height` rows from row `at` on.
 fn used(branch: &LoraBranch, at: usize, height: usize) -> Vec<i32> {
     let [_, rank] = branch.lora_b.dims();
-    let rows: Vec<f32> = host(branch.lora_b.val().narrow(0, at, height)).iter::<f32>().collect();
+    let rows: Vec<f32> = adapter::on_host(branch.lora_b.val().narrow(0, at, height)).iter::<f32>().collect();
     let is_used = |column: &i32| rows.iter().skip(*column as usize).step_by(rank).any(|value| *value != 0.0);
     (0..rank as i32).filter(is_used).collect()
-}
-
-fn host(tensor: Tensor<2>) -> TensorData {
-    tensor.cast(DType::F32).into_data()
-}
-
-fn alpha(value: f64) -> TensorData {
-    TensorData::new(vec![value as f32], [0_usize; 0])
 }

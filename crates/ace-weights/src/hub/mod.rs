@@ -11,7 +11,8 @@
 mod cache;
 #[cfg(feature = "hub")]
 mod http;
-#[cfg(all(test, feature = "hub"))]
+#[cfg(feature = "hub")]
+#[cfg(test)]
 mod tests;
 #[cfg(feature = "hub")]
 mod transfer;

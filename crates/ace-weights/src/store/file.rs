@@ -5,10 +5,7 @@ use super::{
     stored::Stored,
 };
 use crate::{Error, Result};
-use burn::{
-    prelude::*,
-    tensor::{DType, FloatDType},
-};
+use burn::prelude::*;
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
@@ -288,25 +285,6 @@ impl WeightFile {
     /// Whether a tensor's numbers are multiplied by one that stands beside it.
     pub fn is_scaled(&self, key: &str) -> bool {
         self.tensors.get(key).is_some_and(|entry| entry.scale.is_some())
-    }
-
-    /// One tensor: as the file has it, in bf16 where the file has fewer bits.
-    ///
-    /// # Errors
-    /// If the key is missing or its dtype has no place here.
-    pub fn data(&self, key: &str) -> Result<TensorData> {
-        self.join(&[key], None)
-    }
-
-    /// One float tensor on a device, in `dtype` (or as [`WeightFile::data`] has it).
-    ///
-    /// # Errors
-    /// As [`WeightFile::data`], or if the rank is not `D`.
-    pub fn tensor<const D: usize>(&self, key: &str, dtype: Option<FloatDType>, device: &Device) -> Result<Tensor<D>> {
-        if let Some(axes) = self.shape(key).map(<[usize]>::len).filter(|axes| *axes != D) {
-            return Err(self.misfit(format!("{key} has {axes} axes, expected {D}"), "another network"));
-        }
-        Ok(place(self.join(&[key], dtype.map(DType::from))?, device))
     }
 
     /// A tensor as it is stored.
