@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// diffusers' layers, with BFL's path and rows, by hand (spec 7.2).
+/// diffusers' layers, with BFL's path and rows, by hand.
 fn diffusers() -> Vec<(String, String, Range<usize>)> {
     let third = |i: usize| i * D..(i + 1) * D;
     let mut all: Vec<(String, String, Range<usize>)> = [

@@ -40,7 +40,7 @@ const TRAIN_EXAMPLES: &str = "\
 A model is anything that `ace sample` takes. Ctrl-C saves and says how to go on. Beside the checkpoints, --out gets log.jsonl, loss.png and the previews.
 
 Examples:
-  ace train                                      models/tiny/lora-subject.toml into out/train/lora-subject
+  ace train                                      models/tiny/lora-subject.toml into out/train/tiny-subject
   ace train --model ace-plus-portrait --dtype bf16 --data pictures.jsonl
   ace train --model FLUX.1-Fill-dev/ --recipe lora.toml --data pictures.jsonl
   ace train --recipe models/tiny/stage2.toml --resume

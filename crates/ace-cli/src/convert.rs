@@ -2,10 +2,7 @@
 
 use crate::{args::ConvertArgs, interrupted, progress::Progress, report};
 use ace_plus::Card;
-use ace_weights::{
-
-    convert::{self, Content, Format, Options},
-};
+use ace_weights::convert::{self, Content, Format, Options};
 use burn::tensor::Device;
 use std::process::ExitCode;
 

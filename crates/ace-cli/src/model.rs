@@ -1,4 +1,4 @@
-//! Which model: its card, the folder of its weights, and LoRAs on top. `sample` and `eval` find theirs here.
+//! Which model: its card, the folder of its weights, and LoRAs on top. `sample`, `train` and `eval` find theirs here.
 
 use crate::{miniature, report::Failure};
 use ace_plus::{
@@ -15,7 +15,7 @@ const MODELS: &str = "models";
 /// Which model.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct ModelArgs {
-    /// Built-in card by its name, or a folder with a card.toml [default: tiny]
+    /// Built-in card by its name, or a folder with a card.toml, or one that diffusers wrote [default: tiny]
     #[arg(long, value_name = "NAME|DIR")]
     pub model: Option<String>,
     /// Folder of the weights that the card names [default: the card's own folder, then the Hugging Face cache]

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 /// What is shown of a picture under the mask. In a card it is its [`name`](Annotator::name).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(try_from = "String")]
+#[serde(try_from = "String", into = "String")]
 pub enum Annotator {
     /// The picture itself.
     #[default]
@@ -41,6 +41,12 @@ pub enum Annotator {
     Canny,
     /// A map that the user has drawn of it: contours, depths.
     Map,
+}
+
+impl From<Annotator> for String {
+    fn from(annotator: Annotator) -> Self {
+        annotator.name().to_owned()
+    }
 }
 
 impl Annotator {

@@ -131,7 +131,7 @@ impl Kind {
     ///
     /// A token is `[latents | masked image | change image | mask]` and networks differ in what they have of it: latents
     /// alone, all but the change image, all. Each column stays with its meaning; the rest of the model's columns sees
-    /// nothing of the adapter (spec §1.4).
+    /// nothing of the adapter: in a wider input layer the latents come first, then their conditions.
     pub fn kept_columns(&self, columns: usize) -> Option<usize> {
         let Self::Linear { input, latent, .. } = *self else { return None };
         if columns == input {
