@@ -159,7 +159,7 @@ fn a_gguf_file_is_read_as_its_own_library_reads_it() {
     let mut types = 0;
     for key in file.keys() {
         let theirs: Vec<f32> = theirs.data(key).unwrap_or_else(|error| panic!("{key}: {error}")).iter().collect();
-        let widened = file.stored(key).expect("there").is_packed();
+        let widened = file.stored(key).expect("there").is_quantized();
         let theirs: Vec<f32> =
             if widened { theirs.iter().map(|value| bf16::from_f32(*value).to_f32()).collect() } else { theirs };
         let ours = file.data(key).expect("readable").convert::<f32>();
@@ -348,7 +348,7 @@ fn q8_stays_packed_and_gives_what_the_widened_weights_give() {
     assert!(small * 3 < fs::metadata(tiny.join("flux.safetensors")).expect("shipped").len());
 
     let open = || WeightFile::open(&gguf).expect("whole");
-    let mut packed = open().packed().flux(&card.flux, Some(FloatDType::F32), &device).expect("it fits");
+    let mut packed = open().quantized().flux(&card.flux, Some(FloatDType::F32), &device).expect("it fits");
     let mut widened = open().flux(&card.flux, Some(FloatDType::F32), &device).expect("it fits");
     let mut weights = BTreeMap::new();
     widened.for_each_linear(&mut |path, linear| {

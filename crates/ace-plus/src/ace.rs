@@ -326,7 +326,7 @@ impl Loader<'_> {
 
     fn open(&self, component: Component) -> Result<WeightFile> {
         let file = self.files.of(component).open()?;
-        Ok(if self.widen { file } else { file.packed() })
+        Ok(if self.widen { file } else { file.quantized() })
     }
 
     /// Opens every file, so that one that is broken is noticed before the work.

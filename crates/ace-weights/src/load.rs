@@ -108,7 +108,9 @@ impl WeightFile {
         let values = Values::new(wanted, is_alike.then_some(first.stored), elements);
         let mut values = values.ok_or_else(|| self.misfit(format!("{name} does not become {wanted:?}"), FLOATS))?;
         for (key, raw) in keys.iter().zip(&raw) {
-            self.each_piece(key, raw.stored.unit(), &mut |bytes| raw.stored.read(bytes, raw.scale, &mut values))?;
+            self.each_piece(key, raw.stored.block_bytes(), &mut |bytes| {
+                raw.stored.read(bytes, raw.scale, &mut values)
+            })?;
         }
         if swapped {
             values.swap_halves();
@@ -124,7 +126,7 @@ impl WeightFile {
     }
 
     /// Matrices of `Q8_0` blocks, rows behind each other, as burn's quantized numbers; `None` if they are anything else.
-    fn join_packed(&self, keys: &[&str], shape: &[usize]) -> Result<Option<TensorData>> {
+    fn join_quantized(&self, keys: &[&str], shape: &[usize]) -> Result<Option<TensorData>> {
         let raw = keys.iter().map(|key| self.raw(key)).collect::<Result<Vec<_>>>()?;
         let is_q8 = |raw: &Raw| raw.stored == Stored::Block(GgmlType::Q8_0) && raw.scale == 1.0;
         let &[rows, columns] = shape else { return Ok(None) };
@@ -134,8 +136,8 @@ impl WeightFile {
         let (mut values, mut scales) =
             (Vec::with_capacity(rows * columns), Vec::with_capacity(rows * columns / Q8_BLOCK));
         for (key, raw) in keys.iter().zip(&raw) {
-            self.each_piece(key, raw.stored.unit(), &mut |bytes| {
-                for block in bytes.chunks_exact(raw.stored.unit()) {
+            self.each_piece(key, raw.stored.block_bytes(), &mut |bytes| {
+                for block in bytes.chunks_exact(raw.stored.block_bytes()) {
                     scales.push(half::f16::from_le_bytes([block[0], block[1]]).to_f32());
                     values.extend(block[2..].iter().map(|byte| *byte as i8));
                 }
@@ -293,17 +295,17 @@ struct Filler<'a> {
     error: Option<Error>,
 }
 
-/// What burn calls the type whose weights may stay packed: [`ace_nn::lora::Linear`].
+/// What burn calls the type whose weights may stay quantized: [`ace_nn::lora::Linear`].
 const LINEAR: &str = "Struct:Linear";
 
 impl Filler<'_> {
     fn read(&self) -> Result<Option<TensorData>> {
         let Some(origin) = self.origins.get(&self.path.join(".")) else { return Ok(None) };
         let keys: Vec<&str> = origin.keys.iter().map(String::as_str).collect();
-        if self.file.is_packed()
+        if self.file.stays_quantized()
             && self.container == LINEAR
             && !origin.swapped
-            && let Some(packed) = self.file.join_packed(&keys, &origin.shape)?
+            && let Some(packed) = self.file.join_quantized(&keys, &origin.shape)?
         {
             return Ok(Some(packed));
         }

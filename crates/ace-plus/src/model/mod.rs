@@ -251,7 +251,7 @@ impl Model {
     /// If there is no such file, or it is none.
     pub fn open(&self, network: Network) -> Result<WeightFile> {
         let file = self.require(Component::of(network))?.open()?;
-        Ok(if self.widen { file } else { file.packed() })
+        Ok(if self.widen { file } else { file.quantized() })
     }
 
     /// Fetches into the cache what is neither in the folder nor there.

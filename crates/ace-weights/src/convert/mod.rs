@@ -224,7 +224,7 @@ impl Work<'_> {
             }
             for piece in &by_key[planned.key.as_str()].pieces {
                 let raw = self.file.raw(&piece.key)?;
-                for bytes in raw.bytes[piece.bytes.clone()].chunks(STEP * raw.stored.unit()) {
+                for bytes in raw.bytes[piece.bytes.clone()].chunks(STEP * raw.stored.block_bytes()) {
                     let bytes = store::restore(raw.stored, planned.stored, bytes, raw.scale)
                         .map_err(|reason| self.file.misfit(format!("{}: {reason}", piece.key), "choose bf16 or f32"))?;
                     out.write_all(&bytes).map_err(Error::io(path))?;
@@ -297,7 +297,7 @@ fn stored(sources: &[(Stored, bool)], axes: usize, precision: Option<Precision>)
         precision.is_none() && is_float8 && !is_scaled
     };
     let widened = sources.iter().map(|&(stored, is_scaled)| match stored {
-        packed if packed.is_packed() && !is_kept(packed, is_scaled) => Stored::BF16,
+        packed if packed.is_quantized() && !is_kept(packed, is_scaled) => Stored::BF16,
         other => other,
     });
     let mut all = widened.clone();

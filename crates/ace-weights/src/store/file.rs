@@ -37,7 +37,7 @@ pub struct WeightFile {
     parts: Vec<Part>,
     tensors: BTreeMap<String, Entry>,
     /// Whether weights that burn can compute with as they are stay so.
-    packed: bool,
+    quantized: bool,
 }
 
 /// One file.
@@ -121,14 +121,14 @@ impl WeightFile {
 
     /// Leaves the matrices of linear layers as they are stored where burn has the same type, GGUF's `Q8_0`: 9 bits a
     /// number on the device instead of 16 or 32, and widened anew whenever they are used.
-    pub fn packed(mut self) -> Self {
-        self.packed = true;
+    pub fn quantized(mut self) -> Self {
+        self.quantized = true;
         self
     }
 
-    /// Whether weights stay packed.
-    pub(crate) fn is_packed(&self) -> bool {
-        self.packed
+    /// Whether weights stay quantized.
+    pub(crate) fn stays_quantized(&self) -> bool {
+        self.quantized
     }
 
     /// A file that is already in memory, such as one built into a program; `name` stands for its path in errors.
@@ -178,7 +178,7 @@ impl WeightFile {
     }
 
     fn of(path: &Path, files: Vec<(PathBuf, Bytes)>) -> Result<Self> {
-        let mut weights = Self { path: path.to_owned(), parts: Vec::new(), tensors: BTreeMap::new(), packed: false };
+        let mut weights = Self { path: path.to_owned(), parts: Vec::new(), tensors: BTreeMap::new(), quantized: false };
         for (file, bytes) in files {
             let Header { tensors, metadata, is_gguf } = Header::of(&file, &bytes)?;
             for (key, declared) in tensors {

@@ -1,7 +1,7 @@
 //! How a file stores a tensor's numbers, and those numbers in a dtype that networks compute in.
 //!
 //! Numbers of few bits (8-bit floats, GGUF's blocks) are widened when they are read, but for GGUF's `Q8_0`, which is a
-//! type of burn's too ([`super::WeightFile::packed`]). Of burn 0.22.1's others none is a file's, and its E4M3 is wrong on
+//! type of burn's too ([`super::WeightFile::quantized`]). Of burn 0.22.1's others none is a file's, and its E4M3 is wrong on
 //! a CPU.
 
 use super::{
@@ -105,12 +105,12 @@ impl Stored {
     }
 
     /// Whether the numbers have fewer bits than any dtype that networks compute in.
-    pub fn is_packed(self) -> bool {
+    pub fn is_quantized(self) -> bool {
         matches!(self, Self::F8E4M3 | Self::F8E5M2 | Self::Block(_))
     }
 
     /// Bytes that are read together, or a multiple of them.
-    pub(crate) fn unit(self) -> usize {
+    pub(crate) fn block_bytes(self) -> usize {
         match self {
             Self::Block(kind) => kind.block_bytes(),
             _ => size_of::<f64>(),
@@ -119,7 +119,7 @@ impl Stored {
 
     /// Whether these are numbers with a fraction.
     pub fn is_float(self) -> bool {
-        self.is_packed() || matches!(self, Self::F64 | Self::F32 | Self::F16 | Self::BF16)
+        self.is_quantized() || matches!(self, Self::F64 | Self::F32 | Self::F16 | Self::BF16)
     }
 
     /// The format of numbers of eight bits.
@@ -244,7 +244,7 @@ impl Values {
     /// Room for `elements` numbers of `dtype`, all of which are stored as `stored` or, if that is `None`, in several
     /// ways; `None` if nothing becomes that dtype.
     pub fn new(dtype: DType, stored: Option<Stored>, elements: usize) -> Option<Self> {
-        if let Some(stored) = stored.filter(|stored| !stored.is_packed() && stored.dtype() == Some(dtype)) {
+        if let Some(stored) = stored.filter(|stored| !stored.is_quantized() && stored.dtype() == Some(dtype)) {
             return Some(Self::Bytes(stored, Vec::with_capacity(elements * dtype.size())));
         }
         Some(match dtype {
@@ -331,7 +331,7 @@ pub(crate) fn restore<'a>(from: Stored, to: Stored, bytes: &'a [u8], scale: f32)
             None => Ok(Cow::Owned(Float8::E4M3.encode(&values))),
         };
     }
-    let values = to.dtype().filter(|_| !to.is_packed()).and_then(|dtype| Values::new(dtype, None, 0));
+    let values = to.dtype().filter(|_| !to.is_quantized()).and_then(|dtype| Values::new(dtype, None, 0));
     let mut values = values.ok_or_else(|| format!("{to} is not written"))?;
     from.read(bytes, scale, &mut values)?;
     match &values {
