@@ -4,7 +4,7 @@ use crate::{
     Error,
     batch::{Batch, Encoded, Encoder, Words},
     example::Dataset,
-    recipe::Recipe,
+    recipe::{Recipe, TimestepRecipe},
     trainer::{Loss, Objective},
 };
 use ace_nn::{clip::Clip, flux::Flux, t5::T5};
@@ -79,6 +79,7 @@ pub struct FlowObjective<'a> {
     cache: HashMap<u64, Arc<Encoded>>,
     empty: Words,
     drop_instruction: f64,
+    timesteps: TimestepRecipe,
     batch: usize,
     chunk: usize,
     seed: u64,
@@ -96,6 +97,7 @@ impl<'a> FlowObjective<'a> {
             cache: HashMap::new(),
             empty: encoder.words(""),
             drop_instruction: recipe.drop_instruction,
+            timesteps: recipe.timesteps,
             batch: recipe.optimizer.batch,
             chunk: recipe.optimizer.batch / recipe.optimizer.accumulate,
             seed: recipe.seed,
@@ -154,7 +156,7 @@ impl Objective for FlowObjective<'_> {
             .into_iter()
             .map(|index| {
                 let len = self.cache[&index].geometry().len();
-                draw(index, len * features, self.drop_instruction, &mut rng)
+                draw(index, len * features, self.drop_instruction, self.timesteps, &mut rng)
             })
             .collect();
 
@@ -193,11 +195,11 @@ impl FlowObjective<'_> {
     }
 }
 
-/// Whether the instruction is dropped, the time (`sigmoid(z)`, `z ~ N(0,1)`: the middle of the way is seen most) and
-/// the noise of one example.
-fn draw(index: u64, numbers: usize, drop_instruction: f64, rng: &mut ChaCha20Rng) -> Draw {
+/// Whether the instruction is dropped, the time and the noise of one example.
+fn draw(index: u64, numbers: usize, drop_instruction: f64, times: TimestepRecipe, rng: &mut ChaCha20Rng) -> Draw {
     let dropped = rng.random_bool(drop_instruction);
     let z: f32 = StandardNormal.sample(rng);
     let noise = StandardNormal.sample_iter(rng).take(numbers).collect();
+    let z = times.mean + times.std * z;
     Draw { index, dropped, timestep: 1.0 / (1.0 + (-z).exp()), noise }
 }

@@ -165,7 +165,11 @@ impl<'a> Run<'a> {
 
     fn autoencoder(&self, observer: Observer<'_>) -> Result<Outcome, Error> {
         let learning = self.device.clone().autodiff();
-        let mut trainer = Trainer::new(self.start().autoencoder(&learning)?, &self.recipe.optimizer);
+        let mut model = self.start().autoencoder(&learning)?;
+        if self.recipe.autoencoder.as_ref().is_some_and(|section| section.decoder_only) {
+            model.encoder = model.encoder.no_grad();
+        }
+        let mut trainer = Trainer::new(model, &self.recipe.optimizer);
         let mut objective = AutoEncoderObjective::new(&self.recipe, self.data.as_ref(), &self.card, &learning)?;
         let examples = self.previews()?;
         let stopped = self.turn(&mut trainer, &mut objective, observer, &mut |model: &AutoEncoder| {
