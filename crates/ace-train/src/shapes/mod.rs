@@ -1,9 +1,10 @@
 //! A world of simple shapes in which every instruction has one exact answer.
 //!
-//! It makes endless examples of the twelve tasks out of nothing but an index, so that a small network can be trained and
+//! It makes endless examples of its tasks out of nothing but an index, so that a small network can be trained and
 //! judged anywhere: no pictures to download, and no doubt about what the right answer was.
 
 mod draw;
+mod read;
 mod scene;
 mod task;
 pub mod vocabulary;
@@ -12,10 +13,15 @@ mod words;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-pub use self::{scene::CELL, task::Task, words::vocabulary};
+pub use self::{
+    read::Reader,
+    scene::{CELL, Object, Place, Scene},
+    task::Task,
+    words::vocabulary,
+};
 use crate::example::{Dataset, Example, ExampleError};
 
-/// Which examples a world draws. The two never share a seed.
+/// Which examples a world draws. The two share no example: what the pictures show decides where one belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Split {
     /// To learn from.
