@@ -76,6 +76,21 @@ fn templates(task: Task) -> &'static [&'static str] {
             "show|draw the first item at the {first} and the second item at the {second} on a {background} background",
             "a {background} picture|image with the first item at the {first} and the second item at the {second}",
         ],
+        Task::Texture => &[
+            "make|paint|turn the {object} {texture}",
+            "change the {object} to {texture}",
+            "the {object} should be {texture}",
+        ],
+        Task::Match => &[
+            "give the {object} the color of the item",
+            "make|paint|turn the {object} the color of the item",
+            "the {object} should be the color of the item",
+        ],
+        Task::Negative => &[
+            "show the {shape} in full color",
+            "bring back the color of the {shape}",
+            "restore|repair the color of the {shape}",
+        ],
     }
 }
 
@@ -122,7 +137,11 @@ pub fn name(object: &Object) -> String {
 
 /// Every word an instruction can contain, sorted.
 pub fn vocabulary() -> Vec<String> {
-    let spoken = Task::ALL.iter().flat_map(|task| templates(*task)).flat_map(|template| template.split([' ', '|']));
+    let spoken = Task::ALL
+        .iter()
+        .chain(Task::APART)
+        .flat_map(|task| templates(*task))
+        .flat_map(|template| template.split([' ', '|']));
     let places = [2, 3].into_iter().flat_map(place_words).flat_map(|place| place.split(' '));
     let properties = [
         all(Shape::ALL, Shape::word),
@@ -163,7 +182,7 @@ mod tests {
 
     #[test]
     fn every_task_can_be_said_in_three_ways() {
-        for task in Task::ALL {
+        for task in Task::ALL.iter().chain(Task::APART) {
             assert!(templates(*task).len() >= 3, "{task:?}");
         }
     }
