@@ -92,8 +92,9 @@ impl AutoEncoderObjective<'_> {
     fn plane(&self, rng: &mut ChaCha20Rng) -> Result<Plane, Error> {
         let index = rng.random_range(0..self.data.len().map_or(u64::MAX / 2, |len| len as u64));
         let mut planes = pictures(&self.data.example(index)?, self.policy)?;
-        // Answers matter most: they are what is decoded.
-        let chosen = if rng.random_bool(0.5) { 0 } else { rng.random_range(0..planes.len()) };
+        // Answers matter most: they are what is decoded, and all that a decoder has to learn.
+        let answer = self.section.decoder_only || rng.random_bool(0.5);
+        let chosen = if answer { 0 } else { rng.random_range(0..planes.len()) };
         let plane = planes.swap_remove(chosen);
         let Some(crop) = self.section.crop else { return Ok(plane) };
         // Crops keep the grid of latent cells that whole pictures have.
