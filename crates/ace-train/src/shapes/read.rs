@@ -7,11 +7,14 @@ use super::{
     scene::{Background, CELL, Color, Object, Place, Scene, Shape, Size, Texture},
 };
 
+/// What a place may hold, and a picture with just that at every place.
+type Candidate = (Option<Object>, RgbImage);
+
 /// Reads pictures of one grid, by comparing every place with everything that could be there.
 pub struct Reader {
     grid: u32,
     /// Per background, every object (and none, first) at every place.
-    candidates: Vec<(Background, Vec<(Option<Object>, RgbImage)>)>,
+    candidates: Vec<(Background, Vec<Candidate>)>,
 }
 
 impl Reader {
@@ -37,13 +40,12 @@ impl Reader {
     pub fn read(&self, picture: &RgbImage) -> Scene {
         assert_eq!(picture.dimensions(), (self.grid * CELL, self.grid * CELL), "read: another size");
         let places = || (0..self.grid * self.grid).map(Place);
-        let read = |drawn: &[(Option<Object>, RgbImage)]| {
+        let read = |drawn: &[Candidate]| {
             let mut sum = 0;
             let mut objects = Vec::new();
             for place in places() {
-                let distance = |(object, other): &(Option<Object>, RgbImage)| {
-                    (squares(picture, other, place.corner(self.grid)), *object)
-                };
+                let distance =
+                    |(object, other): &Candidate| (squares(picture, other, place.corner(self.grid)), *object);
                 let Some((least, object)) = drawn.iter().map(distance).min_by_key(|(squares, _)| *squares) else {
                     continue;
                 };
