@@ -402,6 +402,23 @@ fn previews_are_the_edits_that_sampling_makes() {
 }
 
 #[test]
+fn a_decoder_learns_alone_and_the_encoder_keeps_its_latents() {
+    let dir = TestDir::new("train-decoder");
+    let section = "steps = 1\nbatch = 2\naccumulate = 2\nlearning_rate = 1e-3\n\
+                   [autoencoder]\nkl_weight = 0.0\ndecoder_only = true\nlatent_noise = 0.05";
+    let recipe = write_recipe(&dir, "decoder", "train = [\"autoencoder\"]", "", section);
+    let run = options(&recipe, dir.file("out"));
+    losses(&run);
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
+    let open = |path: &Path| WeightFile::open(&path.join("autoencoder.safetensors")).expect("written");
+    let (before, after) = (open(&tiny), open(&run.out));
+    for key in before.shapes().expect("readable").keys() {
+        let same = before.data(key).expect("readable") == after.data(key).expect("readable");
+        assert_eq!(same, key.starts_with("encoder."), "{key}");
+    }
+}
+
+#[test]
 fn widened_columns_change_nothing_at_first_and_masks_keep_their_columns() {
     for (from, to, kept) in [(64, 448, 64), (384, 448, 128)] {
         let narrow = support::flux(from);

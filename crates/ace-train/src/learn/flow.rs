@@ -1,7 +1,7 @@
 //! How the transformer learns: the mean squared error of its velocity over all units, references included.
 
 use super::{
-    recipe::Recipe,
+    recipe::{Recipe, TimestepRecipe},
     trainer::{Loss, Objective},
 };
 use crate::{
@@ -106,6 +106,7 @@ pub struct FlowObjective<'a> {
     empty: EncodedText,
     features: usize,
     drop_instruction: f64,
+    times: TimestepRecipe,
     batch: usize,
     chunk: usize,
     seed: u64,
@@ -125,6 +126,7 @@ impl<'a> FlowObjective<'a> {
             features: encoders.card.flux.out_channels,
             encoders: Some(encoders),
             drop_instruction: recipe.drop_instruction,
+            times: recipe.timesteps,
             batch: recipe.optimizer.batch,
             chunk: recipe.optimizer.batch / recipe.optimizer.accumulate,
             seed: recipe.seed,
@@ -227,7 +229,7 @@ impl Objective for FlowObjective<'_> {
             .into_iter()
             .map(|index| {
                 let len = self.encoded[&index].geometry().len();
-                draw(index, len * features, self.drop_instruction, &mut rng)
+                draw(index, len * features, self.drop_instruction, self.times, &mut rng)
             })
             .collect();
 
@@ -267,11 +269,11 @@ impl FlowObjective<'_> {
     }
 }
 
-/// Whether the instruction is dropped, the time (`sigmoid(z)`, `z ~ N(0,1)`: the middle of the way is seen most) and
-/// the noise of one example.
-fn draw(index: u64, numbers: usize, drop_instruction: f64, rng: &mut ChaCha20Rng) -> Draw {
+/// Whether the instruction is dropped, the time and the noise of one example.
+fn draw(index: u64, numbers: usize, drop_instruction: f64, times: TimestepRecipe, rng: &mut ChaCha20Rng) -> Draw {
     let dropped = rng.random_bool(drop_instruction);
     let z: f32 = StandardNormal.sample(rng);
     let noise = StandardNormal.sample_iter(rng).take(numbers).collect();
+    let z = times.mean + times.std * z;
     Draw { index, dropped, timestep: 1.0 / (1.0 + (-z).exp()), noise }
 }

@@ -48,6 +48,9 @@ pub struct Recipe {
     /// Only for the autoencoder.
     #[serde(default)]
     pub autoencoder: Option<AutoEncoderRecipe>,
+    /// At which times the transformer learns.
+    #[serde(default)]
+    pub timesteps: TimestepRecipe,
     /// Probability that the instruction is replaced by an empty one.
     #[serde(default)]
     pub drop_instruction: f64,
@@ -172,14 +175,42 @@ pub enum RateSchedule {
     Cosine,
 }
 
+/// Which times are drawn: `sigmoid(mean + std · z)` with `z ~ N(0,1)`, 1 being noise.
+///
+/// The default is the paper's. A small picture is decided within the first steps of a walk, where noise still hides
+/// everything: only there must a network listen to words and references, so a higher mean teaches it to.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TimestepRecipe {
+    /// Mean before the sigmoid.
+    pub mean: f32,
+    /// Standard deviation before the sigmoid.
+    pub std: f32,
+}
+
+impl Default for TimestepRecipe {
+    fn default() -> Self {
+        Self { mean: 0.0, std: 1.0 }
+    }
+}
+
 /// How the autoencoder learns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AutoEncoderRecipe {
-    /// Side of the random crops in pixels, a multiple of 8.
-    pub crop: usize,
+    /// Side of the random crops in pixels, a multiple of 8; whole pictures if absent. Group norms see all of a picture,
+    /// so a network that only ever saw crops is a little off on whole ones.
+    #[serde(default)]
+    pub crop: Option<usize>,
     /// Weight of the KL divergence beside the mean squared error.
     pub kl_weight: f64,
+    /// The encoder stays as it is, and with it the latents that a transformer has learned.
+    #[serde(default)]
+    pub decoder_only: bool,
+    /// Standard deviation of the noise on normalized latents while learning: what a transformer leaves behind is no
+    /// exact latent either.
+    #[serde(default)]
+    pub latent_noise: f64,
 }
 
 fn every_10() -> u64 {

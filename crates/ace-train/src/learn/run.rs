@@ -197,7 +197,11 @@ impl<'a> Run<'a> {
     fn autoencoder(&self, observer: RunObserver<'_>) -> Result<Outcome, Error> {
         let learning = self.device.clone().autodiff();
         let (recipe, card) = (&self.recipe, &self.start.card());
-        let mut trainer = Trainer::new(self.start.autoencoder(recipe, &learning)?, &recipe.optimizer);
+        let mut model = self.start.autoencoder(recipe, &learning)?;
+        if recipe.autoencoder.as_ref().is_some_and(|section| section.decoder_only) {
+            model.encoder = model.encoder.no_grad();
+        }
+        let mut trainer = Trainer::new(model, &recipe.optimizer);
         let mut objective = AutoEncoderObjective::new(recipe, self.data.as_ref(), card, &learning)?;
         let examples = self.preview_examples()?;
         let stopped = self.turn(&mut trainer, &mut objective, observer, &mut |model: &AutoEncoder| {

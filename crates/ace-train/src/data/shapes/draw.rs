@@ -146,6 +146,14 @@ pub fn gray(picture: &mut RgbImage, place: Place, grid: u32) {
     }
 }
 
+/// Turns one place into its negative.
+pub fn negative(picture: &mut RgbImage, place: Place, grid: u32) {
+    for (x, y, ..) in pixels(place, grid) {
+        let pixel = picture.get_pixel_mut(x, y);
+        *pixel = Rgb(pixel.0.map(|level| 255 - level));
+    }
+}
+
 /// Replaces one place by the means of its blocks.
 pub fn mosaic(picture: &mut RgbImage, place: Place, grid: u32) {
     let mut sums = [[[0.0f32; 3]; (CELL / BLOCK) as usize]; (CELL / BLOCK) as usize];
@@ -248,10 +256,12 @@ mod tests {
     fn changing_a_place_leaves_the_others_alone() {
         let object = object(Shape::Ring, Size::Small);
         let clean = scene(&Scene { grid: 2, background: Background::Teal, objects: vec![(Place(3), object)] });
-        let spoilers: [&dyn Fn(&mut RgbImage); 3] =
-            [&|picture| gray(picture, Place(3), 2), &|picture| mosaic(picture, Place(3), 2), &|picture| {
-                outline(picture, Place(3), &object, 2)
-            }];
+        let spoilers: [&dyn Fn(&mut RgbImage); 4] = [
+            &|picture| gray(picture, Place(3), 2),
+            &|picture| negative(picture, Place(3), 2),
+            &|picture| mosaic(picture, Place(3), 2),
+            &|picture| outline(picture, Place(3), &object, 2),
+        ];
         for spoil in spoilers {
             let mut spoilt = clean.clone();
             spoil(&mut spoilt);

@@ -1,4 +1,4 @@
-//! The twelve tasks: each turns random scenes into an instruction, its pictures, and the exact answer.
+//! The tasks: each turns random scenes into an instruction, its pictures, and the exact answer.
 
 use image::RgbImage;
 use rand::RngExt;
@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{
     draw,
-    scene::{Color, Object, Place, Scene, pick},
+    scene::{Color, Object, Place, Scene, Texture, pick},
     words,
 };
 use crate::data::example::Example;
@@ -38,10 +38,16 @@ pub enum WorldTask {
     LocalReference,
     /// The objects of two references in a new picture.
     Compose,
+    /// Another texture for an object; colour and size stay.
+    Texture,
+    /// The colour of a reference's object for an object of the picture.
+    Match,
+    /// The place behind its negative.
+    Negative,
 }
 
 impl WorldTask {
-    /// Every task. New ones go last: the position seeds the examples.
+    /// The tasks that the miniature is taught.
     pub const ALL: &'static [Self] = &[
         Self::TextToImage,
         Self::Fill,
@@ -56,6 +62,9 @@ impl WorldTask {
         Self::LocalReference,
         Self::Compose,
     ];
+
+    /// Tasks that the miniature has never seen, one for each of its adapters.
+    pub const APART: &'static [Self] = &[Self::Texture, Self::Match, Self::Negative];
 
     /// Its name in recipes and logs.
     pub fn name(self) -> &'static str {
@@ -72,17 +81,20 @@ impl WorldTask {
             Self::Subject => "subject",
             Self::LocalReference => "local_reference",
             Self::Compose => "compose",
+            Self::Texture => "texture",
+            Self::Match => "match",
+            Self::Negative => "negative",
         }
     }
 
     /// The task of that name.
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|task| task.name() == name)
+        Self::ALL.iter().chain(Self::APART).copied().find(|task| task.name() == name)
     }
 
     /// Whether its examples come with reference pictures.
     pub fn has_reference(self) -> bool {
-        matches!(self, Self::Subject | Self::LocalReference | Self::Compose)
+        matches!(self, Self::Subject | Self::LocalReference | Self::Compose | Self::Match)
     }
 
     /// An example on a grid of `grid`×`grid` places, everything about it drawn from `rng`.
@@ -100,6 +112,9 @@ impl WorldTask {
             Self::Subject => subject(grid, rng),
             Self::LocalReference => local_reference(grid, rng),
             Self::Compose => compose(grid, rng),
+            Self::Texture => texture(grid, rng),
+            Self::Match => match_color(grid, rng),
+            Self::Negative => negative(grid, rng),
         }
     }
 
@@ -266,6 +281,55 @@ fn compose(grid: u32, rng: &mut ChaCha8Rng) -> Example {
     let slots =
         [("first", first.0.words(grid)), ("second", second.0.words(grid)), ("background", target.background.word())];
     WorldTask::Compose.answer(rng, &slots, &target).seeing(&references[0]).seeing(&references[1])
+}
+
+fn texture(grid: u32, rng: &mut ChaCha8Rng) -> Example {
+    let input = some(grid, rng, 1, 3);
+    let (place, object) = input.pick(rng);
+    // A plain object goes without a word for its texture, so there is no way to ask for one.
+    let others: Vec<Texture> = Texture::ALL
+        .iter()
+        .copied()
+        .filter(|other| !matches!(other, Texture::Plain) && *other != object.texture)
+        .collect();
+    let texture = pick(rng, &others);
+    let name = mention(&input, &object, rng);
+    WorldTask::Texture
+        .answer(
+            rng,
+            &[("object", &name), ("texture", texture.word())],
+            &input.with(place, Object { texture, ..object }),
+        )
+        .editing(draw::scene(&input))
+        .within(place, grid)
+}
+
+fn match_color(grid: u32, rng: &mut ChaCha8Rng) -> Example {
+    let input = some(grid, rng, 1, 3);
+    let (place, object) = input.pick(rng);
+    let item = loop {
+        let item = Object::random(rng);
+        let matched = Object { color: item.color, ..object };
+        if !input.objects.iter().any(|(_, other)| other.same_name(&matched)) {
+            break item;
+        }
+    };
+    let reference = alone(grid, rng, item);
+    let name = mention(&input, &object, rng);
+    WorldTask::Match
+        .answer(rng, &[("object", &name)], &input.with(place, Object { color: item.color, ..object }))
+        .editing(draw::scene(&input))
+        .within(place, grid)
+        .seeing(&reference)
+}
+
+fn negative(grid: u32, rng: &mut ChaCha8Rng) -> Example {
+    let target = some(grid, rng, 1, 3);
+    let (place, object) = target.pick(rng);
+    let example = WorldTask::Negative.answer(rng, &[("shape", object.shape.word())], &target);
+    let mut image = example.target.clone();
+    draw::negative(&mut image, place, grid);
+    example.editing(image).within(place, grid)
 }
 
 /// A scene with any number of objects from `least` to `most`.

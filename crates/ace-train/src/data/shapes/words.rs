@@ -76,6 +76,21 @@ fn templates(task: WorldTask) -> &'static [&'static str] {
             "show|draw the first item at the {first} and the second item at the {second} on a {background} background",
             "a {background} picture|image with the first item at the {first} and the second item at the {second}",
         ],
+        WorldTask::Texture => &[
+            "make|paint|turn the {object} {texture}",
+            "change the {object} to {texture}",
+            "the {object} should be {texture}",
+        ],
+        WorldTask::Match => &[
+            "give the {object} the color of the item",
+            "make|paint|turn the {object} the color of the item",
+            "the {object} should be the color of the item",
+        ],
+        WorldTask::Negative => &[
+            "show the {shape} in full color",
+            "bring back the color of the {shape}",
+            "restore|repair the color of the {shape}",
+        ],
     }
 }
 
@@ -122,8 +137,11 @@ pub fn name(object: &Object) -> String {
 
 /// Every word an instruction can contain, sorted.
 pub fn vocabulary() -> Vec<String> {
-    let spoken =
-        WorldTask::ALL.iter().flat_map(|task| templates(*task)).flat_map(|template| template.split([' ', '|']));
+    let spoken = WorldTask::ALL
+        .iter()
+        .chain(WorldTask::APART)
+        .flat_map(|task| templates(*task))
+        .flat_map(|template| template.split([' ', '|']));
     let places = [2, 3].into_iter().flat_map(place_words).flat_map(|place| place.split(' '));
     let properties = [
         all(Shape::ALL, Shape::word),
@@ -164,7 +182,7 @@ mod tests {
 
     #[test]
     fn every_task_can_be_said_in_three_ways() {
-        for task in WorldTask::ALL {
+        for task in WorldTask::ALL.iter().chain(WorldTask::APART) {
             assert!(templates(*task).len() >= 3, "{task:?}");
         }
     }
