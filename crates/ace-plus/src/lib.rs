@@ -14,7 +14,7 @@
 //! ```
 //!
 //! An edit passes these modules in this order: [`edit`] (what is asked), `prepare` and [`canvas`] (pixels), [`text`] and
-//! [`unit`] (what the transformer is given), [`sample`] (the loop), [`pixels`] (back); [`Ace`] composes them. What is asked
+//! [`mod@unit`] (what the transformer is given), [`sample`] (the loop), [`pixels`] (back); [`Ace`] composes them. What is asked
 //! can be stored as a [`Request`].
 
 mod error;

@@ -46,7 +46,7 @@ impl T5Tokenizer {
     /// (32100, 32101, … for the published file).
     ///
     /// # Errors
-    /// [`Error::Io`] if there is no such file, [`Error::Format`] if it is no tokenizer with `</s>` and `<pad>`.
+    /// If there is no such file, or it is no tokenizer with `</s>` and `<pad>`.
     pub fn from_file(path: &Path, placeholders: &[String]) -> Result<Self> {
         Self::read(&path.into(), placeholders)
     }
@@ -106,7 +106,7 @@ impl ClipTokenizer {
     /// what `special_tokens_map.json` says, if there is one, otherwise the end token.
     ///
     /// # Errors
-    /// [`Error::Io`] if a file is missing, [`Error::Format`] if one is not what its name says.
+    /// If a file is missing, or one is not what its name says.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         Self::read(&dir.into())
     }
