@@ -53,6 +53,12 @@ fn every_card_is_built_in_and_has_the_published_sizes() {
 }
 
 #[test]
+fn the_sizes_that_adapters_without_a_card_are_read_with_are_the_cards() {
+    let card = Card::builtin("flux1-fill-dev").expect("a sound card");
+    assert_eq!(card.flux, ace_weights::network::flux::PUBLISHED);
+}
+
+#[test]
 fn tasks_have_the_official_defaults() {
     let task = |card: &str, task: &str| {
         let card = Card::builtin(card).expect("a sound card");
