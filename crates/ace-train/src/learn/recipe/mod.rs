@@ -1,5 +1,17 @@
 //! A recipe says how to train: what, on what, how long. Recipes are the commented TOML files under `models/<name>/`.
 
+mod autoencoder;
+mod data;
+mod lora;
+mod optimizer;
+mod timesteps;
+
+pub use autoencoder::AutoEncoderRecipe;
+pub use data::DataRecipe;
+pub use lora::LoraRecipe;
+pub use optimizer::{OptimizerRecipe, RateSchedule};
+pub use timesteps::TimestepRecipe;
+
 use crate::{Error, error::RecipeProblem};
 use burn::tensor::FloatDType;
 use serde::{Deserialize, Serialize};
@@ -105,132 +117,12 @@ impl From<FrozenDtype> for FloatDType {
     }
 }
 
-/// Low-rank branches.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LoraRecipe {
-    /// Rank of every branch.
-    pub rank: usize,
-    /// Strength: the branch is scaled by `alpha / rank`.
-    pub alpha: f64,
-}
-
-/// What to learn from: the procedural world or a manifest.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataRecipe {
-    /// Side of the world's pictures in pixels.
-    #[serde(default)]
-    pub world: Option<u32>,
-    /// Tasks of the world; all of them if empty.
-    #[serde(default)]
-    pub tasks: Vec<String>,
-    /// JSON-lines manifest, relative to the recipe.
-    #[serde(default)]
-    pub manifest: Option<PathBuf>,
-    /// How many distinct examples are drawn from; all of a manifest if absent. Every one that is drawn is encoded once and
-    /// kept in memory. On the world without a pool, no example is drawn twice, and none is kept.
-    #[serde(default)]
-    pub pool: Option<u64>,
-}
-
-/// How to learn.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OptimizerRecipe {
-    /// Optimizer steps.
-    pub steps: u64,
-    /// Examples per step.
-    pub batch: usize,
-    /// The batch is split into this many parts whose gradients are added up.
-    #[serde(default = "one")]
-    pub accumulate: usize,
-    /// Peak learning rate; the paper's is 1e-3.
-    pub learning_rate: f64,
-    /// Steps of linear warm-up.
-    #[serde(default)]
-    pub warmup: u64,
-    /// What follows the warm-up.
-    #[serde(default)]
-    pub schedule: RateSchedule,
-    /// Decoupled weight decay; the paper's is 1e-2.
-    #[serde(default = "paper_weight_decay")]
-    pub weight_decay: f64,
-    /// Gradients are scaled down to this global L2 norm.
-    #[serde(default = "paper_clip_norm")]
-    pub clip_norm: f64,
-    /// Decay of the moving average that is shipped; none if absent.
-    #[serde(default)]
-    pub ema: Option<f64>,
-}
-
-/// What follows the warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RateSchedule {
-    /// The peak for ever.
-    #[default]
-    Constant,
-    /// Half a cosine down to zero at the last step.
-    Cosine,
-}
-
-/// Which times are drawn: `sigmoid(mean + std · z)` with `z ~ N(0,1)`, 1 being noise.
-///
-/// The default is the paper's. A small picture is decided within the first steps of a walk, where noise still hides
-/// everything: only there must a network listen to words and references, so a higher mean teaches it to.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TimestepRecipe {
-    /// Mean before the sigmoid.
-    pub mean: f32,
-    /// Standard deviation before the sigmoid.
-    pub std: f32,
-}
-
-impl Default for TimestepRecipe {
-    fn default() -> Self {
-        Self { mean: 0.0, std: 1.0 }
-    }
-}
-
-/// How the autoencoder learns.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AutoEncoderRecipe {
-    /// Side of the random crops in pixels, a multiple of 8; whole pictures if absent. Group norms see all of a picture,
-    /// so a network that only ever saw crops is a little off on whole ones.
-    #[serde(default)]
-    pub crop: Option<usize>,
-    /// Weight of the KL divergence beside the mean squared error.
-    pub kl_weight: f64,
-    /// The encoder stays as it is, and with it the latents that a transformer has learned.
-    #[serde(default)]
-    pub decoder_only: bool,
-    /// Standard deviation of the noise on normalized latents while learning: what a transformer leaves behind is no
-    /// exact latent either.
-    #[serde(default)]
-    pub latent_noise: f64,
-}
-
 fn every_10() -> u64 {
     10
 }
 
 fn every_500() -> u64 {
     500
-}
-
-fn one() -> usize {
-    1
-}
-
-fn paper_weight_decay() -> f64 {
-    1e-2
-}
-
-fn paper_clip_norm() -> f64 {
-    1.0
 }
 
 impl Recipe {
@@ -304,41 +196,9 @@ impl Recipe {
     }
 }
 
-impl OptimizerRecipe {
-    /// The learning rate of a step, counted from 0.
-    pub fn learning_rate_at(&self, step: u64) -> f64 {
-        if step < self.warmup {
-            return self.learning_rate * (step + 1) as f64 / self.warmup as f64;
-        }
-        match self.schedule {
-            RateSchedule::Constant => self.learning_rate,
-            RateSchedule::Cosine => {
-                let progress = (step - self.warmup) as f64 / self.steps.saturating_sub(self.warmup).max(1) as f64;
-                self.learning_rate * (1.0 + (std::f64::consts::PI * progress.min(1.0)).cos()) / 2.0
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_learning_rate_rises_then_falls_to_zero() {
-        let recipe: OptimizerRecipe =
-            toml::from_str("steps = 110\nbatch = 1\nlearning_rate = 1e-3\nwarmup = 10\nschedule = \"cosine\"").unwrap();
-        assert!((recipe.learning_rate_at(0) - 1e-4).abs() < 1e-12);
-        assert!((recipe.learning_rate_at(10) - 1e-3).abs() < 1e-12);
-        assert!((recipe.learning_rate_at(60) - 5e-4).abs() < 1e-12);
-        assert!(recipe.learning_rate_at(110).abs() < 1e-12);
-    }
-
-    #[test]
-    fn unstated_values_are_the_papers() {
-        let recipe: OptimizerRecipe = toml::from_str("steps = 1\nbatch = 1\nlearning_rate = 1e-3").unwrap();
-        assert_eq!((recipe.weight_decay, recipe.clip_norm), (1e-2, 1.0));
-    }
 
     /// A sound recipe with `from` replaced by `to`.
     fn parsed(from: &str, to: &str) -> Result<Recipe, toml::de::Error> {
