@@ -12,7 +12,8 @@ use super::{
 use crate::{
     Error,
     data::{
-        example::{Dataset, Example, Manifest},
+        example::{Dataset, Example},
+        files::Manifest,
         shapes::{Split, World, WorldTask},
     },
     error::{RecipeProblem, StateProblem},
