@@ -2,7 +2,8 @@
 
 use super::{
     recipe::{Recipe, TimestepRecipe},
-    trainer::{Loss, Objective},
+    recompute,
+    trainer::{Loss, Measured, Objective},
 };
 use crate::{
     Error,
@@ -12,7 +13,11 @@ use crate::{
         example::Dataset,
     },
 };
-use ace_nn::{clip::Clip, flux::Flux, t5::T5};
+use ace_nn::{
+    clip::Clip,
+    flux::{Blocks, Flux, FluxInput, Own},
+    t5::T5,
+};
 use ace_plus::{flow, sample};
 use burn::{
     module::Module,
@@ -25,7 +30,7 @@ use rand_distr::{Distribution, StandardNormal};
 use std::{
     collections::{BTreeSet, HashMap},
     ops::Range,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 /// Guidance that is embedded while learning: the distilled scale of no guidance.
@@ -62,6 +67,45 @@ pub struct FlowLoss {
     pub target: (f32, f32),
 }
 
+/// What is asked and what is expected: examples of one geometry, their noise and their times.
+struct Question<'a> {
+    batch: &'a Batch,
+    /// As `batch.latents`, `[B, L, 64]`.
+    noise: Tensor<3>,
+    /// `[B]`
+    timesteps: Tensor<1>,
+    /// Numbers of the transformer.
+    dtype: FloatDType,
+}
+
+impl Question<'_> {
+    /// The transformer's input at `x = (1−t)·latents + t·noise`. `flux` only says how positions turn.
+    fn ask(&self, flux: &Flux, text: Option<(&T5, &Clip)>) -> FluxInput {
+        let text = EncodedText::conditioning(&self.batch.texts, text, &self.noise.device());
+        let noisy = flow::interpolate(self.batch.latents.clone(), self.noise.clone(), self.timesteps.clone());
+        let guidance = self.timesteps.zeros_like() + TRAINING_GUIDANCE;
+        sample::input(flux, noisy, &self.batch.units, &text, (self.timesteps.clone(), guidance), self.dtype)
+    }
+
+    /// `mean (v̂ − (noise − latents))²` of the transformer's answer, in f32.
+    fn judge(&self, answer: Tensor<3>) -> FlowLoss {
+        let predicted = self.batch.units.of_noisy(answer).cast(DType::F32);
+        let error = predicted - flow::velocity(self.batch.latents.clone(), self.noise.clone());
+        let squares = error.clone() * error;
+
+        // The two halves only for the log: per token, on the host.
+        let [size, len, features] = squares.dims();
+        let per_token: Vec<f32> =
+            squares.clone().inner().sum_dim(2).sum_dim(0).into_data().convert::<f32>().iter::<f32>().collect();
+        let sum = |wanted: bool| {
+            let tokens = per_token.iter().zip(&self.batch.units.is_reference).filter(|(_, is)| **is == wanted);
+            tokens.fold((0.0, 0.0), |(sum, count), (square, _)| (sum + square, count + (size * features) as f32))
+        };
+        debug_assert_eq!(per_token.len(), len);
+        FlowLoss { value: squares.mean().cast(DType::F32), reference: sum(true), target: sum(false) }
+    }
+}
+
 /// `mean (v̂ − (noise − latents))²` at `x = (1−t)·latents + t·noise`, in f32; the transformer computes in `dtype`.
 ///
 /// # Shapes
@@ -73,23 +117,8 @@ pub fn loss(
     timesteps: Tensor<1>,
     dtype: FloatDType,
 ) -> FlowLoss {
-    let text = EncodedText::conditioning(&batch.texts, networks.text(), &noise.device());
-    let noisy = flow::interpolate(batch.latents.clone(), noise.clone(), timesteps.clone());
-    let guidance = timesteps.zeros_like() + TRAINING_GUIDANCE;
-    let predicted = sample::velocity(&networks.flux, noisy, &batch.units, &text, timesteps, guidance, dtype);
-    let error = predicted - flow::velocity(batch.latents.clone(), noise);
-    let squares = error.clone() * error;
-
-    // The two halves only for the log: per token, on the host.
-    let [size, len, features] = squares.dims();
-    let per_token: Vec<f32> =
-        squares.clone().inner().sum_dim(2).sum_dim(0).into_data().convert::<f32>().iter::<f32>().collect();
-    let sum = |wanted: bool| {
-        let tokens = per_token.iter().zip(&batch.units.is_reference).filter(|(_, is)| **is == wanted);
-        tokens.fold((0.0, 0.0), |(sum, count), (square, _)| (sum + square, count + (size * features) as f32))
-    };
-    debug_assert_eq!(per_token.len(), len);
-    FlowLoss { value: squares.mean().cast(DType::F32), reference: sum(true), target: sum(false) }
+    let question = Question { batch, noise, timesteps, dtype };
+    question.judge(networks.flux.forward(question.ask(&networks.flux, networks.text())))
 }
 
 /// Draws batches from a dataset and measures the loss on them.
@@ -111,6 +140,9 @@ pub struct FlowObjective<'a> {
     chunk: usize,
     seed: u64,
     dtype: FloatDType,
+    recompute: bool,
+    /// Where blocks come from that are not in the network; one micro-batch at a time walks through them.
+    blocks: Option<Mutex<Box<dyn Blocks>>>,
     device: Device,
 }
 
@@ -131,8 +163,15 @@ impl<'a> FlowObjective<'a> {
             chunk: recipe.optimizer.batch / recipe.optimizer.accumulate,
             seed: recipe.seed,
             dtype,
-            device: device.clone(),
+            recompute: recipe.recompute,
+            blocks: None,
+            device: device.clone().inner(),
         }
+    }
+
+    /// Takes the blocks' weights from `blocks`, and recomputes every block.
+    pub fn with_blocks(self, blocks: Box<dyn Blocks>) -> Self {
+        Self { recompute: true, blocks: Some(Mutex::new(blocks)), ..self }
     }
 
     /// How many distinct examples are drawn from; `None` if there is no end to them.
@@ -251,9 +290,39 @@ impl Objective for FlowObjective<'_> {
     fn loss(&self, model: &TrainedNetworks, micro_batch: FlowMicroBatch) -> Loss {
         let FlowMicroBatch { batch, noise, timesteps, weight } = micro_batch;
         let FlowLoss { value, reference, target } = loss(model, &batch, noise, timesteps, self.dtype);
-        let figures = vec![("ref", reference.0, reference.1), ("tar", target.0, target.1)];
-        Loss { value, weight, figures }
+        Loss { value, weight, figures: figures(reference, target) }
     }
+
+    fn measure(&self, model: &TrainedNetworks, micro_batch: FlowMicroBatch) -> Measured {
+        if !self.recompute {
+            // As documented at the trait's own.
+            let own = model.valid().train();
+            return Measured::of(self.loss(&own, micro_batch), &own);
+        }
+        let FlowMicroBatch { batch, noise, timesteps, weight } = micro_batch;
+        let question = Question { batch: &batch, noise, timesteps, dtype: self.dtype };
+        let inputs = (model.t5.clone(), model.clip.clone());
+        let ask = |(t5, clip): &(Option<T5>, Option<Clip>)| question.ask(&model.flux, t5.as_ref().zip(clip.as_ref()));
+        let judge = |answer: Tensor<3>| {
+            let FlowLoss { value, reference, target } = question.judge(answer);
+            let known = f64::from(value.clone().inner().into_scalar::<f32>());
+            (value * weight, (known, figures(reference, target)))
+        };
+        let ((loss, figures), grads) = match &self.blocks {
+            None => recompute::gradients(&model.flux, &mut Own, &inputs, ask, judge),
+            Some(blocks) => {
+                // A thread that panicked has ended the run.
+                let mut blocks = blocks.lock().unwrap_or_else(PoisonError::into_inner);
+                recompute::gradients(&model.flux, blocks.as_mut(), &inputs, ask, judge)
+            }
+        };
+        Measured { loss: loss * weight, grads, figures }
+    }
+}
+
+/// Both halves of the loss, for the log.
+fn figures(reference: (f32, f32), target: (f32, f32)) -> Vec<(&'static str, f32, f32)> {
+    vec![("ref", reference.0, reference.1), ("tar", target.0, target.1)]
 }
 
 impl FlowObjective<'_> {

@@ -10,6 +10,7 @@ pub mod start;
 pub mod params;
 pub mod trainer;
 pub mod autoencoder;
+pub mod recompute;
 pub mod flow;
 pub mod state;
 pub mod run;
