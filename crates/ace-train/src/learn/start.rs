@@ -216,7 +216,7 @@ impl Start {
         recipe.trains(NetworkName::Flux) && recipe.lora.is_none()
     }
 
-    fn check_dtype(&self, device: &Device) -> Result<(), Error> {
+    pub(super) fn check_dtype(&self, device: &Device) -> Result<(), Error> {
         let dtype = self.model.holds_in();
         if device.supports_dtype(dtype) { Ok(()) } else { Err(Error::Dtype { dtype }) }
     }
@@ -231,7 +231,7 @@ impl Start {
 }
 
 /// Whether a text encoder learns: then both belong to the networks that are trained.
-fn trains_text(recipe: &Recipe) -> bool {
+pub(super) fn trains_text(recipe: &Recipe) -> bool {
     recipe.trains(NetworkName::T5) || recipe.trains(NetworkName::Clip)
 }
 
