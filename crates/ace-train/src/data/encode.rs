@@ -2,7 +2,13 @@
 
 use super::example::Example;
 use crate::Error;
-use ace_nn::{autoencoder::AutoEncoder, clip::Clip, t5::T5};
+use ace_nn::{
+    autoencoder::AutoEncoder,
+    clip::Clip,
+    lora::{Linear, Linears},
+    t5::T5,
+    weight::Weight,
+};
 use ace_plus::{
     Card, canvas, pixels,
     text::{self, TextConditioning, TokenIds, Tokenizers},
@@ -11,7 +17,6 @@ use ace_plus::{
 use burn::{
     module::{Module, ModuleVisitor, Param},
     prelude::*,
-    tensor::DType,
 };
 use std::sync::Arc;
 
@@ -171,21 +176,25 @@ impl Encoders {
         impl ModuleVisitor for Walk {
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
                 let value = param.val();
-                let each = match value.dtype() {
-                    // `Q8_0`; its scales are an eighth more at most.
-                    DType::QFloat(_) => 1,
-                    dtype => dtype.size(),
-                };
-                self.0 += (value.shape().num_elements() * each) as u64;
+                self.0 += (value.shape().num_elements() * value.dtype().size()) as u64;
             }
         }
         let mut walk = Walk(0);
+        let mut packed = 0;
         self.autoencoder.visit(&mut walk);
         if let Some(TextEncoders { t5, clip }) = &self.text {
             t5.visit(&mut walk);
             clip.visit(&mut walk);
+            // Packed matrices are no parameters; a copy of a network shares them.
+            let mut add = |linear: &mut Linear| {
+                if let Weight::Packed(matrix) = &linear.weight {
+                    packed += matrix.bytes() as u64;
+                }
+            };
+            t5.clone().each_linear(&mut add);
+            clip.clone().each_linear(&mut add);
         }
-        walk.0
+        walk.0 + packed
     }
 
     /// Encodes an instruction.
