@@ -47,7 +47,7 @@ pub struct Encoded {
     /// Clean latents of all units as tokens, `[L, 64]`.
     pub(super) latents: Vec<f32>,
     /// Conditions on the channels, `[L, C]`.
-    pub(super) beside: Option<Vec<f32>>,
+    pub(crate) beside: Option<Vec<f32>>,
     /// Conditions on the sequence, `[L', in_channels]`.
     pub(super) behind: Option<Vec<f32>>,
     pub(super) geometry: Geometry,
@@ -59,7 +59,7 @@ pub struct Encoded {
 pub struct Geometry {
     pub(super) ids: Vec<[f32; 3]>,
     pub(super) grids: Vec<[usize; 2]>,
-    pub(super) is_reference: Vec<bool>,
+    pub(crate) is_reference: Vec<bool>,
 }
 
 impl Geometry {

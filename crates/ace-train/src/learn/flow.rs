@@ -1,7 +1,9 @@
 //! How the transformer learns: the mean squared error of its velocity over all units, references included.
 
 use super::{
-    recipe::{Recipe, TimestepRecipe},
+    emphasis::Emphasis,
+    recipe::Recipe,
+    times::Times,
     trainer::{Loss, Objective},
 };
 use crate::{
@@ -52,7 +54,7 @@ impl TrainedNetworks {
     }
 }
 
-/// Loss of a batch, and its two halves as `(sum, elements)`.
+/// Loss of a batch, and its two halves as `(sum, elements)`, in which all tokens count alike.
 pub struct FlowLoss {
     /// Mean over all elements, `[1]`.
     pub value: Tensor<1>,
@@ -62,23 +64,20 @@ pub struct FlowLoss {
     pub target: (f32, f32),
 }
 
-/// `mean (v̂ − (noise − latents))²` at `x = (1−t)·latents + t·noise`, in f32; the transformer computes in `dtype`.
+/// `mean w·(v̂ − (noise − latents))²` at `x = (1−t)·latents + t·noise`, in f32; the transformer computes in `dtype`. Without
+/// weights all tokens count alike.
 ///
 /// # Shapes
-/// - noise: as `batch.latents`, `[B, L, 64]`; timesteps: `[B]`
+/// - noise: as `batch.latents`, `[B, L, 64]`; timesteps: `[B]`; weights: `[B, L, 1]`, for each example 1 on average
 pub fn loss(
     networks: &TrainedNetworks,
     batch: &Batch,
     noise: Tensor<3>,
     timesteps: Tensor<1>,
+    weights: Option<Tensor<3>>,
     dtype: FloatDType,
 ) -> FlowLoss {
-    let text = EncodedText::conditioning(&batch.texts, networks.text(), &noise.device());
-    let noisy = flow::interpolate(batch.latents.clone(), noise.clone(), timesteps.clone());
-    let guidance = timesteps.zeros_like() + TRAINING_GUIDANCE;
-    let predicted = sample::velocity(&networks.flux, noisy, &batch.units, &text, timesteps, guidance, dtype);
-    let error = predicted - flow::velocity(batch.latents.clone(), noise);
-    let squares = error.clone() * error;
+    let squares = squared_error(networks, batch, noise, timesteps, dtype);
 
     // The two halves only for the log: per token, on the host.
     let [size, len, features] = squares.dims();
@@ -89,7 +88,37 @@ pub fn loss(
         tokens.fold((0.0, 0.0), |(sum, count), (square, _)| (sum + square, count + (size * features) as f32))
     };
     debug_assert_eq!(per_token.len(), len);
-    FlowLoss { value: squares.mean().cast(DType::F32), reference: sum(true), target: sum(false) }
+    let (reference, target) = (sum(true), sum(false));
+    let weighted = match weights {
+        Some(weights) => squares * weights,
+        None => squares,
+    };
+    FlowLoss { value: weighted.mean().cast(DType::F32), reference, target }
+}
+
+/// The squared error of the velocity, number by number: what [`loss`] is the mean of.
+///
+/// # Shapes
+/// - output: as `noise`
+pub fn squared_error(
+    networks: &TrainedNetworks,
+    batch: &Batch,
+    noise: Tensor<3>,
+    timesteps: Tensor<1>,
+    dtype: FloatDType,
+) -> Tensor<3> {
+    let text = EncodedText::conditioning(&batch.texts, networks.text(), &noise.device());
+    let noisy = flow::interpolate(batch.latents.clone(), noise.clone(), timesteps.clone());
+    let guidance = timesteps.zeros_like() + TRAINING_GUIDANCE;
+    let predicted = sample::velocity(&networks.flux, noisy, &batch.units, &text, timesteps, guidance, dtype);
+    let error = predicted - flow::velocity(batch.latents.clone(), noise);
+    error.clone() * error
+}
+
+/// Weights of the tokens of `examples` as a tensor, `[B, L, 1]`.
+pub(super) fn weights(weights: Vec<f32>, examples: usize, device: &Device) -> Tensor<3> {
+    let len = weights.len() / examples;
+    Tensor::from_data(TensorData::new(weights, [examples, len, 1]), device)
 }
 
 /// Draws batches from a dataset and measures the loss on them.
@@ -106,7 +135,8 @@ pub struct FlowObjective<'a> {
     empty: EncodedText,
     features: usize,
     drop_instruction: f64,
-    times: TimestepRecipe,
+    times: Times,
+    emphasis: Option<Emphasis>,
     batch: usize,
     chunk: usize,
     seed: u64,
@@ -117,7 +147,8 @@ pub struct FlowObjective<'a> {
 impl<'a> FlowObjective<'a> {
     /// Learns from `data` on `device` (with gradients) with a transformer that computes in `dtype`.
     pub fn new(recipe: &Recipe, data: &'a dyn Dataset, encoders: Encoders, dtype: FloatDType, device: &Device) -> Self {
-        let all = data.len().map(|len| len as u64);
+        let all = data.len().map(|len| recipe.learned_of(len as u64));
+        let emphasis = Emphasis::new(recipe.loss, &encoders.card);
         Self {
             data,
             pool: recipe.data.pool.map(|pool| pool.min(all.unwrap_or(u64::MAX))).or(all),
@@ -126,7 +157,8 @@ impl<'a> FlowObjective<'a> {
             features: encoders.card.flux.out_channels,
             encoders: Some(encoders),
             drop_instruction: recipe.drop_instruction,
-            times: recipe.timesteps,
+            times: Times::new(recipe.timesteps, recipe.seed),
+            emphasis,
             batch: recipe.optimizer.batch,
             chunk: recipe.optimizer.batch / recipe.optimizer.accumulate,
             seed: recipe.seed,
@@ -211,6 +243,8 @@ pub struct FlowMicroBatch {
     batch: Batch,
     noise: Tensor<3>,
     timesteps: Tensor<1>,
+    /// Of tokens that do not count alike.
+    weights: Option<Tensor<3>>,
     weight: f64,
 }
 
@@ -229,7 +263,7 @@ impl Objective for FlowObjective<'_> {
             .into_iter()
             .map(|index| {
                 let len = self.encoded[&index].geometry().len();
-                draw(index, len * features, self.drop_instruction, self.times, &mut rng)
+                draw(index, len, features, self.drop_instruction, &self.times, &mut rng)
             })
             .collect();
 
@@ -249,8 +283,8 @@ impl Objective for FlowObjective<'_> {
     }
 
     fn loss(&self, model: &TrainedNetworks, micro_batch: FlowMicroBatch) -> Loss {
-        let FlowMicroBatch { batch, noise, timesteps, weight } = micro_batch;
-        let FlowLoss { value, reference, target } = loss(model, &batch, noise, timesteps, self.dtype);
+        let FlowMicroBatch { batch, noise, timesteps, weights, weight } = micro_batch;
+        let FlowLoss { value, reference, target } = loss(model, &batch, noise, timesteps, weights, self.dtype);
         let figures = vec![("ref", reference.0, reference.1), ("tar", target.0, target.1)];
         Loss { value, weight, figures }
     }
@@ -265,15 +299,18 @@ impl FlowObjective<'_> {
         let noise = Tensor::from_data(TensorData::new(noise, batch.latents.shape()), &self.device);
         let times: Vec<f32> = group.iter().map(|draw| draw.timestep).collect();
         let timesteps = Tensor::from_data(TensorData::new(times, [group.len()]), &self.device);
-        FlowMicroBatch { batch, noise, timesteps, weight }
+        let weights = self.emphasis.as_ref().map(|emphasis| {
+            let all = examples.iter().flat_map(|(example, _)| emphasis.of(example));
+            self::weights(all.collect(), group.len(), &self.device)
+        });
+        FlowMicroBatch { batch, noise, timesteps, weights, weight }
     }
 }
 
 /// Whether the instruction is dropped, the time and the noise of one example.
-fn draw(index: u64, numbers: usize, drop_instruction: f64, times: TimestepRecipe, rng: &mut ChaCha20Rng) -> Draw {
+fn draw(index: u64, len: usize, features: usize, drop_instruction: f64, times: &Times, rng: &mut ChaCha20Rng) -> Draw {
     let dropped = rng.random_bool(drop_instruction);
-    let z: f32 = StandardNormal.sample(rng);
-    let noise = StandardNormal.sample_iter(rng).take(numbers).collect();
-    let z = times.mean + times.std * z;
-    Draw { index, dropped, timestep: 1.0 / (1.0 + (-z).exp()), noise }
+    let timestep = times.draw(len, rng);
+    let noise = StandardNormal.sample_iter(rng).take(len * features).collect();
+    Draw { index, dropped, timestep, noise }
 }

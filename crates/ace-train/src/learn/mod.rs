@@ -10,7 +10,10 @@ pub mod start;
 pub mod params;
 pub mod trainer;
 pub mod autoencoder;
+pub mod times;
+pub mod emphasis;
 pub mod flow;
+pub mod validation;
 pub mod state;
 pub mod run;
 
@@ -18,3 +21,4 @@ pub use recipe::Recipe;
 pub use run::{Outcome, RunEvent, RunObserver, RunOptions, train, train_from};
 pub use start::Start;
 pub use trainer::StepReport;
+pub use validation::ValidationReport;

@@ -1,0 +1,126 @@
+//! The loss on held-out examples: the same ones every time, at the same times, with the same noise. Two measurements of the
+//! same weights give the same number, so what differs between two steps was learned between them.
+
+use super::{
+    emphasis::Emphasis,
+    flow::{self, TrainedNetworks},
+    recipe::{Recipe, ValidationRecipe},
+};
+use crate::{
+    Error,
+    data::{
+        batch::Batch,
+        encode::{Encoded, EncodedText, Encoders},
+        example::Dataset,
+    },
+};
+use ace_plus::sample;
+use burn::{prelude::*, tensor::FloatDType};
+use rand_distr::{Distribution, StandardNormal};
+use std::collections::BTreeMap;
+
+/// Streams of the seed's random numbers from here on are for validation; steps have those from 0 on.
+const FIRST_STREAM: u64 = 1 << 62;
+
+/// One measurement.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct ValidationReport {
+    /// Steps done.
+    pub step: u64,
+    /// The loss: the mean over all examples and times.
+    pub validation: f32,
+    /// The mean over all examples at each time.
+    pub timesteps: BTreeMap<String, f32>,
+}
+
+/// Held-out examples with what the frozen networks make of them, on the host.
+pub struct Validation {
+    examples: Vec<Encoded>,
+    times: Vec<f32>,
+    features: usize,
+    /// So many are measured together as a step learns from together.
+    chunk: usize,
+    seed: u64,
+    emphasis: Option<Emphasis>,
+    empty: EncodedText,
+    dtype: FloatDType,
+    device: Device,
+}
+
+impl Validation {
+    /// Encodes the examples of `data` at `indices`. `progress` hears how many are done; answers `None` if it wants no more.
+    ///
+    /// # Errors
+    /// If an example cannot be read, or its pictures do not fit each other or the card.
+    pub fn encode(
+        section: &ValidationRecipe,
+        recipe: &Recipe,
+        (data, indices): (&dyn Dataset, &[u64]),
+        encoders: &Encoders,
+        dtype: FloatDType,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<Option<Self>, Error> {
+        let mut examples = Vec::new();
+        let at_once = std::thread::available_parallelism().map_or(1, usize::from);
+        for some in indices.chunks(at_once) {
+            examples.extend(encoders.encode_all(data, some)?.into_iter().map(|(_, encoded)| encoded));
+            if !progress(examples.len() as u64, indices.len() as u64) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(Self {
+            examples,
+            times: section.timesteps.clone(),
+            features: encoders.card.flux.out_channels,
+            chunk: (recipe.optimizer.batch / recipe.optimizer.accumulate).max(1),
+            seed: recipe.seed,
+            emphasis: Emphasis::new(recipe.loss, &encoders.card),
+            empty: encoders.encode_text(""),
+            dtype,
+            device: encoders.device.clone(),
+        }))
+    }
+
+    /// The loss of networks without gradients after `step` steps: as in training, each example with its own words.
+    ///
+    /// # Errors
+    /// If it is no finite number.
+    pub fn measure(&self, networks: &TrainedNetworks, step: u64) -> Result<ValidationReport, Error> {
+        let mut sums = vec![0.0f64; self.times.len()];
+        for (index, example) in self.examples.iter().enumerate() {
+            let all: Vec<usize> = (0..self.times.len()).collect();
+            for some in all.chunks(self.chunk) {
+                for (at, loss) in some.iter().zip(self.losses(networks, index, example, some)) {
+                    sums[*at] += f64::from(loss);
+                }
+            }
+        }
+        let count = self.examples.len() as f64;
+        let validation = (sums.iter().sum::<f64>() / (count * sums.len() as f64)) as f32;
+        if !validation.is_finite() {
+            return Err(Error::Diverged { step, what: "validation loss", value: validation });
+        }
+        let timesteps = self.times.iter().zip(&sums).map(|(time, sum)| (time.to_string(), (sum / count) as f32));
+        Ok(ValidationReport { step, validation, timesteps: timesteps.collect() })
+    }
+
+    /// The losses of one example at some of the times.
+    fn losses(&self, networks: &TrainedNetworks, index: usize, example: &Encoded, at: &[usize]) -> Vec<f32> {
+        let batch = Batch::new(&vec![(example, false); at.len()], &self.empty, &self.device);
+        let count = example.geometry().len() * self.features;
+        let noise = at.iter().flat_map(|at| {
+            let stream = FIRST_STREAM + (index * self.times.len() + at) as u64;
+            StandardNormal.sample_iter(sample::rng(self.seed, stream)).take(count)
+        });
+        let noise = TensorData::new(noise.collect::<Vec<f32>>(), batch.latents.shape());
+        let noise = Tensor::from_data(noise, &self.device);
+        let times: Vec<f32> = at.iter().map(|at| self.times[*at]).collect();
+        let times = Tensor::from_data(TensorData::new(times, [at.len()]), &self.device);
+        let mut squares = flow::squared_error(networks, &batch, noise, times, self.dtype);
+        if let Some(emphasis) = &self.emphasis {
+            let weights = emphasis.of(example).repeat(at.len());
+            squares = squares * flow::weights(weights, at.len(), &self.device);
+        }
+        squares.mean_dims(&[1, 2]).into_data().convert::<f32>().iter::<f32>().collect()
+    }
+}
