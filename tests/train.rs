@@ -5,7 +5,7 @@ use crate::{
     support::{self, TestDir, distance, random},
 };
 use ace_nn::lora::Linear;
-use ace_plus::{Card, Model, model::Component};
+use ace_plus::{Card, Model, model::Component, sample};
 use ace_train::{
     Error, StateProblem,
     data::{
@@ -24,7 +24,7 @@ use ace_train::{
 use ace_weights::network::flux::BFL;
 use ace_weights::{Network, WeightFile};
 use burn::{
-    module::{Module, ModuleVisitor, Param},
+    module::{Module, ModuleMapper, ModuleVisitor, Param},
     optim::GradientsParams,
     prelude::*,
     tensor::{DType, FloatDType},
@@ -269,6 +269,59 @@ fn gradients(model: &TrainedNetworks, gradients: &GradientsParams) -> Vec<f32> {
     let mut walk = Walk(gradients, Vec::new());
     model.visit(&mut walk);
     walk.1
+}
+
+/// Other numbers for every parameter, which learns or is frozen as before: the gradients of a network that has learned are
+/// small differences of large numbers.
+fn unlearned(model: TrainedNetworks) -> TrainedNetworks {
+    struct Walk(u64);
+    impl ModuleMapper for Walk {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            self.0 += 1;
+            let stream = self.0;
+            param.map(|old| {
+                let shape: [usize; D] = old.dims();
+                let noise = sample::gaussian(shape, &mut sample::rng(7, stream), &support::device());
+                let new = match D {
+                    1 => noise * 0.3 + 0.5,
+                    _ => noise / (shape[1..].iter().product::<usize>() as f32).sqrt(),
+                };
+                let new = Tensor::from_inner(new);
+                if old.is_require_grad() { new.require_grad() } else { new }
+            })
+        }
+    }
+    model.map(&mut Walk(0))
+}
+
+#[test]
+fn recomputed_blocks_give_the_gradients_of_one_graph() {
+    let dir = TestDir::new("train-recompute");
+    let lora = "[lora]\nrank = 4\nalpha = 4.0";
+    // Branches alone; the transformer; the text encoders with it, whose gradients pass through every block.
+    for top in [format!("train = [\"flux\"]\n{lora}"), "train = [\"flux\"]".into(), "train = [\"flux\", \"t5\"]".into()]
+    {
+        let path = write_recipe(&dir, "run", &top, "pool = 4", "steps = 1\nbatch = 2\nlearning_rate = 1e-3");
+        let recipe = Recipe::load(&path).expect("sound");
+        let start = Start::of_recipe(&recipe, &path).expect("shipped");
+        let (device, learning) = (support::device(), support::device().autodiff());
+        let world = World::new(64, &[WorldTask::Subject], Split::Train).expect("64 is a size of the world");
+        let model = unlearned(start.trained(&recipe, &learning).expect("shipped"));
+        let mut both = [false, true].map(|recompute| {
+            let recipe = Recipe { recompute, ..recipe.clone() };
+            let encoders = start.encoders(&recipe, &device).expect("shipped");
+            FlowObjective::new(&recipe, &world, encoders, start.flux_dtype(&recipe), &learning)
+        });
+        let [plain, ours] = both.each_mut().map(|objective| {
+            let micro_batch = objective.micro_batches(1).expect("encoded").swap_remove(0);
+            let measured = objective.measure(&model, micro_batch);
+            (measured.loss, gradients(&model, &measured.grads))
+        });
+        assert!((plain.0 - ours.0).abs() <= 1e-6 * plain.0, "{} and {}", plain.0, ours.0);
+        assert!(plain.1.len() > 1000 && plain.1.len() == ours.1.len());
+        let error = support::relative_error(&ours.1, &plain.1);
+        assert!(error <= 1e-6, "{top}: {error:e}");
+    }
 }
 
 #[test]

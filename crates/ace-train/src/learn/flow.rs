@@ -3,8 +3,9 @@
 use super::{
     emphasis::Emphasis,
     recipe::Recipe,
+    recompute,
     times::Times,
-    trainer::{Loss, Objective},
+    trainer::{Loss, Measured, Objective},
 };
 use crate::{
     Error,
@@ -14,7 +15,11 @@ use crate::{
         example::Dataset,
     },
 };
-use ace_nn::{clip::Clip, flux::Flux, t5::T5};
+use ace_nn::{
+    clip::Clip,
+    flux::{Blocks, DoubleBlock, Flux, FluxInput, Own, Shared, SingleBlock, Walk},
+    t5::T5,
+};
 use ace_plus::{flow, sample};
 use burn::{
     module::Module,
@@ -26,8 +31,8 @@ use rand_chacha::ChaCha20Rng;
 use rand_distr::{Distribution, StandardNormal};
 use std::{
     collections::{BTreeSet, HashMap},
-    ops::Range,
-    sync::Arc,
+    ops::{ControlFlow, Range},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 /// Guidance that is embedded while learning: the distilled scale of no guidance.
@@ -64,8 +69,62 @@ pub struct FlowLoss {
     pub target: (f32, f32),
 }
 
-/// `mean w·(v̂ − (noise − latents))²` at `x = (1−t)·latents + t·noise`, in f32; the transformer computes in `dtype`. Without
-/// weights all tokens count alike.
+/// What is asked and what is expected: examples of one geometry, their noise and their times.
+struct Question<'a> {
+    batch: &'a Batch,
+    /// As `batch.latents`, `[B, L, 64]`.
+    noise: Tensor<3>,
+    /// `[B]`
+    timesteps: Tensor<1>,
+    /// How much tokens count, `[B, L, 1]`, for each example 1 on average; without them all count alike.
+    weights: Option<Tensor<3>>,
+    /// Numbers of the transformer.
+    dtype: FloatDType,
+}
+
+impl Question<'_> {
+    /// The transformer's input at `x = (1−t)·latents + t·noise`. `flux` only says how positions turn.
+    fn ask(&self, flux: &Flux, text: Option<(&T5, &Clip)>) -> FluxInput {
+        let text = EncodedText::conditioning(&self.batch.texts, text, &self.noise.device());
+        let noisy = flow::interpolate(self.batch.latents.clone(), self.noise.clone(), self.timesteps.clone());
+        let guidance = self.timesteps.zeros_like() + TRAINING_GUIDANCE;
+        sample::input(flux, noisy, &self.batch.units, &text, (self.timesteps.clone(), guidance), self.dtype)
+    }
+
+    /// `(v̂ − (noise − latents))²` of the transformer's answer, in f32, as `noise`.
+    fn squares(&self, answer: Tensor<3>) -> Tensor<3> {
+        let predicted = self.batch.units.of_noisy(answer).cast(DType::F32);
+        let error = predicted - flow::velocity(self.batch.latents.clone(), self.noise.clone());
+        error.clone() * error
+    }
+
+    /// `w·(v̂ − (noise − latents))²`.
+    fn weighted(&self, squares: Tensor<3>) -> Tensor<3> {
+        match &self.weights {
+            Some(weights) => squares * weights.clone(),
+            None => squares,
+        }
+    }
+
+    /// `mean w·(v̂ − (noise − latents))²` of the transformer's answer, in f32.
+    fn judge(&self, answer: Tensor<3>) -> FlowLoss {
+        let squares = self.squares(answer);
+
+        // The two halves only for the log: per token, on the host.
+        let [size, len, features] = squares.dims();
+        let per_token: Vec<f32> =
+            squares.clone().inner().sum_dim(2).sum_dim(0).into_data().convert::<f32>().iter::<f32>().collect();
+        let sum = |wanted: bool| {
+            let tokens = per_token.iter().zip(&self.batch.units.is_reference).filter(|(_, is)| **is == wanted);
+            tokens.fold((0.0, 0.0), |(sum, count), (square, _)| (sum + square, count + (size * features) as f32))
+        };
+        debug_assert_eq!(per_token.len(), len);
+        let (reference, target) = (sum(true), sum(false));
+        FlowLoss { value: self.weighted(squares).mean().cast(DType::F32), reference, target }
+    }
+}
+
+/// `mean w·(v̂ − (noise − latents))²` at `x = (1−t)·latents + t·noise`, in f32; the transformer computes in `dtype`.
 ///
 /// # Shapes
 /// - noise: as `batch.latents`, `[B, L, 64]`; timesteps: `[B]`; weights: `[B, L, 1]`, for each example 1 on average
@@ -77,48 +136,36 @@ pub fn loss(
     weights: Option<Tensor<3>>,
     dtype: FloatDType,
 ) -> FlowLoss {
-    let squares = squared_error(networks, batch, noise, timesteps, dtype);
-
-    // The two halves only for the log: per token, on the host.
-    let [size, len, features] = squares.dims();
-    let per_token: Vec<f32> =
-        squares.clone().inner().sum_dim(2).sum_dim(0).into_data().convert::<f32>().iter::<f32>().collect();
-    let sum = |wanted: bool| {
-        let tokens = per_token.iter().zip(&batch.units.is_reference).filter(|(_, is)| **is == wanted);
-        tokens.fold((0.0, 0.0), |(sum, count), (square, _)| (sum + square, count + (size * features) as f32))
-    };
-    debug_assert_eq!(per_token.len(), len);
-    let (reference, target) = (sum(true), sum(false));
-    let weighted = match weights {
-        Some(weights) => squares * weights,
-        None => squares,
-    };
-    FlowLoss { value: weighted.mean().cast(DType::F32), reference, target }
-}
-
-/// The squared error of the velocity, number by number: what [`loss`] is the mean of.
-///
-/// # Shapes
-/// - output: as `noise`
-pub fn squared_error(
-    networks: &TrainedNetworks,
-    batch: &Batch,
-    noise: Tensor<3>,
-    timesteps: Tensor<1>,
-    dtype: FloatDType,
-) -> Tensor<3> {
-    let text = EncodedText::conditioning(&batch.texts, networks.text(), &noise.device());
-    let noisy = flow::interpolate(batch.latents.clone(), noise.clone(), timesteps.clone());
-    let guidance = timesteps.zeros_like() + TRAINING_GUIDANCE;
-    let predicted = sample::velocity(&networks.flux, noisy, &batch.units, &text, timesteps, guidance, dtype);
-    let error = predicted - flow::velocity(batch.latents.clone(), noise);
-    error.clone() * error
+    let question = Question { batch, noise, timesteps, weights, dtype };
+    question.judge(networks.flux.forward(question.ask(&networks.flux, networks.text())))
 }
 
 /// Weights of the tokens of `examples` as a tensor, `[B, L, 1]`.
-pub(super) fn weights(weights: Vec<f32>, examples: usize, device: &Device) -> Tensor<3> {
+fn weights(weights: Vec<f32>, examples: usize, device: &Device) -> Tensor<3> {
     let len = weights.len() / examples;
     Tensor::from_data(TensorData::new(weights, [examples, len, 1]), device)
+}
+
+/// Runs blocks whose weights are not in the network, without a graph.
+struct Visiting<'a>(&'a mut dyn Blocks);
+
+impl Walk for Visiting<'_> {
+    fn double(
+        &mut self,
+        index: usize,
+        own: &DoubleBlock,
+        img: Tensor<3>,
+        txt: Tensor<3>,
+        shared: &Shared,
+    ) -> ControlFlow<(), (Tensor<3>, Tensor<3>)> {
+        let block = self.0.double(index, own).valid();
+        ControlFlow::Continue(block.forward(img, txt, shared.vec.clone(), &shared.rope))
+    }
+
+    fn single(&mut self, index: usize, own: &SingleBlock, x: Tensor<3>, shared: &Shared) -> ControlFlow<(), Tensor<3>> {
+        let block = self.0.single(index, own).valid();
+        ControlFlow::Continue(block.forward(x, shared.vec.clone(), &shared.rope))
+    }
 }
 
 /// Draws batches from a dataset and measures the loss on them.
@@ -141,6 +188,9 @@ pub struct FlowObjective<'a> {
     chunk: usize,
     seed: u64,
     dtype: FloatDType,
+    recompute: bool,
+    /// Where blocks come from that are not in the network; one micro-batch at a time walks through them.
+    blocks: Option<Mutex<Box<dyn Blocks>>>,
     device: Device,
 }
 
@@ -163,8 +213,15 @@ impl<'a> FlowObjective<'a> {
             chunk: recipe.optimizer.batch / recipe.optimizer.accumulate,
             seed: recipe.seed,
             dtype,
-            device: device.clone(),
+            recompute: recipe.recompute,
+            blocks: None,
+            device: device.clone().inner(),
         }
+    }
+
+    /// Takes the blocks' weights from `blocks`, and recomputes every block.
+    pub fn with_blocks(self, blocks: Box<dyn Blocks>) -> Self {
+        Self { recompute: true, blocks: Some(Mutex::new(blocks)), ..self }
     }
 
     /// How many distinct examples are drawn from; `None` if there is no end to them.
@@ -285,12 +342,72 @@ impl Objective for FlowObjective<'_> {
     fn loss(&self, model: &TrainedNetworks, micro_batch: FlowMicroBatch) -> Loss {
         let FlowMicroBatch { batch, noise, timesteps, weights, weight } = micro_batch;
         let FlowLoss { value, reference, target } = loss(model, &batch, noise, timesteps, weights, self.dtype);
-        let figures = vec![("ref", reference.0, reference.1), ("tar", target.0, target.1)];
-        Loss { value, weight, figures }
+        Loss { value, weight, figures: figures(reference, target) }
+    }
+
+    fn measure(&self, model: &TrainedNetworks, micro_batch: FlowMicroBatch) -> Measured {
+        if !self.recompute {
+            // As documented at the trait's own.
+            let own = model.valid().train();
+            return Measured::of(self.loss(&own, micro_batch), &own);
+        }
+        let FlowMicroBatch { batch, noise, timesteps, weights, weight } = micro_batch;
+        let question = Question { batch: &batch, noise, timesteps, weights, dtype: self.dtype };
+        let inputs = (model.t5.clone(), model.clip.clone());
+        let ask = |(t5, clip): &(Option<T5>, Option<Clip>)| question.ask(&model.flux, t5.as_ref().zip(clip.as_ref()));
+        let judge = |answer: Tensor<3>| {
+            let FlowLoss { value, reference, target } = question.judge(answer);
+            let known = f64::from(value.clone().inner().into_scalar::<f32>());
+            (value * weight, (known, figures(reference, target)))
+        };
+        let ((loss, figures), grads) = match &self.blocks {
+            None => recompute::gradients(&model.flux, &mut Own, &inputs, ask, judge),
+            Some(blocks) => {
+                // A thread that panicked has ended the run.
+                let mut blocks = blocks.lock().unwrap_or_else(PoisonError::into_inner);
+                recompute::gradients(&model.flux, blocks.as_mut(), &inputs, ask, judge)
+            }
+        };
+        Measured { loss: loss * weight, grads, figures }
     }
 }
 
+/// Both halves of the loss, for the log.
+fn figures(reference: (f32, f32), target: (f32, f32)) -> Vec<(&'static str, f32, f32)> {
+    vec![("ref", reference.0, reference.1), ("tar", target.0, target.1)]
+}
+
 impl FlowObjective<'_> {
+    /// The squared errors of networks without gradients on copies of one example, number by number and weighted as in
+    /// training: what the loss is the mean of.
+    pub(super) fn squared_error(
+        &self,
+        networks: &TrainedNetworks,
+        (example, copies): (&Encoded, usize),
+        noise: Vec<f32>,
+        times: Vec<f32>,
+    ) -> Tensor<3> {
+        let batch = Batch::new(&vec![(example, false); copies], &self.empty, &self.device);
+        let noise = Tensor::from_data(TensorData::new(noise, batch.latents.shape()), &self.device);
+        let timesteps = Tensor::from_data(TensorData::new(times, [copies]), &self.device);
+        let emphasis = self.emphasis.as_ref();
+        let weights = emphasis.map(|emphasis| self::weights(emphasis.of(example).repeat(copies), copies, &self.device));
+        let question = Question { batch: &batch, noise, timesteps, weights, dtype: self.dtype };
+        let input = question.ask(&networks.flux, networks.text());
+        let answer = match &self.blocks {
+            None => networks.flux.forward(input),
+            Some(blocks) => {
+                // A thread that panicked has ended the run.
+                let mut blocks = blocks.lock().unwrap_or_else(PoisonError::into_inner);
+                match networks.flux.forward_with(&mut Visiting(blocks.as_mut()), input) {
+                    ControlFlow::Continue(answer) => answer,
+                    ControlFlow::Break(()) => unreachable!("the walk never breaks"),
+                }
+            }
+        };
+        question.weighted(question.squares(answer))
+    }
+
     fn micro_batch(&self, group: &[&Draw], weight: f64) -> FlowMicroBatch {
         let examples: Vec<(&Encoded, bool)> =
             group.iter().map(|draw| (self.encoded[&draw.index].as_ref(), draw.dropped)).collect();

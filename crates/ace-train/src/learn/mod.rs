@@ -12,6 +12,7 @@ pub mod trainer;
 pub mod autoencoder;
 pub mod times;
 pub mod emphasis;
+pub mod recompute;
 pub mod flow;
 pub mod validation;
 pub mod state;

@@ -249,7 +249,7 @@ impl<'a> Run<'a> {
                 });
                 Ok(preview::sheet(&rows.collect::<Result<Vec<Vec<_>>, Error>>()?))
             },
-            &mut |_, _| Ok(None),
+            &mut |_, _, _| Ok(None),
         )?;
         if stopped {
             return Ok(Outcome::Stopped { step: trainer.step });
@@ -294,7 +294,7 @@ impl<'a> Run<'a> {
             Some(section) => {
                 let (data, indices) = self.held_out(section)?;
                 let data = (data.as_deref().unwrap_or(self.data.as_ref()), indices.as_slice());
-                match Validation::encode(section, recipe, data, &encoders, dtype, &mut tell)? {
+                match Validation::encode(section, recipe, data, &encoders, &mut tell)? {
                     Some(validation) => Some(validation),
                     None => return Ok(Outcome::Stopped { step: self.resumed_at() }),
                 }
@@ -314,8 +314,8 @@ impl<'a> Run<'a> {
             Some(previews) => previews.draw(&model.flux, model.text(), dtype),
             None => Ok(preview::sheet(&[])),
         };
-        let mut measure = |model: &TrainedNetworks, step| {
-            validation.as_ref().map(|validation| validation.measure(model, step)).transpose()
+        let mut measure = |objective: &FlowObjective<'_>, model: &TrainedNetworks, step| {
+            validation.as_ref().map(|validation| validation.measure(objective, model, step)).transpose()
         };
         let stopped = self.turn(&mut trainer, &mut objective, observer, &mut draw, &mut measure)?;
         if stopped {
@@ -363,7 +363,7 @@ impl<'a> Run<'a> {
         objective: &mut O,
         observer: RunObserver<'_>,
         draw: &mut dyn FnMut(&O::Model) -> Result<RgbImage, Error>,
-        measure: &mut dyn FnMut(&O::Model, u64) -> Result<Option<ValidationReport>, Error>,
+        measure: &mut dyn FnMut(&O, &O::Model, u64) -> Result<Option<ValidationReport>, Error>,
     ) -> Result<bool, Error> {
         let (recipe, out) = (&self.recipe, &self.options.out);
         let mut standing = Standing::default();
@@ -396,7 +396,7 @@ impl<'a> Run<'a> {
             go_on = observer(RunEvent::Step(report));
             standing.score = None;
             if recipe.validation.as_ref().is_some_and(|section| step.is_multiple_of(section.every) || step == steps) {
-                if let Some(report) = measure(&trainer.result(), step)? {
+                if let Some(report) = measure(objective, &trainer.result(), step)? {
                     self.compare(&mut standing, &report);
                     log.write(&report)?;
                     go_on &= observer(RunEvent::Validated(report));

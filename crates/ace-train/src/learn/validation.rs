@@ -2,20 +2,17 @@
 //! same weights give the same number, so what differs between two steps was learned between them.
 
 use super::{
-    emphasis::Emphasis,
-    flow::{self, TrainedNetworks},
+    flow::{FlowObjective, TrainedNetworks},
     recipe::{Recipe, ValidationRecipe},
 };
 use crate::{
     Error,
     data::{
-        batch::Batch,
-        encode::{Encoded, EncodedText, Encoders},
+        encode::{Encoded, Encoders},
         example::Dataset,
     },
 };
 use ace_plus::sample;
-use burn::{prelude::*, tensor::FloatDType};
 use rand_distr::{Distribution, StandardNormal};
 use std::collections::BTreeMap;
 
@@ -41,10 +38,6 @@ pub struct Validation {
     /// So many are measured together as a step learns from together.
     chunk: usize,
     seed: u64,
-    emphasis: Option<Emphasis>,
-    empty: EncodedText,
-    dtype: FloatDType,
-    device: Device,
 }
 
 impl Validation {
@@ -57,7 +50,6 @@ impl Validation {
         recipe: &Recipe,
         (data, indices): (&dyn Dataset, &[u64]),
         encoders: &Encoders,
-        dtype: FloatDType,
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<Option<Self>, Error> {
         let mut examples = Vec::new();
@@ -74,10 +66,6 @@ impl Validation {
             features: encoders.card.flux.out_channels,
             chunk: (recipe.optimizer.batch / recipe.optimizer.accumulate).max(1),
             seed: recipe.seed,
-            emphasis: Emphasis::new(recipe.loss, &encoders.card),
-            empty: encoders.encode_text(""),
-            dtype,
-            device: encoders.device.clone(),
         }))
     }
 
@@ -85,12 +73,17 @@ impl Validation {
     ///
     /// # Errors
     /// If it is no finite number.
-    pub fn measure(&self, networks: &TrainedNetworks, step: u64) -> Result<ValidationReport, Error> {
+    pub fn measure(
+        &self,
+        objective: &FlowObjective<'_>,
+        networks: &TrainedNetworks,
+        step: u64,
+    ) -> Result<ValidationReport, Error> {
         let mut sums = vec![0.0f64; self.times.len()];
         for (index, example) in self.examples.iter().enumerate() {
             let all: Vec<usize> = (0..self.times.len()).collect();
             for some in all.chunks(self.chunk) {
-                for (at, loss) in some.iter().zip(self.losses(networks, index, example, some)) {
+                for (at, loss) in some.iter().zip(self.losses(objective, networks, (index, example), some)) {
                     sums[*at] += f64::from(loss);
                 }
             }
@@ -105,22 +98,20 @@ impl Validation {
     }
 
     /// The losses of one example at some of the times.
-    fn losses(&self, networks: &TrainedNetworks, index: usize, example: &Encoded, at: &[usize]) -> Vec<f32> {
-        let batch = Batch::new(&vec![(example, false); at.len()], &self.empty, &self.device);
+    fn losses(
+        &self,
+        objective: &FlowObjective<'_>,
+        networks: &TrainedNetworks,
+        (index, example): (usize, &Encoded),
+        at: &[usize],
+    ) -> Vec<f32> {
         let count = example.geometry().len() * self.features;
         let noise = at.iter().flat_map(|at| {
             let stream = FIRST_STREAM + (index * self.times.len() + at) as u64;
             StandardNormal.sample_iter(sample::rng(self.seed, stream)).take(count)
         });
-        let noise = TensorData::new(noise.collect::<Vec<f32>>(), batch.latents.shape());
-        let noise = Tensor::from_data(noise, &self.device);
-        let times: Vec<f32> = at.iter().map(|at| self.times[*at]).collect();
-        let times = Tensor::from_data(TensorData::new(times, [at.len()]), &self.device);
-        let mut squares = flow::squared_error(networks, &batch, noise, times, self.dtype);
-        if let Some(emphasis) = &self.emphasis {
-            let weights = emphasis.of(example).repeat(at.len());
-            squares = squares * flow::weights(weights, at.len(), &self.device);
-        }
+        let times = at.iter().map(|at| self.times[*at]).collect();
+        let squares = objective.squared_error(networks, (example, at.len()), noise.collect(), times);
         squares.mean_dims(&[1, 2]).into_data().convert::<f32>().iter::<f32>().collect()
     }
 }
