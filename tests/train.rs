@@ -66,7 +66,7 @@ pub(crate) fn losses(options: &RunOptions) -> Vec<f32> {
 
 pub(crate) const FRESH: &str =
     "train = [\"flux\", \"t5\", \"clip\"]\nfresh = [\"flux\", \"t5\", \"clip\"]\nsave_every = 2";
-const SHORT: &str =
+pub(crate) const SHORT: &str =
     "steps = 4\nbatch = 4\naccumulate = 2\nlearning_rate = 1e-3\nwarmup = 2\nschedule = \"cosine\"\nema = 0.9";
 
 #[test]

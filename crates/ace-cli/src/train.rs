@@ -68,6 +68,19 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
                 }
             }
             RunEvent::Preview { step, path } => say(bar.as_ref(), &format!("step {step}: preview {}", path.display())),
+            RunEvent::Validated(report) => {
+                say(bar.as_ref(), &format!("step {}: validation loss {:.5}", report.step, report.validation));
+            }
+            RunEvent::Damaged { path, reason, resumed_at } => {
+                let line = format!("{} is damaged ({reason}); going on from step {resumed_at}", path.display());
+                say(bar.as_ref(), &line);
+            }
+            RunEvent::StoppedEarly { step, best, validation } => {
+                let line = format!(
+                    "step {step}: the validation loss has not become lower; the weights are those of step {best} ({validation:.5})"
+                );
+                say(bar.as_ref(), &line);
+            }
             // Checkpoints are frequent and say little; the plot is as old as the newest of them.
             RunEvent::Saved { .. } => {
                 if let Err(error) = draw_plot(&out) {
@@ -102,7 +115,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
             for path in &weights {
                 report::print(&format!("weights: {}", path.display()));
             }
-            if let (Some(_), [lora]) = (&recipe.lora, weights.as_slice()) {
+            if let (Some(_), [lora, ..]) = (&recipe.lora, weights.as_slice()) {
                 let model = args.model.model.as_ref().or(recipe.model.as_ref());
                 let model = model.map_or(String::new(), |name| format!(" --model {name}"));
                 report::print(&format!("use it: ace sample{model} --lora {}", lora.display()));
