@@ -35,7 +35,7 @@ use std::{
 };
 
 /// A recipe on the miniature's card with fresh networks; `more` replaces or adds lines before the sections.
-fn write_recipe(dir: &TestDir, name: &str, top: &str, data: &str, optimizer: &str) -> PathBuf {
+pub(crate) fn write_recipe(dir: &TestDir, name: &str, top: &str, data: &str, optimizer: &str) -> PathBuf {
     let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
     let tiny = tiny.canonicalize().expect("the miniature is shipped");
     let path = dir.file(&format!("{name}.toml"));
@@ -47,12 +47,12 @@ fn write_recipe(dir: &TestDir, name: &str, top: &str, data: &str, optimizer: &st
     path
 }
 
-fn options(recipe: &Path, out: PathBuf) -> RunOptions {
+pub(crate) fn options(recipe: &Path, out: PathBuf) -> RunOptions {
     RunOptions::new(recipe, out)
 }
 
 /// Runs to the end and gives the losses.
-fn losses(options: &RunOptions) -> Vec<f32> {
+pub(crate) fn losses(options: &RunOptions) -> Vec<f32> {
     let mut losses = Vec::new();
     let outcome = train(options, &support::device(), &mut |report| {
         if let RunEvent::Step(step) = report {
@@ -64,8 +64,9 @@ fn losses(options: &RunOptions) -> Vec<f32> {
     losses
 }
 
-const FRESH: &str = "train = [\"flux\", \"t5\", \"clip\"]\nfresh = [\"flux\", \"t5\", \"clip\"]\nsave_every = 2";
-const SHORT: &str =
+pub(crate) const FRESH: &str =
+    "train = [\"flux\", \"t5\", \"clip\"]\nfresh = [\"flux\", \"t5\", \"clip\"]\nsave_every = 2";
+pub(crate) const SHORT: &str =
     "steps = 4\nbatch = 4\naccumulate = 2\nlearning_rate = 1e-3\nwarmup = 2\nschedule = \"cosine\"\nema = 0.9";
 
 #[test]
@@ -100,7 +101,7 @@ fn a_run_that_was_killed_goes_on_bit_by_bit_whatever_the_number_of_workers() {
 }
 
 /// The pictures of the world's first examples as files, named by a manifest.
-fn write_manifest(dir: &TestDir, examples: u64) -> PathBuf {
+pub(crate) fn write_manifest(dir: &TestDir, examples: u64) -> PathBuf {
     let world = World::new(64, WorldTask::ALL, Split::Train).expect("64 is a size of the world");
     let save = |picture: image::DynamicImage, name: String| {
         picture.save(dir.file(&name)).expect("writable");

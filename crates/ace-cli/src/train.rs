@@ -48,6 +48,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     let begin = Instant::now();
     let mut bar: Option<Progress> = None;
     let mut shown = Shown::default();
+    let mut left_out = 0;
     let outcome = train_from(&start, &options, &device, &mut |report| {
         match report {
             RunEvent::Encoding { done, of } => {
@@ -67,12 +68,30 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
                 }
             }
             RunEvent::Preview { step, path } => say(bar.as_ref(), &format!("step {step}: preview {}", path.display())),
+            RunEvent::Validated(report) => {
+                say(bar.as_ref(), &format!("step {}: validation loss {:.5}", report.step, report.validation));
+            }
+            RunEvent::Damaged { path, reason, resumed_at } => {
+                let line = format!("{} is damaged ({reason}); going on from step {resumed_at}", path.display());
+                say(bar.as_ref(), &line);
+            }
+            RunEvent::StoppedEarly { step, best, validation } => {
+                let line = format!(
+                    "step {step}: the validation loss has not become lower; the weights are those of step {best} ({validation:.5})"
+                );
+                say(bar.as_ref(), &line);
+            }
             // Checkpoints are frequent and say little; the plot is as old as the newest of them.
             RunEvent::Saved { .. } => {
                 if let Err(error) = draw_plot(&out) {
                     say(bar.as_ref(), &format!("no plot: {error:#}"));
                 }
             }
+            RunEvent::Skipped { place, reason, count } => {
+                left_out = count;
+                say(bar.as_ref(), &format!("left out ({count} so far): {place}: {reason}"));
+            }
+            RunEvent::Note(line) => say(bar.as_ref(), &format!("note: {line}")),
             RunEvent::Measured { shift_factor, scaling_factor } => {
                 let line = format!("for the card: shift_factor = {shift_factor}, scaling_factor = {scaling_factor}");
                 say(bar.as_ref(), &line);
@@ -83,6 +102,9 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     })?;
     drop(bar);
 
+    if left_out > 0 {
+        report::print(&format!("{left_out} examples could not be used and were left out"));
+    }
     let plotted = draw_plot(&out)?;
     Ok(match outcome {
         Outcome::Finished { step, weights } => {
@@ -93,7 +115,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
             for path in &weights {
                 report::print(&format!("weights: {}", path.display()));
             }
-            if let (Some(_), [lora]) = (&recipe.lora, weights.as_slice()) {
+            if let (Some(_), [lora, ..]) = (&recipe.lora, weights.as_slice()) {
                 let model = args.model.model.as_ref().or(recipe.model.as_ref());
                 let model = model.map_or(String::new(), |name| format!(" --model {name}"));
                 report::print(&format!("use it: ace sample{model} --lora {}", lora.display()));

@@ -7,11 +7,15 @@
 
 pub mod recipe;
 pub mod start;
+pub mod encoding;
 pub mod params;
 pub mod trainer;
 pub mod autoencoder;
+pub mod times;
+pub mod emphasis;
 pub mod recompute;
 pub mod flow;
+pub mod validation;
 pub mod state;
 pub mod run;
 
@@ -19,3 +23,4 @@ pub use recipe::Recipe;
 pub use run::{Outcome, RunEvent, RunObserver, RunOptions, train, train_from};
 pub use start::Start;
 pub use trainer::StepReport;
+pub use validation::ValidationReport;
