@@ -170,7 +170,13 @@ fn start(args: &TrainArgs, recipe: &Recipe, recipe_path: &Path) -> anyhow::Resul
         }
         _ => Start::of(model::find(&asked, Path::new(""))?),
     };
-    start.model = start.model.dtype(args.dtype.unwrap_or(recipe.frozen_dtype.into()));
+    start = start.holding(recipe);
+    if let Some(dtype) = args.dtype {
+        start.model = start.model.dtype(dtype);
+    }
+    if let Some(packing) = args.quantize {
+        start.model = start.model.quantize(Some(packing));
+    }
     if recipe.fresh.is_empty() {
         // Whatever is missing is named at once, not when the encoders are done.
         start.model.files()?;
@@ -225,6 +231,7 @@ fn resume_command(args: &TrainArgs, options: &RunOptions) -> String {
         option(&word, Some(path(&place)));
     }
     option("dtype", args.dtype.map(|dtype| crate::args::dtype_name(dtype).to_owned()));
+    option("quantize", args.quantize.map(|packing| packing.name().to_owned()));
     option("out", args.out.as_ref().map(path));
     option("steps", args.steps.map(|steps| steps.to_string()));
     option("backend", args.backend.clone());

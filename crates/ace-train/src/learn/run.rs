@@ -23,7 +23,7 @@ use crate::{
     error::{RecipeProblem, StateProblem},
     judge::preview::{self, Previews},
 };
-use ace_nn::autoencoder::AutoEncoder;
+use ace_nn::{autoencoder::AutoEncoder, flux::Own};
 use ace_plus::pixels;
 use ace_weights::Network;
 use burn::{module::Module, prelude::*};
@@ -354,10 +354,15 @@ impl<'a> Run<'a> {
                 return Ok(Outcome::Stopped { step: self.resumed_at() });
             }
         }
+        let blocks = start.blocks(recipe, self.device)?;
+        if let Some(blocks) = &blocks {
+            objective = objective.with_blocks(Box::new(blocks.clone()));
+        }
         let mut trainer = Trainer::new(start.trained(recipe, &learning)?, &recipe.optimizer);
-        let mut draw = |model: &TrainedNetworks| match &previews {
-            Some(previews) => previews.draw(&model.flux, model.text(), dtype),
-            None => Ok(preview::sheet(&[])),
+        let mut draw = |model: &TrainedNetworks| match (&previews, &blocks) {
+            (None, _) => Ok(preview::sheet(&[])),
+            (Some(previews), None) => previews.draw(&model.flux, &mut Own, model.text(), dtype),
+            (Some(previews), Some(blocks)) => previews.draw(&model.flux, &mut blocks.clone(), model.text(), dtype),
         };
         let mut measure = |objective: &FlowObjective<'_>, model: &TrainedNetworks, step| {
             validation.as_ref().map(|validation| validation.measure(objective, model, step)).transpose()

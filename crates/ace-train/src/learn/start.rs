@@ -16,9 +16,10 @@ use ace_nn::{
     flux::{Flux, FluxConfig},
     lora::LoraBranch,
     t5::T5,
+    weight::Packing,
 };
 use ace_plus::{Card, Model, model::Component, text::Tokenizers};
-use ace_weights::{Network, WeightFile, adapter};
+use ace_weights::{Network, Placement, Streamed, WeightFile, adapter};
 use burn::{module::Module, prelude::*, tensor::FloatDType};
 use std::{
     collections::BTreeMap,
@@ -75,7 +76,14 @@ impl Start {
             false => recipe.weights.iter().map(|weights| beside.join(weights)).collect(),
         };
         let model = find_networks(Model::of(card, home), &folders)?;
-        Ok(Self::of(model.dtype(recipe.frozen_dtype.into())))
+        Ok(Self::of(model).holding(recipe))
+    }
+
+    /// With frozen networks held as the recipe says.
+    pub fn holding(mut self, recipe: &Recipe) -> Self {
+        let model = self.model.dtype(recipe.frozen_dtype.into()).placement(recipe.placement.into());
+        self.model = model.quantize(recipe.quantize.map(Packing::from));
+        self
     }
 
     /// The autoencoder, in f32.
@@ -160,7 +168,7 @@ impl Start {
 
     /// The transformer, widened and with fresh branches as the recipe says.
     ///
-    /// Under fresh branches, everything else is frozen: held in the frozen numbers, `Q8_0` packed. The card's own LoRAs
+    /// Under fresh branches, everything else is frozen: held in the frozen numbers, packed, or absent where blocks are streamed. The card's own LoRAs
     /// are frozen too, so that the new one is learned on what sampling has without it.
     ///
     /// # Errors
@@ -176,9 +184,13 @@ impl Start {
         let mut flux = if recipe.is_fresh(NetworkName::Flux) {
             params::initialize(config.init(device), "flux", recipe.seed, device)
         } else {
-            // Columns cannot be added to a packed matrix.
-            let (file, dtype) = self.open(Network::Flux, is_frozen && recipe.widen_from.is_none())?;
-            file.flux(&config, Some(dtype), device)?
+            // Columns cannot be added to a packed matrix, but only blocks are packed here.
+            let stays_wide = recipe.widen_from.is_none() || self.model.packs_to().is_some();
+            let (file, dtype) = self.open(Network::Flux, is_frozen && stays_wide)?;
+            match self.streams(recipe) {
+                true => file.flux_without_blocks(&config, Some(dtype), device)?,
+                false => file.flux(&config, Some(dtype), device)?,
+            }
         };
         if recipe.widen_from.is_some() {
             flux = widen(flux, &config, &self.card().flux)?;
@@ -203,6 +215,25 @@ impl Start {
             branch_out(&mut flux, lora, recipe.seed, device)?;
         }
         Ok(flux)
+    }
+
+    /// The transformer's blocks, on `device` without gradients, if they are fetched when they run: [`Start::flux`] has none
+    /// of their matrices then.
+    ///
+    /// # Errors
+    /// If its file is missing or does not fit the card.
+    pub fn blocks(&self, recipe: &Recipe, device: &Device) -> Result<Option<Streamed>, Error> {
+        if !self.streams(recipe) {
+            return Ok(None);
+        }
+        let (file, dtype) = self.open(Network::Flux, true)?;
+        Ok(Some(Streamed::open(file, &self.card().flux, Some(dtype), device)?))
+    }
+
+    /// Whether the transformer's blocks are fetched when they run.
+    fn streams(&self, recipe: &Recipe) -> bool {
+        let is_frozen = !self.learns_whole(recipe) && recipe.widen_from.is_none();
+        is_frozen && !recipe.is_fresh(NetworkName::Flux) && self.model.placed() == Placement::Streamed
     }
 
     /// Whether the recipe's branches fit the card's transformer, before anything large is read.
