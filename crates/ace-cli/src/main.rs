@@ -7,14 +7,18 @@
 #![allow(clippy::print_stderr)]
 
 mod args;
+mod chart;
 mod clock;
 mod device;
 mod files;
+mod memory;
 mod miniature;
 mod model;
+mod pace;
 mod panics;
 mod plot;
 mod progress;
+mod record;
 mod report;
 mod sheet;
 
@@ -23,6 +27,7 @@ mod doctor;
 mod eval;
 mod fetch;
 mod inspect;
+mod page;
 mod sample;
 mod session;
 mod train;
@@ -46,6 +51,7 @@ fn main() -> ExitCode {
     let result = panics::caught(|| match verb {
         Verb::Sample(args) => sample::run(&args),
         Verb::Train(args) => train::run(&args),
+        Verb::Report(args) => page::run(&args),
         Verb::Eval(args) => eval::run(&args),
         Verb::Verify(args) => verify(&args),
         Verb::Session(args) => session::run(&args),

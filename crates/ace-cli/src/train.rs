@@ -1,17 +1,15 @@
 //! `ace train`: a recipe to weights, with a bar, a log, a plot and previews on the way.
 
 use crate::{
-    args::TrainArgs,
-    device, files, interrupted, miniature, model, plot,
-    progress::{Progress, duration},
-    report,
+    args::TrainArgs, device, files, interrupted, memory, miniature, model, pace::Pace, plot, progress::Progress, report,
 };
 use ace_plus::request::ModelRequest;
-use ace_train::{Outcome, Recipe, RunEvent, RunOptions, Start, StepReport, train_from};
+use ace_train::{Outcome, Recipe, RunEvent, RunOptions, Start, StepReport, learn::board::Board, train_from};
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Instant,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 /// The recipe that is trained when none is named, and the one for own pictures: where a clone has it, and its text.
@@ -45,10 +43,16 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     };
     crate::listen_to_interrupts("stopping after this step, then saving");
 
-    let begin = Instant::now();
     let mut bar: Option<Progress> = None;
     let mut shown = Shown::default();
+    let mut told = Told { every: recipe.log_every, steps: options.recipe()?.optimizer.steps, board: None };
+    let mut pace = Pace::new(recipe.optimizer.batch);
+    let mut broken = None;
     let outcome = train_from(&start, &options, &device, &mut |report| {
+        if let Err(error) = told.take(&report, &pace, &out) {
+            // What was learned so far is saved, then it is said.
+            broken = Some(error);
+        }
         match report {
             RunEvent::Encoding { done, of } => {
                 bar.get_or_insert_with(|| Progress::new("encode", 0, of)).at(done, "");
@@ -57,11 +61,16 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
                 drop(bar.take());
                 let from = if resumed_at > 0 { format!(", from step {resumed_at}") } else { String::new() };
                 eprintln!("{name} on {device_name}: {steps} steps{from}, {learned} of {parameters} parameters learn");
-                eprintln!("log.jsonl, loss.png, previews, checkpoints and weights go to {}", out.display());
+                eprintln!(
+                    "log.jsonl, loss.png, an event file, previews, checkpoints and weights go to {}",
+                    out.display()
+                );
                 bar = Some(Progress::new("train", resumed_at, steps));
+                pace = Pace::new(recipe.optimizer.batch);
             }
+            RunEvent::Timed(stages) => pace.take(stages),
             RunEvent::Step(step) => {
-                let message = shown.take(&step);
+                let message = format!("{}, {}", shown.take(&step), pace.now());
                 if let Some(bar) = &mut bar {
                     bar.at(step.step, message);
                 }
@@ -79,14 +88,17 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
             }
             _ => {}
         }
-        !interrupted()
+        !interrupted() && broken.is_none()
     })?;
     drop(bar);
+    if let Some(error) = broken {
+        return Err(error);
+    }
 
     let plotted = draw_plot(&out)?;
     Ok(match outcome {
         Outcome::Finished { step, weights } => {
-            report::print(&format!("{}: {step} steps, {} for this part", recipe.name, duration(begin.elapsed())));
+            report::print(&format!("{}: step {step}; {}", recipe.name, pace.summary(None)));
             if let Some(plotted) = plotted {
                 report::print(&format!("{}: {plotted}", out.join("loss.png").display()));
             }
@@ -165,6 +177,45 @@ fn say(bar: Option<&Progress>, line: &str) {
 
 fn draw_plot(out: &Path) -> anyhow::Result<Option<String>> {
     plot::draw(&out.join("log.jsonl"), &out.join("loss.png"))
+}
+
+/// What TensorBoard is told.
+struct Told {
+    /// Steps between two numbers, as in the log.
+    every: u64,
+    /// The last step.
+    steps: u64,
+    board: Option<Board>,
+}
+
+impl Told {
+    fn take(&mut self, event: &RunEvent, pace: &Pace, out: &Path) -> anyhow::Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
+        if let RunEvent::Started { resumed_at, .. } = event {
+            self.board = Some(Board::open(out, *resumed_at, now)?);
+        }
+        let Some(board) = &mut self.board else { return Ok(()) };
+        match event {
+            RunEvent::Step(report) if report.step.is_multiple_of(self.every) || report.step == self.steps => {
+                let mut values = vec![
+                    ("loss", report.loss),
+                    ("learning_rate", report.learning_rate as f32),
+                    ("grad_norm", report.grad_norm),
+                    ("samples_per_second", pace.samples_per_second() as f32),
+                    ("memory_gb", memory::allocated() as f32 / 1e9),
+                    ("peak_memory_gb", memory::peak() as f32 / 1e9),
+                ];
+                values.extend(report.figures.iter().map(|(name, value)| (name.as_str(), *value)));
+                board.scalars(report.step, now, &values)?;
+            }
+            RunEvent::Preview { step, path } => {
+                let size = image::image_dimensions(path)?;
+                board.picture(*step, now, "preview", fs::read(path).map_err(ace_plus::Error::io(path))?, size)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
 }
 
 /// The losses as the bar shows them: smoothed, because single steps jump with their timesteps.

@@ -31,6 +31,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     ops::Range,
     sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
 /// Guidance that is embedded while learning: the distilled scale of no guidance.
@@ -306,9 +307,9 @@ impl Objective for FlowObjective<'_> {
         let judge = |answer: Tensor<3>| {
             let FlowLoss { value, reference, target } = question.judge(answer);
             let known = f64::from(value.clone().inner().into_scalar::<f32>());
-            (value * weight, (known, figures(reference, target)))
+            (value * weight, (known, figures(reference, target), Instant::now()))
         };
-        let ((loss, figures), grads) = match &self.blocks {
+        let ((loss, figures, known_at), grads) = match &self.blocks {
             None => recompute::gradients(&model.flux, &mut Own, &inputs, ask, judge),
             Some(blocks) => {
                 // A thread that panicked has ended the run.
@@ -316,7 +317,7 @@ impl Objective for FlowObjective<'_> {
                 recompute::gradients(&model.flux, blocks.as_mut(), &inputs, ask, judge)
             }
         };
-        Measured { loss: loss * weight, grads, figures }
+        Measured { loss: loss * weight, grads, figures, known_at }
     }
 }
 

@@ -8,14 +8,17 @@
 pub mod recipe;
 pub mod start;
 pub mod params;
+pub mod stages;
 pub mod trainer;
 pub mod autoencoder;
 pub mod recompute;
 pub mod flow;
 pub mod state;
+pub mod board;
 pub mod run;
 
 pub use recipe::Recipe;
 pub use run::{Outcome, RunEvent, RunObserver, RunOptions, train, train_from};
+pub use stages::Stages;
 pub use start::Start;
 pub use trainer::StepReport;

@@ -5,6 +5,7 @@ use super::{
     flow::{FlowObjective, TrainedNetworks},
     params,
     recipe::{NetworkName, Recipe},
+    stages::Stages,
     start::{self, Start},
     state::{self, Checkpoint},
     trainer::{Objective, StepReport, Trainer},
@@ -91,6 +92,8 @@ pub enum RunEvent {
         /// Parameters of the networks that learn, frozen ones included.
         parameters: usize,
     },
+    /// Where the time of a step went; its report follows.
+    Timed(Stages),
     /// A step is done.
     Step(StepReport),
     /// A preview was written.
@@ -307,7 +310,8 @@ impl<'a> Run<'a> {
             if step.is_multiple_of(recipe.log_every) || step == steps {
                 log.write(&report)?;
             }
-            go_on = observer(RunEvent::Step(report));
+            go_on = observer(RunEvent::Timed(trainer.stages));
+            go_on &= observer(RunEvent::Step(report));
             if recipe.preview_every > 0 && (step.is_multiple_of(recipe.preview_every) || step == steps) {
                 let path = out.join(format!("preview-{step:06}.png"));
                 let picture = draw(&trainer.result())?;
