@@ -1,7 +1,9 @@
 //! What can be said on the command line. What is said here and cannot be, clap answers; the rest, the verbs.
 
+mod bench;
 mod train;
 
+pub use bench::{BenchArgs, BenchVerb, PlanArgs, PlanVerb};
 pub use train::{ReportArgs, TrainArgs};
 
 use crate::model::{Lora, ModelArgs, Overrides};
@@ -67,6 +69,18 @@ pub enum Verb {
     Train(Box<TrainArgs>),
     /// Write a page on a training: losses, previews, settings, speed
     Report(ReportArgs),
+    /// Say beforehand what something takes
+    Plan {
+        /// What is planned.
+        #[command(subcommand)]
+        what: PlanVerb,
+    },
+    /// Measure how fast something is
+    Bench {
+        /// What is measured.
+        #[command(subcommand)]
+        what: BenchVerb,
+    },
     /// Judge a model on held-out examples, task by task
     Eval(EvalArgs),
     /// Compare every network with its recording

@@ -1,10 +1,17 @@
 //! `ace train`: a recipe to weights, with a bar, a log, a plot and previews on the way.
 
 use crate::{
-    args::TrainArgs, device, files, interrupted, memory, miniature, model, pace::Pace, plot, progress::Progress, report,
+    args::TrainArgs,
+    device, files, interrupted, memory, miniature,
+    model::{self, ModelArgs},
+    pace::Pace,
+    plot,
+    progress::Progress,
+    report,
 };
 use ace_plus::request::ModelRequest;
 use ace_train::{Outcome, Recipe, RunEvent, RunOptions, Start, StepReport, learn::board::Board, train_from};
+use burn::tensor::FloatDType;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -25,13 +32,17 @@ const SMOOTHING: f32 = 0.05;
 /// # Errors
 /// If recipe, weights, data or output are unusable, or the loss diverges.
 pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
-    let recipe_path = recipe_file(args)?;
+    let recipe_path = recipe_file(args.recipe.as_deref(), args.data.is_some())?;
     let manifest = args.data.as_deref().map(|path| std::path::absolute(path).map_err(ace_plus::Error::io(path)));
     let manifest = manifest.transpose()?;
     let recipe = Recipe::load_with(&recipe_path, manifest.as_deref())?;
     let out = args.out.clone().unwrap_or_else(|| Path::new(RUNS).join(&recipe.name));
     files::check_folder(&out)?;
-    let start = start(args, &recipe, &recipe_path)?;
+    let start = start(&args.model, args.dtype, &recipe, &recipe_path)?;
+    if recipe.fresh.is_empty() {
+        // Whatever is missing is named at once, not when the encoders are done.
+        start.model.files()?;
+    }
     let device = device::open(args.backend.as_deref())?;
     let device_name = device::name(&device);
     let options = RunOptions {
@@ -125,11 +136,11 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
 
 /// The recipe's file: the one that is named, or a shipped one. Where there is no clone, that is written to a folder of its
 /// own, so that it can be read and changed.
-fn recipe_file(args: &TrainArgs) -> anyhow::Result<PathBuf> {
-    if let Some(path) = &args.recipe {
-        return Ok(path.clone());
+fn recipe_file(named: Option<&Path>, has_data: bool) -> anyhow::Result<PathBuf> {
+    if let Some(path) = named {
+        return Ok(path.to_owned());
     }
-    let (shipped, text) = if args.data.is_some() { OWN_PICTURES } else { DEMONSTRATION };
+    let (shipped, text) = if has_data { OWN_PICTURES } else { DEMONSTRATION };
     let path = model::shipped(Path::new(shipped));
     if path.is_file() {
         return Ok(path);
@@ -141,8 +152,8 @@ fn recipe_file(args: &TrainArgs) -> anyhow::Result<PathBuf> {
 }
 
 /// The model that is trained: what is said on the command line, or else what the recipe says, or else the miniature.
-fn start(args: &TrainArgs, recipe: &Recipe, recipe_path: &Path) -> anyhow::Result<Start> {
-    let asked = args.model.request();
+fn start(model: &ModelArgs, dtype: Option<FloatDType>, recipe: &Recipe, recipe_path: &Path) -> anyhow::Result<Start> {
+    let asked = model.request();
     let is_said = asked != ModelRequest::default();
     let has_model = recipe.card.is_some() || recipe.model.is_some();
     let beside = recipe_path.parent().unwrap_or(Path::new(""));
@@ -160,12 +171,22 @@ fn start(args: &TrainArgs, recipe: &Recipe, recipe_path: &Path) -> anyhow::Resul
         }
         _ => Start::of(model::find(&asked, Path::new(""))?),
     };
-    start.model = start.model.dtype(args.dtype.unwrap_or(recipe.frozen_dtype.into()));
-    if recipe.fresh.is_empty() {
-        // Whatever is missing is named at once, not when the encoders are done.
-        start.model.files()?;
-    }
+    start.model = start.model.dtype(dtype.unwrap_or(recipe.frozen_dtype.into()));
     Ok(start)
+}
+
+/// The recipe and the model of a training that is planned; nothing of the model needs to be there.
+///
+/// # Errors
+/// If recipe or card cannot be used.
+pub fn planned(recipe: Option<&Path>, model: &ModelArgs) -> anyhow::Result<(Recipe, Start)> {
+    let path = recipe_file(recipe, true)?;
+    // What a recipe learns from does not matter here.
+    let text = fs::read_to_string(&path).map_err(ace_plus::Error::io(&path))?;
+    let has_data = text.lines().any(|line| line.trim_start().starts_with("[data]") || line.contains("data ="));
+    let recipe = Recipe::load_with(&path, (!has_data).then_some(Path::new("pictures.jsonl")))?;
+    let start = start(model, None, &recipe, &path)?;
+    Ok((recipe, start))
 }
 
 fn say(bar: Option<&Progress>, line: &str) {

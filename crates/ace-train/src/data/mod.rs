@@ -8,6 +8,7 @@ pub mod example;
 pub mod shapes;
 pub mod encode;
 pub mod batch;
+mod random;
 
 pub use batch::Batch;
 pub use encode::{Encoded, Encoders, TextEncoders};

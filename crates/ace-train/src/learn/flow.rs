@@ -18,7 +18,7 @@ use ace_nn::{
     flux::{Blocks, Flux, FluxInput, Own},
     t5::T5,
 };
-use ace_plus::{flow, sample};
+use ace_plus::{Card, flow, sample};
 use burn::{
     module::Module,
     prelude::*,
@@ -168,6 +168,38 @@ impl<'a> FlowObjective<'a> {
             blocks: None,
             device: device.clone().inner(),
         }
+    }
+
+    /// Learns from `data` whose examples are encoded already, all of them.
+    pub fn of_encoded(
+        recipe: &Recipe,
+        card: &Card,
+        data: &'a dyn Dataset,
+        examples: Vec<Encoded>,
+        dtype: FloatDType,
+        device: &Device,
+    ) -> Self {
+        let pool = examples.len() as u64;
+        let text = examples.first().map_or(0, Encoded::text_len);
+        let mut objective = Self {
+            data,
+            pool: Some(pool),
+            encoded: HashMap::new(),
+            empty: EncodedText::blank(&card.flux, text),
+            features: card.flux.out_channels,
+            encoders: None,
+            drop_instruction: recipe.drop_instruction,
+            times: recipe.timesteps,
+            batch: recipe.optimizer.batch,
+            chunk: recipe.optimizer.batch / recipe.optimizer.accumulate,
+            seed: recipe.seed,
+            dtype,
+            recompute: recipe.recompute,
+            blocks: None,
+            device: device.clone().inner(),
+        };
+        objective.keep((0..).zip(examples).collect());
+        objective
     }
 
     /// Takes the blocks' weights from `blocks`, and recomputes every block.
