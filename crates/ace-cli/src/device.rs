@@ -156,7 +156,8 @@ fn cpu_name() -> String {
     format!("{}, {threads}", told.unwrap_or_else(|| std::env::consts::ARCH.to_owned()))
 }
 
-fn threads() -> usize {
+/// Threads that the processor runs at the same time.
+pub fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 

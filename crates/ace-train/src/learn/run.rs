@@ -6,6 +6,7 @@ use super::{
     flow::{FlowObjective, TrainedNetworks},
     params,
     recipe::{NetworkName, Recipe, ValidationRecipe},
+    stages::Stages,
     start::{self, Start},
     state::{self, Checkpoint, Damage, Kept, Standing},
     trainer::{Objective, StepReport, Trainer},
@@ -105,6 +106,8 @@ pub enum RunEvent {
         /// Steps done at the one that the run goes on from.
         resumed_at: u64,
     },
+    /// Where the time of a step went; its report follows.
+    Timed(Stages),
     /// A step is done.
     Step(StepReport),
     /// An example cannot be used and is left out, as the recipe wants it.
@@ -473,6 +476,7 @@ impl<'a> Run<'a> {
             if step.is_multiple_of(recipe.log_every) || step == steps {
                 log.write(&report)?;
             }
+            go_on &= observer(RunEvent::Timed(trainer.stages));
             go_on &= observer(RunEvent::Step(report));
             standing.score = None;
             if recipe.validation.as_ref().is_some_and(|section| step.is_multiple_of(section.every) || step == steps) {

@@ -4,6 +4,7 @@
 use super::{
     params::{self, Ema},
     recipe::OptimizerRecipe,
+    stages::Stages,
 };
 use crate::Error;
 use burn::{
@@ -18,6 +19,7 @@ use std::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 /// What is learned: the loss of every micro-batch of every step. It depends on seed and step alone.
@@ -80,6 +82,8 @@ pub struct Trainer<M: Module> {
     pub ema: Option<Ema>,
     /// Steps done.
     pub step: u64,
+    /// Where the time of the last step went.
+    pub stages: Stages,
     recipe: OptimizerRecipe,
 }
 
@@ -89,7 +93,7 @@ impl<M: Module + Sync> Trainer<M> {
         let model = params::stable_ids(model);
         let optimizer = AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(recipe.weight_decay as f32).init();
         let ema = recipe.ema.map(|decay| Ema::new(&model, decay));
-        Self { model, optimizer, ema, step: 0, recipe: recipe.clone() }
+        Self { model, optimizer, ema, step: 0, stages: Stages::default(), recipe: recipe.clone() }
     }
 
     /// One optimizer step. `workers` threads measure micro-batches at the same time. Their gradients are added up in the
@@ -98,9 +102,13 @@ impl<M: Module + Sync> Trainer<M> {
     /// # Errors
     /// If an example cannot be read, or loss or gradients are no finite numbers; the model is then as before.
     pub fn step<O: Objective<Model = M>>(&mut self, objective: &mut O, workers: usize) -> Result<StepReport, Error> {
+        let mut stages = Stages::default();
+        let begin = Instant::now();
         let micro_batches: Vec<_> =
             objective.micro_batches(self.step)?.into_iter().map(|one| Mutex::new(Some(one))).collect();
         let results: Vec<_> = micro_batches.iter().map(|_| Mutex::new(None)).collect();
+        stages.data = begin.elapsed();
+        let begin = Instant::now();
         let (next, model, objective) = (AtomicUsize::new(0), &self.model, &*objective);
         let work = || {
             loop {
@@ -108,7 +116,10 @@ impl<M: Module + Sync> Trainer<M> {
                 let Some(slot) = micro_batches.get(index) else { break };
                 // Only the thread that took this number looks into the slot: it is neither locked nor empty.
                 if let (Some(micro_batch), Ok(mut result)) = (take(slot), results[index].lock()) {
-                    *result = Some(objective.measure(model, micro_batch));
+                    let begin = Instant::now();
+                    let measured = objective.measure(model, micro_batch);
+                    let forward = measured.known_at.saturating_duration_since(begin);
+                    *result = Some((measured, forward, begin.elapsed().saturating_sub(forward)));
                 }
             }
         };
@@ -120,8 +131,15 @@ impl<M: Module + Sync> Trainer<M> {
         });
         let mut sum = GradientsAccumulator::new();
         let mut total = 0.0;
+        let (mut forward, mut backward) = (Duration::ZERO, Duration::ZERO);
         let mut figures: BTreeMap<&'static str, (f32, f32)> = BTreeMap::new();
-        for result in results.iter().filter_map(take) {
+        let results: Vec<(Measured, Duration, Duration)> = results.iter().filter_map(take).collect();
+        for (_, before, after) in &results {
+            (forward, backward) = (forward + *before, backward + *after);
+        }
+        stages.measured(begin, forward, backward);
+        let begin = Instant::now();
+        for (result, ..) in results {
             total += result.loss;
             for (name, value, weight) in result.figures {
                 let entry = figures.entry(name).or_default();
@@ -148,6 +166,8 @@ impl<M: Module + Sync> Trainer<M> {
             .filter(|(_, (_, weight))| *weight > 0.0)
             .map(|(name, (value, weight))| (name.to_owned(), value / weight))
             .collect();
+        stages.optimizer = begin.elapsed();
+        self.stages = stages;
         Ok(StepReport { step: self.step, loss, grad_norm, learning_rate, figures })
     }
 
@@ -173,6 +193,8 @@ pub struct Measured {
     pub grads: GradientsParams,
     /// As [`Loss::figures`].
     pub figures: Vec<(&'static str, f32, f32)>,
+    /// When the loss was known, and the way back began.
+    pub known_at: Instant,
 }
 
 impl Measured {
@@ -180,11 +202,13 @@ impl Measured {
     pub fn of<M: Module>(loss: Loss, model: &M) -> Self {
         // Read before the graph is consumed.
         let value = f64::from(loss.value.clone().inner().into_scalar::<f32>());
+        let known_at = Instant::now();
         let mut grads = (loss.value.cast(DType::F32) * loss.weight).backward();
         Self {
             loss: value * loss.weight,
             grads: GradientsParams::from_module(&mut grads, model),
             figures: loss.figures,
+            known_at,
         }
     }
 }

@@ -163,7 +163,11 @@ impl Recipe {
     /// As [`Recipe::load`].
     pub fn load_with(path: &Path, manifest: Option<&Path>) -> Result<Self, Error> {
         let text = fs::read_to_string(path).map_err(ace_plus::Error::io(path))?;
-        let mut recipe: Self = toml::from_str(&text).map_err(|source| {
+        Self::from_text(&text, path, manifest)
+    }
+
+    fn from_text(text: &str, path: &Path, manifest: Option<&Path>) -> Result<Self, Error> {
+        let mut recipe: Self = toml::from_str(text).map_err(|source| {
             let line = source.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
             Error::recipe(path, RecipeProblem::Syntax { line, reason: source.message().to_owned() })
         })?;
@@ -177,6 +181,14 @@ impl Recipe {
         }
         recipe.check().map_err(|problem| Error::recipe(path, problem))?;
         Ok(recipe)
+    }
+
+    /// A recipe from its text, checked.
+    ///
+    /// # Errors
+    /// As [`Recipe::load`].
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        Self::from_text(text, Path::new("recipe.toml"), None)
     }
 
     fn check(&self) -> Result<(), RecipeProblem> {
