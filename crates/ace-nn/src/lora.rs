@@ -5,8 +5,9 @@
 
 use crate::{
     layers::empty,
-    weight::{change_in_f32, multiply},
+    weight::{change_in_f32, widened},
 };
+use ace_kernels::{LowRank, linear};
 use burn::{
     module::{Module, Param},
     prelude::*,
@@ -78,12 +79,17 @@ impl Linear {
     pub fn forward<const N: usize>(&self, x: Tensor<N>) -> Tensor<N> {
         let [input, _] = self.features();
         assert_shape!(x, [.., input]);
-        let mut y = multiply(x.clone(), self.weight.val(), self.bias.as_ref().map(|bias| bias.val()));
-        for branch in &self.lora {
-            // Factors stay in f32 while they are trained; the product follows the model's dtype.
-            let a = branch.lora_a.val().cast(x.dtype());
-            let b = branch.lora_b.val().cast(x.dtype());
-            y = y + multiply(multiply(x.clone(), a, None), b, None) * branch.scale;
+        let weight = widened(self.weight.val(), x.dtype());
+        let bias = self.bias.as_ref().map(|bias| bias.val());
+        // Factors stay in f32 while they are trained; the product follows the model's dtype.
+        let mut branches = self.lora.iter().map(|branch| LowRank {
+            a: branch.lora_a.val().cast(x.dtype()),
+            b: branch.lora_b.val().cast(x.dtype()),
+            scale: branch.scale,
+        });
+        let mut y = linear(x.clone(), weight, bias, branches.next());
+        for LowRank { a, b, scale } in branches {
+            y = y + linear(linear(x.clone(), a, None, None), b, None, None) * scale;
         }
         y
     }
