@@ -5,7 +5,7 @@ use crate::{
     support::{self, TestDir, distance, random},
 };
 use ace_nn::lora::Linear;
-use ace_plus::{Card, Model, model::Component};
+use ace_plus::{Card, Model, model::Component, sample};
 use ace_train::{
     Error, StateProblem,
     data::{
@@ -24,7 +24,7 @@ use ace_train::{
 use ace_weights::network::flux::BFL;
 use ace_weights::{Network, WeightFile};
 use burn::{
-    module::{Module, ModuleVisitor, Param},
+    module::{Module, ModuleMapper, ModuleVisitor, Param},
     optim::GradientsParams,
     prelude::*,
     tensor::{DType, FloatDType},
@@ -35,7 +35,7 @@ use std::{
 };
 
 /// A recipe on the miniature's card with fresh networks; `more` replaces or adds lines before the sections.
-fn write_recipe(dir: &TestDir, name: &str, top: &str, data: &str, optimizer: &str) -> PathBuf {
+pub(crate) fn write_recipe(dir: &TestDir, name: &str, top: &str, data: &str, optimizer: &str) -> PathBuf {
     let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
     let tiny = tiny.canonicalize().expect("the miniature is shipped");
     let path = dir.file(&format!("{name}.toml"));
@@ -47,12 +47,12 @@ fn write_recipe(dir: &TestDir, name: &str, top: &str, data: &str, optimizer: &st
     path
 }
 
-fn options(recipe: &Path, out: PathBuf) -> RunOptions {
+pub(crate) fn options(recipe: &Path, out: PathBuf) -> RunOptions {
     RunOptions::new(recipe, out)
 }
 
 /// Runs to the end and gives the losses.
-fn losses(options: &RunOptions) -> Vec<f32> {
+pub(crate) fn losses(options: &RunOptions) -> Vec<f32> {
     let mut losses = Vec::new();
     let outcome = train(options, &support::device(), &mut |report| {
         if let RunEvent::Step(step) = report {
@@ -64,7 +64,8 @@ fn losses(options: &RunOptions) -> Vec<f32> {
     losses
 }
 
-const FRESH: &str = "train = [\"flux\", \"t5\", \"clip\"]\nfresh = [\"flux\", \"t5\", \"clip\"]\nsave_every = 2";
+pub(crate) const FRESH: &str =
+    "train = [\"flux\", \"t5\", \"clip\"]\nfresh = [\"flux\", \"t5\", \"clip\"]\nsave_every = 2";
 const SHORT: &str =
     "steps = 4\nbatch = 4\naccumulate = 2\nlearning_rate = 1e-3\nwarmup = 2\nschedule = \"cosine\"\nema = 0.9";
 
@@ -100,7 +101,7 @@ fn a_run_that_was_killed_goes_on_bit_by_bit_whatever_the_number_of_workers() {
 }
 
 /// The pictures of the world's first examples as files, named by a manifest.
-fn write_manifest(dir: &TestDir, examples: u64) -> PathBuf {
+pub(crate) fn write_manifest(dir: &TestDir, examples: u64) -> PathBuf {
     let world = World::new(64, WorldTask::ALL, Split::Train).expect("64 is a size of the world");
     let save = |picture: image::DynamicImage, name: String| {
         picture.save(dir.file(&name)).expect("writable");
@@ -269,6 +270,59 @@ fn gradients(model: &TrainedNetworks, gradients: &GradientsParams) -> Vec<f32> {
     let mut walk = Walk(gradients, Vec::new());
     model.visit(&mut walk);
     walk.1
+}
+
+/// Other numbers for every parameter, which learns or is frozen as before: the gradients of a network that has learned are
+/// small differences of large numbers.
+fn unlearned(model: TrainedNetworks) -> TrainedNetworks {
+    struct Walk(u64);
+    impl ModuleMapper for Walk {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            self.0 += 1;
+            let stream = self.0;
+            param.map(|old| {
+                let shape: [usize; D] = old.dims();
+                let noise = sample::gaussian(shape, &mut sample::rng(7, stream), &support::device());
+                let new = match D {
+                    1 => noise * 0.3 + 0.5,
+                    _ => noise / (shape[1..].iter().product::<usize>() as f32).sqrt(),
+                };
+                let new = Tensor::from_inner(new);
+                if old.is_require_grad() { new.require_grad() } else { new }
+            })
+        }
+    }
+    model.map(&mut Walk(0))
+}
+
+#[test]
+fn recomputed_blocks_give_the_gradients_of_one_graph() {
+    let dir = TestDir::new("train-recompute");
+    let lora = "[lora]\nrank = 4\nalpha = 4.0";
+    // Branches alone; the transformer; the text encoders with it, whose gradients pass through every block.
+    for top in [format!("train = [\"flux\"]\n{lora}"), "train = [\"flux\"]".into(), "train = [\"flux\", \"t5\"]".into()]
+    {
+        let path = write_recipe(&dir, "run", &top, "pool = 4", "steps = 1\nbatch = 2\nlearning_rate = 1e-3");
+        let recipe = Recipe::load(&path).expect("sound");
+        let start = Start::of_recipe(&recipe, &path).expect("shipped");
+        let (device, learning) = (support::device(), support::device().autodiff());
+        let world = World::new(64, &[WorldTask::Subject], Split::Train).expect("64 is a size of the world");
+        let model = unlearned(start.trained(&recipe, &learning).expect("shipped"));
+        let mut both = [false, true].map(|recompute| {
+            let recipe = Recipe { recompute, ..recipe.clone() };
+            let encoders = start.encoders(&recipe, &device).expect("shipped");
+            FlowObjective::new(&recipe, &world, encoders, start.flux_dtype(&recipe), &learning)
+        });
+        let [plain, ours] = both.each_mut().map(|objective| {
+            let micro_batch = objective.micro_batches(1).expect("encoded").swap_remove(0);
+            let measured = objective.measure(&model, micro_batch);
+            (measured.loss, gradients(&model, &measured.grads))
+        });
+        assert!((plain.0 - ours.0).abs() <= 1e-6 * plain.0, "{} and {}", plain.0, ours.0);
+        assert!(plain.1.len() > 1000 && plain.1.len() == ours.1.len());
+        let error = support::relative_error(&ours.1, &plain.1);
+        assert!(error <= 1e-6, "{top}: {error:e}");
+    }
 }
 
 #[test]
@@ -444,11 +498,7 @@ fn clipping_looks_at_all_gradients_together_even_where_squares_overflow() {
         b: Linear,
     }
     let device = support::device().autodiff();
-    let linear = |value: Tensor<2>| Linear {
-        weight: Param::from_tensor(Tensor::from_inner(value)),
-        bias: None,
-        lora: Vec::new(),
-    };
+    let linear = |value: Tensor<2>| Linear { weight: Tensor::from_inner(value).into(), bias: None, lora: Vec::new() };
     for size in [1.0f32, 1e25] {
         let pair = Pair { a: linear(random([2, 2], 1)), b: linear(random([2, 2], 2)) };
         // Gradients of 3·size and 4·size in one number each: together 5·size.
@@ -459,8 +509,11 @@ fn clipping_looks_at_all_gradients_together_even_where_squares_overflow() {
         let grads = GradientsParams::from_module(&mut grads, &pair);
         let (clipped, norm) = clip_global_norm(&pair, grads, 1.0);
         assert!((norm / (5.0 * size) - 1.0).abs() < 1e-5, "{norm}");
-        let first = |id| support::values(clipped.get::<2>(id).expect("has a gradient"))[0];
-        assert!((first(pair.a.weight.id) - 0.6).abs() < 1e-5 && (first(pair.b.weight.id) - 0.8).abs() < 1e-5);
+        let first = |layer: &Linear| {
+            let id = layer.weight.id().expect("dense");
+            support::values(clipped.get::<2>(id).expect("has a gradient"))[0]
+        };
+        assert!((first(&pair.a) - 0.6).abs() < 1e-5 && (first(&pair.b) - 0.8).abs() < 1e-5);
     }
 }
 

@@ -39,6 +39,14 @@ pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data_as::<f32>().iter::<f32>().collect()
 }
 
+/// L2 norm of the difference over that of `expected`.
+pub fn relative_error(ours: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(ours.len(), expected.len());
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
+    let mut difference = ours.iter().zip(expected).map(|(a, b)| f64::from(*a) - f64::from(*b));
+    norm(&mut difference) / norm(&mut expected.iter().map(|value| f64::from(*value)))
+}
+
 /// The largest absolute difference of two tensors of the same shape.
 pub fn distance<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> f32 {
     assert_eq!(a.dims(), b.dims());

@@ -35,19 +35,44 @@ pub fn linear<const N: usize>(
 ) -> Tensor<N> {
     let [output, input] = weight.dims();
     assert_shape!(x, [.., input]);
-    if let Some(bias) = &bias {
-        assert_shape!(bias, [output]);
-    }
-    if let Some(LowRank { a, b, .. }) = &branch {
-        let [rank, _] = a.dims();
-        assert_shape!(a, [rank, input]);
-        assert_shape!(b, [output, rank]);
-    }
+    check(&x, output, bias.as_ref(), branch.as_ref());
     #[cfg(feature = "flex")]
     if let Some(y) = flex::project(&x, &weight, bias.as_ref(), branch.as_ref()) {
         return y;
     }
     plain(x, weight, bias, branch)
+}
+
+/// `y + bias + scale·(x·Aᵀ)·Bᵀ`: the branch of a layer whose product somebody else took.
+///
+/// # Shapes
+/// - y, output: `[.., out]`
+/// - x: `[.., in]`; bias: `[out]`
+///
+/// # Panics
+/// If these shapes do not agree.
+pub fn add_low_rank<const N: usize>(y: Tensor<N>, x: Tensor<N>, bias: Option<Tensor<1>>, branch: LowRank) -> Tensor<N> {
+    let mut expected = x.dims();
+    expected[N - 1] = branch.b.dims()[0];
+    assert_eq!(y.dims(), expected, "what a branch is added to");
+    check(&x, expected[N - 1], bias.as_ref(), Some(&branch));
+    #[cfg(feature = "flex")]
+    if flex::adds(&y, &x, bias.as_ref(), &branch) {
+        return flex::add_low_rank(y, &x, bias.as_ref(), &branch);
+    }
+    plain_add(y, x, bias, branch)
+}
+
+fn check<const N: usize>(x: &Tensor<N>, output: usize, bias: Option<&Tensor<1>>, branch: Option<&LowRank>) {
+    let input = x.dims()[N - 1];
+    if let Some(bias) = bias {
+        assert_shape!(bias, [output]);
+    }
+    if let Some(LowRank { a, b, .. }) = branch {
+        let [rank, _] = a.dims();
+        assert_shape!(a, [rank, input]);
+        assert_shape!(b, [output, rank]);
+    }
 }
 
 fn plain<const N: usize>(
@@ -56,19 +81,24 @@ fn plain<const N: usize>(
     bias: Option<Tensor<1>>,
     branch: Option<LowRank>,
 ) -> Tensor<N> {
-    let y = module::linear(x.clone(), weight.transpose(), bias);
     match branch {
-        None => y,
-        Some(LowRank { a, b, scale }) => {
-            let low = module::linear(x, a.transpose(), None);
-            y + module::linear(low, b.transpose(), None) * scale
-        }
+        None => module::linear(x, weight.transpose(), bias),
+        Some(branch) => plain_add(module::linear(x.clone(), weight.transpose(), bias), x, None, branch),
     }
+}
+
+fn plain_add<const N: usize>(y: Tensor<N>, x: Tensor<N>, bias: Option<Tensor<1>>, branch: LowRank) -> Tensor<N> {
+    let LowRank { a, b, scale } = branch;
+    let y = match bias {
+        Some(bias) => y + bias.unsqueeze(),
+        None => y,
+    };
+    y + module::linear(module::linear(x, a.transpose(), None), b.transpose(), None) * scale
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{LowRank, linear, plain};
+    use super::{LowRank, add_low_rank, linear, plain, plain_add};
     use crate::testing::{Inputs, compare, random};
     use burn::prelude::*;
 
@@ -120,6 +150,28 @@ mod tests {
             |i| linear(i.get::<1>(0), i.get(1), None, branch(i)) + i.get(2),
             |i| plain(i.get::<1>(0), i.get(1), None, branch(i)) + i.get(2),
         );
+    }
+
+    #[test]
+    fn a_branch_on_another_product_follows_it_too() {
+        let shapes: [&[usize]; 5] = [&[2, 50, 40], &[2, 50, 24], &[24], &[8, 40], &[24, 8]];
+        let bounds = [1e-6, 2e-6];
+        let bias = |i: &Inputs, with: bool| with.then(|| i.get::<1>(2));
+        for with in [true, false] {
+            compare(
+                "a fresh sum",
+                &shapes,
+                bounds,
+                |i| add_low_rank(i.get::<3>(1) * 2.0, i.get(0), bias(i, with), branch(i).expect("it is")) + i.get(1),
+                |i| plain_add(i.get::<3>(1) * 2.0, i.get(0), bias(i, with), branch(i).expect("it is")) + i.get(1),
+            );
+        }
+        // What is added to stays as it was where others have it too.
+        let y = random::<3>([1, 5, 24], 1);
+        let one = || LowRank { a: random([8, 40], 2), b: random([24, 8], 3), scale: 1.0 };
+        let before = y.clone().into_data();
+        add_low_rank(y.clone(), random([1, 5, 40], 4), None, one());
+        assert_eq!(y.into_data(), before);
     }
 
     #[test]

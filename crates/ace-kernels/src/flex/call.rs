@@ -2,7 +2,7 @@
 //!
 //! It takes f32 on burn's CPU backend. Numbers of 16 bits become f32 for it, and its output becomes what they were.
 
-use super::{Activation, Maybe, Own};
+use super::{Activation, Base, Maybe, Own};
 use crate::LowRank;
 use burn::{
     backend::{Dispatch, DispatchTensor},
@@ -81,23 +81,52 @@ pub fn project<const N: usize>(
     bias: Option<&Tensor<1>>,
     branch: Option<&LowRank>,
 ) -> Option<Tensor<N>> {
-    let wide = [Some(weight), branch.map(|branch| &branch.a), branch.map(|branch| &branch.b)];
-    let all = takes(x)
-        && x.dtype() == DType::F32
-        && bias.is_none_or(|bias| takes(bias) && bias.dtype() == DType::F32)
-        && wide.into_iter().flatten().all(|weight| takes(weight) && weight.dtype() == DType::F32);
-    if !all {
+    if !(as_it_is(x) && as_it_is(weight) && bias.is_none_or(as_it_is) && branch.is_none_or(as_they_are)) {
         return None;
     }
-    let y = Dispatch::project(
-        input(x),
-        input(weight),
+    Some(output(based(input(x), input(weight), Base::Weight, bias, branch), x))
+}
+
+/// Whether [`add_low_rank`] can take these.
+pub fn adds<const N: usize>(y: &Tensor<N>, x: &Tensor<N>, bias: Option<&Tensor<1>>, branch: &LowRank) -> bool {
+    as_it_is(y) && as_it_is(x) && bias.is_none_or(as_it_is) && as_they_are(branch)
+}
+
+/// `y + bias + scale·(x·Aᵀ)·Bᵀ`, in the place of `y` if nobody else has it.
+pub fn add_low_rank<const N: usize>(
+    y: Tensor<N>,
+    x: &Tensor<N>,
+    bias: Option<&Tensor<1>>,
+    branch: &LowRank,
+) -> Tensor<N> {
+    Tensor::from_dispatch(based(input(x), y.into_dispatch(), Base::Sum, bias, Some(branch)))
+}
+
+fn based(
+    x: DispatchTensor,
+    base: DispatchTensor,
+    kind: Base,
+    bias: Option<&Tensor<1>>,
+    branch: Option<&LowRank>,
+) -> DispatchTensor {
+    Dispatch::project(
+        x,
+        base,
+        kind,
         Maybe::of(bias.map(input)),
         Maybe::of(branch.map(|branch| input(&branch.a))),
         Maybe::of(branch.map(|branch| input(&branch.b))),
         branch.map_or(0.0, |branch| branch.scale),
-    );
-    Some(output(y, x))
+    )
+}
+
+/// Taken as it is.
+fn as_it_is<const N: usize>(x: &Tensor<N>) -> bool {
+    takes(x) && x.dtype() == DType::F32
+}
+
+fn as_they_are(branch: &LowRank) -> bool {
+    as_it_is(&branch.a) && as_it_is(&branch.b)
 }
 
 /// On burn's CPU backend, not empty, and without gradients unless those were compiled in.

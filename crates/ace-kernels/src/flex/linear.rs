@@ -1,7 +1,7 @@
 //! `x·Wᵀ + bias + scale·(x·Aᵀ)·Bᵀ` in two passes over the output, with the frozen parts costing nothing backward.
 
 use super::{
-    memory::{New, dense, each_rows, in_rows, numbers, rows, sizes},
+    memory::{New, dense, each_rows, in_rows, numbers, own, rows, sizes},
     norm::sum_rows,
     product::{Into, Matrix, multiply, transpose},
     simd::wide,
@@ -17,29 +17,51 @@ pub struct Branch {
     pub scale: f32,
 }
 
+/// What a branch is added to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Base {
+    /// `x·Wᵀ` of a weight, `[out, in]`.
+    Weight,
+    /// A sum that somebody else took, `[.., out]`.
+    Sum,
+}
+
 /// The output, and `x·Aᵀ` if there is a branch.
 pub fn forward(
     x: FlexTensor,
-    weight: FlexTensor,
+    (kind, base): (Base, FlexTensor),
     bias: Option<FlexTensor>,
     branch: Option<Branch>,
 ) -> (FlexTensor, Option<FlexTensor>) {
-    let (x, weight, bias) = (in_rows(x), dense(weight), bias.map(dense));
-    let (from, [output, input]) = (rows(&x), matrix_sizes(&weight));
-    let mut y = New::of(from.count * output);
-    let weights = Matrix::new(numbers(&weight), output, input, input).transposed();
+    let (x, bias) = (in_rows(x), bias.map(dense));
+    let from = rows(&x);
     let branch = branch.map(|branch| (dense(branch.a), dense(branch.b), branch.scale));
-    let mut into = Into::Place;
-    if let (Some(bias), None) = (&bias, &branch) {
-        let (to, bias) = (y.shared(), numbers(bias));
-        each_rows(from.count, output, |first, count| {
-            (first..first + count).for_each(|i| to.part(i * output, output).copy_from_slice(bias));
-        });
-        into = Into::Sum;
-    }
-    multiply(y.all(), output, into, 1.0, from.matrix(), weights, true);
+    let mut y = match kind {
+        Base::Sum => own(base),
+        Base::Weight => {
+            let weight = dense(base);
+            let [output, input] = [0, 1].map(|axis| weight.layout().shape()[axis]);
+            let mut y = New::of(from.count * output);
+            let mut into = Into::Place;
+            if let (Some(bias), None) = (&bias, &branch) {
+                let (to, bias) = (y.shared(), numbers(bias));
+                each_rows(from.count, output, |first, count| {
+                    (first..first + count).for_each(|i| to.part(i * output, output).copy_from_slice(bias));
+                });
+                into = Into::Sum;
+            }
+            let weights = Matrix::new(numbers(&weight), output, input, input).transposed();
+            multiply(y.all(), output, into, 1.0, from.matrix(), weights, true);
+            let mut shape = sizes(&x);
+            if let Some(last) = shape.last_mut() {
+                *last = output;
+            }
+            y.tensor(Shape::from(shape))
+        }
+    };
     let low = branch.map(|(a, b, scale)| {
-        let rank = sizes(&a)[0];
+        let [rank, input] = [0, 1].map(|axis| a.layout().shape()[axis]);
+        let output = b.layout().shape()[0];
         let (a, b) = (Matrix::new(numbers(&a), rank, input, input), numbers(&b));
         let mut low = New::of(from.count * rank);
         multiply(low.all(), rank, Into::Place, 1.0, from.matrix(), a.transposed(), true);
@@ -53,14 +75,10 @@ pub fn forward(
         }
         scaled_rows(low.all(), rank, more, scale, lows.all());
         let (lows, bs) = (Matrix::new(lows.all(), from.count, more, more), Matrix::new(bs.all(), more, output, output));
-        multiply(y.all(), output, Into::Sum, 1.0, lows, bs, true);
+        multiply(y.storage_mut(), output, Into::Sum, 1.0, lows, bs, true);
         low.tensor(Shape::new([from.count, rank]))
     });
-    let mut shape = sizes(&x);
-    if let Some(last) = shape.last_mut() {
-        *last = output;
-    }
-    (y.tensor(Shape::from(shape)), low)
+    (y, low)
 }
 
 /// What [`backward`] needs of the forward pass.
@@ -68,7 +86,8 @@ pub fn forward(
 pub struct Kept {
     /// If the weight or A learns.
     pub x: Option<FlexTensor>,
-    /// If x has a gradient.
+    pub base: Base,
+    /// If there is one, and x has a gradient.
     pub weight: Option<FlexTensor>,
     pub branch: Option<Branch>,
     /// `x·Aᵀ`
@@ -77,7 +96,7 @@ pub struct Kept {
     pub shape: Vec<usize>,
 }
 
-/// Gradients of x, weight, bias, A and B, those that are wanted.
+/// Gradients of x, base, bias, A and B, those that are wanted.
 pub fn backward(kept: Kept, gradient: FlexTensor, wants: [bool; 5]) -> [Option<FlexTensor>; 5] {
     let gradient = in_rows(gradient);
     let (dy, x) = (rows(&gradient), kept.x.map(in_rows));
@@ -94,20 +113,24 @@ pub fn backward(kept: Kept, gradient: FlexTensor, wants: [bool; 5]) -> [Option<F
         multiply(dlow.all(), rank, Into::Place, *scale, dy.matrix(), b, true);
         dlow.tensor(Shape::new([count, rank]))
     });
-    let dx = kept.weight.filter(|_| wants[0]).map(|weight| {
-        let weight = dense(weight);
+    let dx = wants[0].then(|| {
         let mut dx = New::of(count * input);
-        let weight = Matrix::new(numbers(&weight), output, input, input);
-        multiply(dx.all(), input, Into::Place, 1.0, dy.matrix(), weight, true);
+        let mut into = Into::Place;
+        if let Some(weight) = kept.weight {
+            let weight = dense(weight);
+            let weight = Matrix::new(numbers(&weight), output, input, input);
+            multiply(dx.all(), input, into, 1.0, dy.matrix(), weight, true);
+            into = Into::Sum;
+        }
         if let (Some((a, ..)), Some(dlow)) = (&branch, &dlow) {
             let rank = sizes(a)[0];
             let (a, dlow) =
                 (Matrix::new(numbers(a), rank, input, input), Matrix::new(numbers(dlow), count, rank, rank));
-            multiply(dx.all(), input, Into::Sum, 1.0, dlow, a, true);
+            multiply(dx.all(), input, into, 1.0, dlow, a, true);
         }
         dx.tensor(Shape::from(kept.shape))
     });
-    let dweight = x.as_ref().filter(|_| wants[1]).map(|x| {
+    let dweight = x.as_ref().filter(|_| wants[1] && kept.base == Base::Weight).map(|x| {
         let mut dweight = New::of(output * input);
         multiply(dweight.all(), input, Into::Place, 1.0, dy.matrix().transposed(), x.matrix(), true);
         dweight.tensor(Shape::new([output, input]))
@@ -129,12 +152,8 @@ pub fn backward(kept: Kept, gradient: FlexTensor, wants: [bool; 5]) -> [Option<F
         transpose(turned.all(), rank, output, output, db.all());
         db.tensor(Shape::new([output, rank]))
     });
-    [dx, dweight, wants[2].then(|| sum_rows(gradient.clone())), da, db]
-}
-
-fn matrix_sizes(tensor: &FlexTensor) -> [usize; 2] {
-    let shape = tensor.layout().shape();
-    [shape[0], shape[1]]
+    let dbase = if kept.base == Base::Sum { wants[1].then(|| gradient.clone()) } else { dweight };
+    [dx, dbase, wants[2].then(|| sum_rows(gradient.clone())), da, db]
 }
 
 wide! {

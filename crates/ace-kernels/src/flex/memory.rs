@@ -35,6 +35,10 @@ pub fn dense(tensor: FlexTensor) -> FlexTensor {
     let Some(rows) = Rows::of(&tensor) else {
         return tensor.to_contiguous();
     };
+    copied(rows).tensor(tensor.layout().shape().clone())
+}
+
+fn copied(rows: Rows<'_>) -> New {
     let mut copy = New::of(rows.count * rows.width);
     let out = copy.shared();
     each_rows(rows.count, rows.width, |first, count| {
@@ -42,7 +46,17 @@ pub fn dense(tensor: FlexTensor) -> FlexTensor {
             out.part(i * rows.width, rows.width).copy_from_slice(rows.row(i));
         }
     });
-    copy.tensor(tensor.layout().shape().clone())
+    copy
+}
+
+/// A tensor whose numbers lie one after the other and are nobody else's: itself, or a copy.
+pub fn own(tensor: FlexTensor) -> FlexTensor {
+    let tensor = in_rows(tensor);
+    let whole = tensor.as_slice::<f32>().is_some_and(|numbers| size_of_val(numbers) == tensor.bytes().len());
+    if whole && tensor.is_unique() {
+        return tensor;
+    }
+    copied(rows(&tensor)).tensor(tensor.layout().shape().clone())
 }
 
 /// The numbers of a tensor that [`dense`] gave.

@@ -19,8 +19,8 @@ mod streams;
 
 pub use activation::Activation;
 pub use call::attend as attend_heads;
-pub use call::{activate, attend_rows, gate_add, modulate, project, root_norm, turn};
-pub use linear::Branch;
+pub use call::{activate, add_low_rank, adds, attend_rows, gate_add, modulate, project, root_norm, turn};
+pub use linear::{Base, Branch};
 
 use attention::{Heads, HeadsOut, Sizes};
 use burn::{
@@ -94,10 +94,12 @@ pub trait Own: Backend {
         epsilon: f64,
     ) -> FloatTensor<Self>;
 
-    /// `x·Wᵀ + bias + scale·(x·Aᵀ)·Bᵀ`; `a` and `b` are both there or both missing.
+    /// `x·Wᵀ + bias + scale·(x·Aᵀ)·Bᵀ`, or another sum in the place of `x·Wᵀ`; `a` and `b` are both there or both missing.
+    #[allow(clippy::too_many_arguments)]
     fn project(
         x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
+        base: FloatTensor<Self>,
+        kind: Base,
         #[extension_type] bias: Maybe<Self>,
         #[extension_type] a: Maybe<Self>,
         #[extension_type] b: Maybe<Self>,
@@ -150,14 +152,15 @@ impl Own for Flex {
 
     fn project(
         x: FlexTensor,
-        weight: FlexTensor,
+        base: FlexTensor,
+        kind: Base,
         bias: Maybe<Self>,
         a: Maybe<Self>,
         b: Maybe<Self>,
         scale: f64,
     ) -> FlexTensor {
         let branch = a.get().zip(b.get()).map(|(a, b)| Branch { a, b, scale: scale as f32 });
-        linear::forward(x, weight, bias.get(), branch).0
+        linear::forward(x, (kind, base), bias.get(), branch).0
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     Activation, Branch, Maybe, Own, RowInputs, activation, attend, attention, attention_sizes, heads, in_heads,
-    linear::{self, Kept},
+    linear::{self, Base, Kept},
     memory::{New, numbers},
     norm, rope, streams,
 };
@@ -186,15 +186,17 @@ impl<C: CheckpointStrategy> Own for Autodiff<Flex, C> {
 
     fn project(
         x: Tracked<C>,
-        weight: Tracked<C>,
+        base: Tracked<C>,
+        kind: Base,
         bias: Maybe<Self>,
         a: Maybe<Self>,
         b: Maybe<Self>,
         scale: f64,
     ) -> Tracked<C> {
-        let (moves, learns) = (x.is_tracked(), weight.is_tracked());
-        let ((x, x_node), (weight, weight_node)) = (x.into_parts(), weight.into_parts());
-        let missing = || FloatTensor::<Self>::new(weight.clone()).into_parts().1;
+        let weighs = kind == Base::Weight;
+        let (moves, learns) = (x.is_tracked(), weighs && base.is_tracked());
+        let ((x, x_node), (base, base_node)) = (x.into_parts(), base.into_parts());
+        let missing = || FloatTensor::<Self>::new(x.clone()).into_parts().1;
         let split = |maybe: Maybe<Self>| match maybe.get() {
             Some(tensor) => {
                 let tracked = tensor.is_tracked();
@@ -206,12 +208,13 @@ impl<C: CheckpointStrategy> Own for Autodiff<Flex, C> {
         let ((bias, bias_node, _), (a, a_node, a_learns), (b, b_node, _)) = (split(bias), split(a), split(b));
         let branch = a.zip(b).map(|(a, b)| Branch { a, b, scale: scale as f32 });
         record::<C, _, 5>(
-            [x_node, weight_node, bias_node, a_node, b_node],
+            [x_node, base_node, bias_node, a_node, b_node],
             || {
                 let shape = x.layout().shape().to_vec();
-                let (output, low) = linear::forward(x.clone(), weight.clone(), bias, branch.clone());
-                let kept =
-                    Kept { x: (learns || a_learns).then_some(x), weight: moves.then_some(weight), branch, low, shape };
+                let weight = (weighs && moves).then(|| base.clone());
+                let x_kept = (learns || a_learns).then(|| x.clone());
+                let (output, low) = linear::forward(x, (kind, base), bias, branch.clone());
+                let kept = Kept { x: x_kept, base: kind, weight, branch, low, shape };
                 (output, kept)
             },
             linear::backward,

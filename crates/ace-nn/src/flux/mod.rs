@@ -21,11 +21,11 @@ mod walk;
 pub use block::{BlockSize, DoubleBlock, Mlp, QkNorm, SingleBlock, StreamAttention};
 pub use embed::{MlpEmbedder, SINUSOID_DIM, sinusoid};
 pub use modulation::{Modulation, Shift};
-pub use walk::{Resident, Shared, Walk};
+pub use walk::{Blocks, Own, Resident, Shared, Walk};
 
 use crate::{
     layers::RmsNorm,
-    lora::Linear,
+    lora::{Linear, Linears},
     poll::{Poll, to_the_end},
     rope::Rope,
 };
@@ -210,17 +210,43 @@ impl Flux {
     /// As [`Flux::forward`].
     pub fn forward_with(&self, walk: &mut dyn Walk, input: FluxInput) -> ControlFlow<(), Tensor<3>> {
         let rope = input.rope.clone();
-        let Streams { mut img, mut txt, vec } = self.embed(input);
-        let (text_len, image_len) = (txt.dims()[1], img.dims()[1]);
-        let shared = Shared { vec, rope };
+        let streams = self.embed(input);
+        let (text_len, image_len) = (streams.txt.dims()[1], streams.img.dims()[1]);
+        let shared = Shared { vec: streams.vec.clone(), rope };
+        let x = self.run(walk, streams, &shared)?;
+        ControlFlow::Continue(self.project(x.narrow(1, text_len, image_len), shared.vec))
+    }
+
+    /// The blocks alone, run by `walk`: what they make of both streams, `[B, T + L, D]`, text first.
+    ///
+    /// # Panics
+    /// As [`Flux::forward`].
+    pub fn run(&self, walk: &mut dyn Walk, streams: Streams, shared: &Shared) -> ControlFlow<(), Tensor<3>> {
+        let Streams { mut img, mut txt, .. } = streams;
         for (index, block) in self.double_blocks.iter().enumerate() {
-            (img, txt) = walk.double(index, block, img, txt, &shared)?;
+            (img, txt) = walk.double(index, block, img, txt, shared)?;
         }
         let mut x = Tensor::cat(vec![txt, img], 1);
         for (index, block) in self.single_blocks.iter().enumerate() {
-            x = walk.single(index, block, x, &shared)?;
+            x = walk.single(index, block, x, shared)?;
         }
-        ControlFlow::Continue(self.project(x.narrow(1, text_len, image_len), shared.vec))
+        ControlFlow::Continue(x)
+    }
+
+    /// The network without its blocks: what comes before and after them, on the same parameters.
+    pub fn ends(&self) -> Self {
+        Self {
+            img_in: self.img_in.clone(),
+            time_in: self.time_in.clone(),
+            vector_in: self.vector_in.clone(),
+            guidance_in: self.guidance_in.clone(),
+            txt_in: self.txt_in.clone(),
+            double_blocks: Vec::new(),
+            single_blocks: Vec::new(),
+            final_layer: self.final_layer.clone(),
+            axes_dim: self.axes_dim,
+            theta: self.theta,
+        }
     }
 
     /// What comes before the blocks.
@@ -294,6 +320,12 @@ impl Flux {
         for (i, block) in self.single_blocks.iter_mut().enumerate() {
             block.for_each_norm(&mut |name, norm| f(&format!("single_blocks.{i}.{name}"), norm));
         }
+    }
+}
+
+impl Linears for Flux {
+    fn each_linear(&mut self, f: &mut dyn FnMut(&mut Linear)) {
+        self.for_each_linear(&mut |_, linear| f(linear));
     }
 }
 

@@ -93,6 +93,30 @@ impl Walk for Resident<'_> {
     }
 }
 
+/// Where the weights of the blocks come from, for whoever runs a block more than once: the network's own memory, or a file.
+pub trait Blocks: Send {
+    /// Double block `index` with all its weights. `own` is the network's: what learns in it is in the answer too, under
+    /// the same parameter ids.
+    fn double(&mut self, index: usize, own: &DoubleBlock) -> DoubleBlock;
+
+    /// Single block `index`, as [`Blocks::double`].
+    fn single(&mut self, index: usize, own: &SingleBlock) -> SingleBlock;
+}
+
+/// All weights are in the network.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Own;
+
+impl Blocks for Own {
+    fn double(&mut self, _index: usize, own: &DoubleBlock) -> DoubleBlock {
+        own.clone()
+    }
+
+    fn single(&mut self, _index: usize, own: &SingleBlock) -> SingleBlock {
+        own.clone()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{DoubleBlock, Shared, SingleBlock, Walk};

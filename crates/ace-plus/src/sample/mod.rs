@@ -85,11 +85,11 @@ pub(crate) fn uncancelled<T>(flow: ControlFlow<(), T>) -> Result<T> {
     }
 }
 
-/// The input of the transformer for some noisy tokens.
+/// What the transformer is asked about some noisy tokens. `flux` only says how positions turn.
 ///
 /// # Shapes
 /// - noisy: `[B, L, 64]` f32; timesteps, guidance: `[B]`
-fn input(
+pub fn input(
     flux: &Flux,
     noisy: Tensor<3>,
     units: &Units,

@@ -7,9 +7,11 @@
 
 pub mod recipe;
 pub mod start;
+pub mod encoding;
 pub mod params;
 pub mod trainer;
 pub mod autoencoder;
+pub mod recompute;
 pub mod flow;
 pub mod state;
 pub mod run;

@@ -12,8 +12,11 @@ use super::{
 use crate::{
     Error,
     data::{
-        example::{Dataset, Example, Manifest},
+        Cache, Notice, Notices, OnBadExample,
+        example::{Dataset, Example},
+        files::Manifest,
         shapes::{Split, World, WorldTask},
+        skipping::Skipping,
     },
     error::{RecipeProblem, StateProblem},
     judge::preview::{self, Previews},
@@ -93,6 +96,17 @@ pub enum RunEvent {
     },
     /// A step is done.
     Step(StepReport),
+    /// An example cannot be used and is left out, as the recipe wants it.
+    Skipped {
+        /// Its line or file.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
+        /// Examples left out so far, this one included.
+        count: usize,
+    },
+    /// Something to know that does not stop the run, such as a file of the cache that cannot be read.
+    Note(String),
     /// A preview was written.
     Preview {
         /// Steps done.
@@ -169,6 +183,16 @@ struct Run<'a> {
     /// Where it goes on.
     checkpoint: Option<Checkpoint>,
     device: &'a Device,
+    notices: Notices,
+}
+
+impl From<Notice> for RunEvent {
+    fn from(notice: Notice) -> Self {
+        match notice {
+            Notice::Skipped { place, reason, count } => Self::Skipped { place: place.to_string(), reason, count },
+            Notice::Note(line) => Self::Note(line),
+        }
+    }
 }
 
 impl<'a> Run<'a> {
@@ -182,7 +206,13 @@ impl<'a> Run<'a> {
             None => {}
         }
         fs::create_dir_all(&options.out).map_err(ace_plus::Error::io(&options.out))?;
-        Ok(Self { start, options, recipe, data, checkpoint, device })
+        let notices = Notices::default();
+        // The transformer's examples may turn out bad when they are encoded; there it is the supply that skips.
+        let data = match (recipe.data.on_bad_example, recipe.trains(NetworkName::AutoEncoder)) {
+            (OnBadExample::Skip, true) => Box::new(Skipping::new(data, notices.clone())),
+            _ => data,
+        };
+        Ok(Self { start, options, recipe, data, checkpoint, device, notices })
     }
 
     fn note(&self) -> String {
@@ -243,17 +273,25 @@ impl<'a> Run<'a> {
         let learning = self.device.clone().autodiff();
         let (recipe, start) = (&self.recipe, self.start);
         let dtype = start.flux_dtype(recipe);
-        let encoders = start.encoders(recipe, self.device)?;
-        let is_large = encoders.bytes() > start.encoder_budget;
+        let data = self.data.as_ref();
+        let mut supply =
+            start.supply(recipe, data, self.device)?.on_bad(recipe.data.on_bad_example, self.notices.clone());
+        if supply.pool().is_some() {
+            supply = supply.cached(Cache::new(self.cache_folder(), start.digests(recipe)?, self.notices.clone()));
+        }
         let previews = match recipe.preview_every {
             0 => None,
-            _ => Some(Previews::new(&encoders, self.preview_examples()?)?),
+            _ => {
+                let (card, autoencoder) = (start.card(), supply.autoencoder()?.clone());
+                let text = &mut |words: &str| supply.text(words);
+                Some(Previews::of(card, &autoencoder, self.device, self.preview_examples()?, text)?)
+            }
         };
-        let mut objective = FlowObjective::new(recipe, self.data.as_ref(), encoders, dtype, &learning);
+        let mut objective = FlowObjective::of(recipe, supply, dtype, &learning)?;
         // Without an end to the examples there is no encoding all of them.
-        if objective.pool().is_some() && is_large {
+        if objective.pool().is_some() && start.encoder_bytes(recipe)? > start.encoder_budget {
             let steps = self.resumed_at()..recipe.optimizer.steps;
-            let tell = &mut |done: u64, of: u64| observer(RunEvent::Encoding { done, of });
+            let tell = &mut |done: u64, of: u64| self.tell(observer) & observer(RunEvent::Encoding { done, of });
             if !objective.encode_ahead(steps, tell)? {
                 return Ok(Outcome::Stopped { step: self.resumed_at() });
             }
@@ -271,11 +309,34 @@ impl<'a> Run<'a> {
         Ok(Outcome::Finished { step: trainer.step, weights })
     }
 
-    /// The examples that previews show.
+    /// The examples that previews show: the first that can be used.
     fn preview_examples(&self) -> Result<Vec<Example>, Error> {
-        const ROWS: u64 = 6;
-        let rows = self.data.len().map_or(ROWS, |len| ROWS.min(len as u64));
-        (0..rows).map(|index| Ok(self.data.example(index)?)).collect()
+        const ROWS: usize = 6;
+        let mut rows = Vec::new();
+        for index in 0..self.data.len().map_or(ROWS as u64, |len| len as u64) {
+            match self.data.example(index) {
+                Ok(example) => rows.push(example),
+                Err(_) if self.recipe.data.on_bad_example == OnBadExample::Skip => {}
+                Err(error) => return Err(error.into()),
+            }
+            if rows.len() == ROWS {
+                break;
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Where encoded examples are kept.
+    fn cache_folder(&self) -> PathBuf {
+        match &self.recipe.data.cache {
+            Some(folder) => self.options.recipe.parent().unwrap_or(Path::new("")).join(folder),
+            None => self.options.out.join("cache"),
+        }
+    }
+
+    /// Passes on what the data had to say; answers whether to go on.
+    fn tell(&self, observer: &mut dyn FnMut(RunEvent) -> bool) -> bool {
+        self.notices.take().into_iter().fold(true, |go_on, notice| go_on & observer(notice.into()))
     }
 
     /// The loop: steps, log, previews, checkpoints. Answers whether the observer stopped it.
@@ -302,12 +363,14 @@ impl<'a> Run<'a> {
             parameters,
         });
         while go_on && trainer.step < steps {
-            let report = trainer.step(objective, self.options.workers)?;
+            let report = trainer.step(objective, self.options.workers);
+            go_on = self.tell(observer);
+            let report = report?;
             let step = report.step;
             if step.is_multiple_of(recipe.log_every) || step == steps {
                 log.write(&report)?;
             }
-            go_on = observer(RunEvent::Step(report));
+            go_on &= observer(RunEvent::Step(report));
             if recipe.preview_every > 0 && (step.is_multiple_of(recipe.preview_every) || step == steps) {
                 let path = out.join(format!("preview-{step:06}.png"));
                 let picture = draw(&trainer.result())?;
@@ -326,7 +389,11 @@ impl<'a> Run<'a> {
 /// The world or the manifest that the recipe at `path` names.
 fn open_data(recipe: &Recipe, path: &Path) -> Result<Box<dyn Dataset>, Error> {
     if let Some(manifest) = &recipe.data.manifest {
-        return Ok(Box::new(Manifest::open(path.parent().unwrap_or(Path::new("")).join(manifest))?));
+        let place = path.parent().unwrap_or(Path::new("")).join(manifest);
+        return Ok(Box::new(match recipe.data.on_bad_example {
+            OnBadExample::Stop => Manifest::open(place)?,
+            OnBadExample::Skip => Manifest::open_with_bad(place)?,
+        }));
     }
     let tasks = match recipe.data.tasks.is_empty() {
         true => WorldTask::ALL.to_vec(),

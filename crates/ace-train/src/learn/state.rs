@@ -147,6 +147,7 @@ fn same_run(a: &Recipe, b: &Recipe) -> bool {
     let normal = |recipe: &Recipe| {
         let mut recipe = recipe.clone();
         (recipe.log_every, recipe.save_every, recipe.preview_every) = (0, 0, 0);
+        recipe.data = recipe.data.deciding();
         if recipe.optimizer.schedule == RateSchedule::Constant {
             recipe.optimizer.steps = 0;
         }

@@ -35,6 +35,14 @@ pub trait Objective: Sync {
 
     /// The loss of a micro-batch.
     fn loss(&self, model: &Self::Model, micro_batch: Self::MicroBatch) -> Loss;
+
+    /// Loss and gradients of a micro-batch. Several threads may ask at the same time.
+    fn measure(&self, model: &Self::Model, micro_batch: Self::MicroBatch) -> Measured {
+        // Graphs that share a parameter share its lock, and would wait for each other. So every micro-batch has
+        // parameters of its own; they share their memory with the model's.
+        let own = model.valid().train();
+        Measured::of(self.loss(&own, micro_batch), &own)
+    }
 }
 
 /// The loss of one micro-batch.
@@ -100,10 +108,7 @@ impl<M: Module + Sync> Trainer<M> {
                 let Some(slot) = micro_batches.get(index) else { break };
                 // Only the thread that took this number looks into the slot: it is neither locked nor empty.
                 if let (Some(micro_batch), Ok(mut result)) = (take(slot), results[index].lock()) {
-                    // Graphs that share a parameter share its lock, and would wait for each other. So every micro-batch
-                    // has parameters of its own; they share their memory with the model's.
-                    let own = model.valid().train();
-                    *result = Some(Measured::of(objective.loss(&own, micro_batch), &own));
+                    *result = Some(objective.measure(model, micro_batch));
                 }
             }
         };
@@ -161,14 +166,18 @@ fn take<T>(slot: &Mutex<Option<T>>) -> Option<T> {
 }
 
 /// What one micro-batch adds to a step.
-struct Measured {
-    loss: f64,
-    grads: GradientsParams,
-    figures: Vec<(&'static str, f32, f32)>,
+pub struct Measured {
+    /// Its loss times its weight.
+    pub loss: f64,
+    /// Gradients of that product.
+    pub grads: GradientsParams,
+    /// As [`Loss::figures`].
+    pub figures: Vec<(&'static str, f32, f32)>,
 }
 
 impl Measured {
-    fn of<M: Module>(loss: Loss, model: &M) -> Self {
+    /// Loss and gradients of one graph over everything.
+    pub fn of<M: Module>(loss: Loss, model: &M) -> Self {
         // Read before the graph is consumed.
         let value = f64::from(loss.value.clone().inner().into_scalar::<f32>());
         let mut grads = (loss.value.cast(DType::F32) * loss.weight).backward();

@@ -43,6 +43,10 @@ pub struct Recipe {
     /// Numbers in which frozen networks are held and compute. What learns is always in f32.
     #[serde(default)]
     pub frozen_dtype: FrozenDtype,
+    /// Whether the transformer's blocks are run again in the backward pass instead of keeping all that they computed: memory
+    /// of one block for a third more time. Small models need not.
+    #[serde(default = "yes")]
+    pub recompute: bool,
     /// Networks that start from random weights instead.
     #[serde(default)]
     pub fresh: Vec<NetworkName>,
@@ -115,6 +119,10 @@ impl From<FrozenDtype> for FloatDType {
             FrozenDtype::F16 => Self::F16,
         }
     }
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn every_10() -> u64 {
