@@ -8,6 +8,7 @@
 pub mod recipe;
 pub mod start;
 pub mod params;
+pub mod adamw8;
 pub mod trainer;
 pub mod autoencoder;
 pub mod times;
