@@ -36,6 +36,9 @@ mod session;
 // The autoencoder in tiles.
 mod tiling;
 
+// What is learned from: bad examples, the cache of encoded ones, looking before training.
+mod data;
+
 // Learning: exact resumption, adapters, widening, clipping.
 mod train;
 

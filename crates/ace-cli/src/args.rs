@@ -70,6 +70,9 @@ pub enum Verb {
     Sample(Box<SampleArgs>),
     /// Train a network, or a LoRA, as a recipe says
     Train(Box<TrainArgs>),
+    /// Look at examples before training on them
+    #[command(subcommand)]
+    Data(DataVerb),
     /// Judge a model on held-out examples, task by task
     Eval(EvalArgs),
     /// Compare every network with its recording
@@ -240,8 +243,9 @@ pub struct TrainArgs {
     /// What to train, on what, how long [default: a LoRA of the miniature; with --data, models/lora.toml]
     #[arg(long, value_name = "FILE")]
     pub recipe: Option<PathBuf>,
-    /// JSON lines with your own pictures, instead of what the recipe learns from
-    #[arg(long, value_name = "FILE")]
+    /// Your own pictures, instead of what the recipe learns from: JSON lines, a folder of pictures with .txt captions, a
+    /// folder with before/ and after/, or an ACE++ list (see `ace data check --help`)
+    #[arg(long, value_name = "FILE|DIR")]
     pub data: Option<PathBuf>,
     #[command(flatten)]
     pub model: ModelArgs,
@@ -260,6 +264,35 @@ pub struct TrainArgs {
     /// Where to compute: flex, wgpu, vulkan, metal, cuda or rocm, as far as compiled in
     #[arg(long, value_name = "NAME")]
     pub backend: Option<String>,
+}
+
+const DATA_EXAMPLES: &str = "\
+Examples are any of:
+  a file of JSON lines, {\"target\": …, \"instruction\": …}, and if wanted image, mask, references, task, repainting_scale
+  a folder of pictures with captions beside them, NAME.png and NAME.txt
+  a folder with before/NAME.png, after/NAME.png and after/NAME.txt, and if wanted mask/NAME.png and reference/NAME.png;
+    or NAME_start.png, NAME_end.png and NAME.txt
+  a list of ACE++'s own trainer, six fields between #;# on a line
+
+Exit code 1 if there is one that cannot be used.";
+
+/// `ace data`.
+#[derive(Debug, Subcommand)]
+pub enum DataVerb {
+    /// Find every example that cannot be used, and count the rest
+    Check(DataCheckArgs),
+}
+
+/// `ace data check`.
+#[derive(Debug, Args)]
+#[command(after_help = DATA_EXAMPLES)]
+pub struct DataCheckArgs {
+    /// List or folder of examples, as `ace train --data` takes it
+    #[arg(value_name = "FILE|DIR")]
+    pub path: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `ace eval`.

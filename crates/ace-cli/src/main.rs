@@ -19,6 +19,7 @@ mod report;
 mod sheet;
 
 mod convert;
+mod data;
 mod doctor;
 mod eval;
 mod fetch;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
     let result = panics::caught(|| match verb {
         Verb::Sample(args) => sample::run(&args),
         Verb::Train(args) => train::run(&args),
+        Verb::Data(verb) => data::run(&verb),
         Verb::Eval(args) => eval::run(&args),
         Verb::Verify(args) => verify(&args),
         Verb::Session(args) => session::run(&args),

@@ -48,6 +48,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     let begin = Instant::now();
     let mut bar: Option<Progress> = None;
     let mut shown = Shown::default();
+    let mut left_out = 0;
     let outcome = train_from(&start, &options, &device, &mut |report| {
         match report {
             RunEvent::Encoding { done, of } => {
@@ -86,6 +87,11 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
                     say(bar.as_ref(), &format!("no plot: {error:#}"));
                 }
             }
+            RunEvent::Skipped { place, reason, count } => {
+                left_out = count;
+                say(bar.as_ref(), &format!("left out ({count} so far): {place}: {reason}"));
+            }
+            RunEvent::Note(line) => say(bar.as_ref(), &format!("note: {line}")),
             RunEvent::Measured { shift_factor, scaling_factor } => {
                 let line = format!("for the card: shift_factor = {shift_factor}, scaling_factor = {scaling_factor}");
                 say(bar.as_ref(), &line);
@@ -96,6 +102,9 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     })?;
     drop(bar);
 
+    if left_out > 0 {
+        report::print(&format!("{left_out} examples could not be used and were left out"));
+    }
     let plotted = draw_plot(&out)?;
     Ok(match outcome {
         Outcome::Finished { step, weights } => {

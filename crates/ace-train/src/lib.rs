@@ -14,6 +14,6 @@ pub mod judge;
 
 mod error;
 
-pub use data::{Dataset, Example, ExampleError, Manifest};
+pub use data::{Dataset, Example, ExampleError, Manifest, Place};
 pub use error::{Error, RecipeProblem, StateProblem};
 pub use learn::{Outcome, Recipe, RunEvent, RunObserver, RunOptions, Start, StepReport, train, train_from};

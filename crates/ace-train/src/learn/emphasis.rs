@@ -33,7 +33,7 @@ impl Emphasis {
 
     /// The weights of an example's tokens, 1 on average.
     pub fn of(&self, example: &Encoded) -> Vec<f32> {
-        self.weigh(&example.geometry().is_reference, example.beside.as_deref())
+        self.weigh(&example.geometry().is_reference, example.pictures.beside.as_deref())
     }
 
     fn weigh(&self, is_reference: &[bool], beside: Option<&[f32]>) -> Vec<f32> {

@@ -13,6 +13,7 @@ use crate::{
         batch::Batch,
         encode::{Encoded, EncodedText, Encoders},
         example::Dataset,
+        supply::Supply,
     },
 };
 use ace_nn::{
@@ -30,16 +31,13 @@ use rand::RngExt;
 use rand_chacha::ChaCha20Rng;
 use rand_distr::{Distribution, StandardNormal};
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     ops::{ControlFlow, Range},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
 };
 
 /// Guidance that is embedded while learning: the distilled scale of no guidance.
 const TRAINING_GUIDANCE: f32 = 1.0;
-
-/// Examples that are encoded between two words to the observer, for each core.
-const ENCODED_AT_ONCE: usize = 4;
 
 /// The networks that may learn together.
 #[derive(Module, Debug)]
@@ -174,11 +172,7 @@ impl Walk for Visiting<'_> {
 /// it begins ([`FlowObjective::encode_ahead`]), and the encoders are gone when the transformer comes. Otherwise examples
 /// are encoded when a step draws them.
 pub struct FlowObjective<'a> {
-    data: &'a dyn Dataset,
-    /// `None` once everything is encoded.
-    encoders: Option<Encoders>,
-    pool: Option<u64>,
-    encoded: HashMap<u64, Arc<Encoded>>,
+    supply: Supply<'a>,
     empty: EncodedText,
     features: usize,
     drop_instruction: f64,
@@ -197,15 +191,25 @@ pub struct FlowObjective<'a> {
 impl<'a> FlowObjective<'a> {
     /// Learns from `data` on `device` (with gradients) with a transformer that computes in `dtype`.
     pub fn new(recipe: &Recipe, data: &'a dyn Dataset, encoders: Encoders, dtype: FloatDType, device: &Device) -> Self {
-        let all = data.len().map(|len| recipe.learned_of(len as u64));
-        let emphasis = Emphasis::new(recipe.loss, &encoders.card);
+        let empty = encoders.encode_text("");
+        Self::build(recipe, Supply::of(data, encoders, recipe.pool_of(data)), empty, dtype, device)
+    }
+
+    /// As [`FlowObjective::new`], with examples that are encoded elsewhere.
+    ///
+    /// # Errors
+    /// If the empty instruction is not encoded yet, and the text encoders cannot be loaded.
+    pub fn of(recipe: &Recipe, mut supply: Supply<'a>, dtype: FloatDType, device: &Device) -> Result<Self, Error> {
+        let empty = supply.text("")?;
+        Ok(Self::build(recipe, supply, empty, dtype, device))
+    }
+
+    fn build(recipe: &Recipe, supply: Supply<'a>, empty: EncodedText, dtype: FloatDType, device: &Device) -> Self {
+        let emphasis = Emphasis::new(recipe.loss, supply.card());
         Self {
-            data,
-            pool: recipe.data.pool.map(|pool| pool.min(all.unwrap_or(u64::MAX))).or(all),
-            encoded: HashMap::new(),
-            empty: encoders.encode_text(""),
-            features: encoders.card.flux.out_channels,
-            encoders: Some(encoders),
+            features: supply.card().flux.out_channels,
+            supply,
+            empty,
             drop_instruction: recipe.drop_instruction,
             times: Times::new(recipe.timesteps, recipe.seed),
             emphasis,
@@ -226,7 +230,7 @@ impl<'a> FlowObjective<'a> {
 
     /// How many distinct examples are drawn from; `None` if there is no end to them.
     pub fn pool(&self) -> Option<u64> {
-        self.pool
+        self.supply.pool()
     }
 
     /// Encodes every example that the steps (counted from 0) draw, then drops the encoders. `progress` hears how many are
@@ -239,51 +243,17 @@ impl<'a> FlowObjective<'a> {
         steps: Range<u64>,
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<bool, Error> {
-        let Some(encoders) = self.encoders.take() else { return Ok(true) };
-        let wanted: BTreeSet<u64> =
-            steps.flat_map(|step| self.draw_indices(&mut sample::rng(self.seed, step))).collect();
-        let wanted: Vec<u64> = wanted.into_iter().collect();
-        let of = wanted.len() as u64;
-        let at_once = ENCODED_AT_ONCE * std::thread::available_parallelism().map_or(1, usize::from);
-        for indices in wanted.chunks(at_once) {
-            let encoded = encoders.encode_all(self.data, indices)?;
-            self.keep(encoded);
-            if !progress(self.encoded.len() as u64, of) {
-                return Ok(false);
-            }
-        }
-        // A device that works ahead would still hold the encoders when the transformer comes.
-        drop(encoders);
-        drop(self.device.sync());
-        Ok(true)
+        let draws = steps.flat_map(|step| self.draw_indices(&mut sample::rng(self.seed, step)));
+        let wanted: BTreeSet<u64> = draws.collect();
+        let is_whole = self.supply.ensure_all(&wanted, progress)?;
+        self.supply.release();
+        Ok(is_whole)
     }
 
     /// The examples of a step: the first that is drawn of its random numbers.
     fn draw_indices(&self, rng: &mut ChaCha20Rng) -> Vec<u64> {
-        let pool = self.pool.unwrap_or(u64::MAX / 2);
+        let pool = self.pool().unwrap_or(u64::MAX / 2);
         (0..self.batch).map(|_| rng.random_range(0..pool)).collect()
-    }
-
-    /// Encodes what is not there yet.
-    fn encode(&mut self, indices: &[u64]) -> Result<(), Error> {
-        let wanted: BTreeSet<u64> = indices.iter().copied().collect();
-        if self.pool.is_none() {
-            // Without an end to the examples, none comes a second time.
-            self.encoded.retain(|index, _| wanted.contains(index));
-        }
-        let missing: Vec<u64> = wanted.into_iter().filter(|index| !self.encoded.contains_key(index)).collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        // Documented at `micro_batches`.
-        let encoders = self.encoders.as_ref().expect("the step was encoded ahead, or the encoders are still here");
-        let encoded = encoders.encode_all(self.data, &missing)?;
-        self.keep(encoded);
-        Ok(())
-    }
-
-    fn keep(&mut self, encoded: Vec<(u64, Encoded)>) {
-        self.encoded.extend(encoded.into_iter().map(|(index, encoded)| (index, Arc::new(encoded))));
     }
 }
 
@@ -313,18 +283,18 @@ impl Objective for FlowObjective<'_> {
     /// If the encoders were dropped after encoding other steps than this one.
     fn micro_batches(&mut self, step: u64) -> Result<Vec<FlowMicroBatch>, Error> {
         let mut rng = sample::rng(self.seed, step);
-        let indices = self.draw_indices(&mut rng);
-        self.encode(&indices)?;
+        let drawn = self.draw_indices(&mut rng);
+        let indices = self.supply.ensure(&drawn)?;
         let features = self.features;
         let draws: Vec<Draw> = indices
             .into_iter()
             .map(|index| {
-                let len = self.encoded[&index].geometry().len();
+                let len = self.supply.get(index).geometry().len();
                 draw(index, len, features, self.drop_instruction, &self.times, &mut rng)
             })
             .collect();
 
-        let geometry = |draw: &Draw| self.encoded[&draw.index].geometry();
+        let geometry = |draw: &Draw| self.supply.get(draw.index).geometry();
         let mut groups: Vec<Vec<&Draw>> = Vec::new();
         for draw in &draws {
             match groups.iter_mut().find(|group| group.len() < self.chunk && geometry(group[0]) == geometry(draw)) {
@@ -410,7 +380,7 @@ impl FlowObjective<'_> {
 
     fn micro_batch(&self, group: &[&Draw], weight: f64) -> FlowMicroBatch {
         let examples: Vec<(&Encoded, bool)> =
-            group.iter().map(|draw| (self.encoded[&draw.index].as_ref(), draw.dropped)).collect();
+            group.iter().map(|draw| (self.supply.get(draw.index).as_ref(), draw.dropped)).collect();
         let batch = Batch::new(&examples, &self.empty, &self.device);
         let noise: Vec<f32> = group.iter().flat_map(|draw| draw.noise.iter().copied()).collect();
         let noise = Tensor::from_data(TensorData::new(noise, batch.latents.shape()), &self.device);

@@ -14,8 +14,11 @@ use super::{
 use crate::{
     Error,
     data::{
-        example::{Dataset, Example, Manifest},
+        Cache, Notice, Notices, OnBadExample, Supply,
+        example::{Dataset, Example},
+        files::Manifest,
         shapes::{Split, World, WorldTask},
+        skipping::Skipping,
     },
     error::{RecipeProblem, StateProblem},
     judge::preview::{self, Previews},
@@ -115,6 +118,17 @@ pub enum RunEvent {
         /// The loss there.
         validation: f32,
     },
+    /// An example cannot be used and is left out, as the recipe wants it.
+    Skipped {
+        /// Its line or file.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
+        /// Examples left out so far, this one included.
+        count: usize,
+    },
+    /// Something to know that does not stop the run, such as a file of the cache that cannot be read.
+    Note(String),
     /// A preview was written.
     Preview {
         /// Steps done.
@@ -193,6 +207,16 @@ struct Run<'a> {
     /// Newer checkpoints that cannot be used.
     damages: Vec<Damage>,
     device: &'a Device,
+    notices: Notices,
+}
+
+impl From<Notice> for RunEvent {
+    fn from(notice: Notice) -> Self {
+        match notice {
+            Notice::Skipped { place, reason, count } => Self::Skipped { place: place.to_string(), reason, count },
+            Notice::Note(line) => Self::Note(line),
+        }
+    }
 }
 
 impl<'a> Run<'a> {
@@ -214,7 +238,13 @@ impl<'a> Run<'a> {
             None => {}
         }
         fs::create_dir_all(&options.out).map_err(ace_plus::Error::io(&options.out))?;
-        Ok(Self { start, options, recipe, data, checkpoint, damages, device })
+        let notices = Notices::default();
+        // The transformer's examples may turn out bad when they are encoded; there it is the supply that skips.
+        let data = match (recipe.data.on_bad_example, recipe.trains(NetworkName::AutoEncoder)) {
+            (OnBadExample::Skip, true) => Box::new(Skipping::new(data, notices.clone())),
+            _ => data,
+        };
+        Ok(Self { start, options, recipe, data, checkpoint, damages, device, notices })
     }
 
     fn note(&self) -> String {
@@ -282,30 +312,31 @@ impl<'a> Run<'a> {
         let learning = self.device.clone().autodiff();
         let (recipe, start) = (&self.recipe, self.start);
         let dtype = start.flux_dtype(recipe);
-        let encoders = start.encoders(recipe, self.device)?;
-        let is_large = encoders.bytes() > start.encoder_budget;
+        let data = self.data.as_ref();
+        let mut supply = self.supply(data)?;
         let previews = match recipe.preview_every {
             0 => None,
-            _ => Some(Previews::new(&encoders, self.preview_examples()?)?),
-        };
-        let mut tell = |done: u64, of: u64| !is_large || observer(RunEvent::Encoding { done, of });
-        let validation = match &recipe.validation {
-            None => None,
-            Some(section) => {
-                let (data, indices) = self.held_out(section)?;
-                let data = (data.as_deref().unwrap_or(self.data.as_ref()), indices.as_slice());
-                match Validation::encode(section, recipe, data, &encoders, &mut tell)? {
-                    Some(validation) => Some(validation),
-                    None => return Ok(Outcome::Stopped { step: self.resumed_at() }),
-                }
+            _ => {
+                let (card, autoencoder) = (start.card(), supply.autoencoder()?.clone());
+                let text = &mut |words: &str| supply.text(words);
+                Some(Previews::of(card, &autoencoder, self.device, self.preview_examples()?, text)?)
             }
         };
-        let mut objective = FlowObjective::new(recipe, self.data.as_ref(), encoders, dtype, &learning);
+        let is_large = start.encoder_bytes(recipe)? > start.encoder_budget;
+        let mut tell =
+            |done: u64, of: u64| self.tell(observer) & (!is_large || observer(RunEvent::Encoding { done, of }));
+        let validation = match &recipe.validation {
+            None => None,
+            Some(section) => match self.validation(section, &mut supply, &mut tell)? {
+                Some(validation) => Some(validation),
+                None => return Ok(Outcome::Stopped { step: self.resumed_at() }),
+            },
+        };
+        let mut objective = FlowObjective::of(recipe, supply, dtype, &learning)?;
         // Without an end to the examples there is no encoding all of them.
         if objective.pool().is_some() && is_large {
             let steps = self.resumed_at()..recipe.optimizer.steps;
-            let tell = &mut |done: u64, of: u64| observer(RunEvent::Encoding { done, of });
-            if !objective.encode_ahead(steps, tell)? {
+            if !objective.encode_ahead(steps, &mut tell)? {
                 return Ok(Outcome::Stopped { step: self.resumed_at() });
             }
         }
@@ -325,20 +356,25 @@ impl<'a> Run<'a> {
         Ok(Outcome::Finished { step: trainer.step, weights })
     }
 
-    /// The examples that validation measures on: a dataset of their own, or else a part of what is learned from.
-    fn held_out(&self, section: &ValidationRecipe) -> Result<(Option<Box<dyn Dataset>>, Vec<u64>), Error> {
-        if let Some(manifest) = &section.manifest {
-            let manifest = Manifest::open(beside(&self.options.recipe).join(manifest))?;
-            let count = manifest.len().map_or(section.examples, |len| section.examples.min(len as u64));
-            return Ok((Some(Box::new(manifest)), (0..count).collect()));
-        }
-        match self.data.len() {
-            Some(len) => Ok((None, (self.recipe.learned_of(len as u64)..len as u64).collect())),
-            None => {
-                let world = open_world(&self.recipe, &self.options.recipe, Split::HeldOut)?;
-                Ok((Some(Box::new(world)), (0..section.examples).collect()))
+    /// What is measured on held-out examples: a dataset of their own, or else a part of what is learned from. `None` if
+    /// `tell` wants no more.
+    fn validation(
+        &self,
+        section: &ValidationRecipe,
+        supply: &mut Supply<'_>,
+        tell: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<Option<Validation>, Error> {
+        let data: Box<dyn Dataset> = match (&section.manifest, self.data.len()) {
+            (Some(manifest), _) => open_manifest(&self.recipe, &beside(&self.options.recipe).join(manifest))?,
+            (None, Some(len)) => {
+                let indices = self.recipe.learned_of(len as u64)..len as u64;
+                return Validation::take(section, &self.recipe, supply, indices, tell);
             }
-        }
+            (None, None) => Box::new(open_world(&self.recipe, &self.options.recipe, Split::HeldOut)?),
+        };
+        let count = data.len().map_or(section.examples, |len| section.examples.min(len as u64));
+        let mut own = self.supply(data.as_ref())?;
+        Validation::take(section, &self.recipe, &mut own, 0..count, tell)
     }
 
     /// Which checkpoints stay.
@@ -349,11 +385,44 @@ impl<'a> Run<'a> {
         Kept { last: section.keep, best: stops || section.best.unwrap_or(validation.is_some()) }
     }
 
-    /// The examples that previews show.
+    /// The examples that previews show: the first that can be used.
     fn preview_examples(&self) -> Result<Vec<Example>, Error> {
-        const ROWS: u64 = 6;
-        let rows = self.data.len().map_or(ROWS, |len| ROWS.min(len as u64));
-        (0..rows).map(|index| Ok(self.data.example(index)?)).collect()
+        const ROWS: usize = 6;
+        let mut rows = Vec::new();
+        for index in 0..self.data.len().map_or(ROWS as u64, |len| len as u64) {
+            match self.data.example(index) {
+                Ok(example) => rows.push(example),
+                Err(_) if self.recipe.data.on_bad_example == OnBadExample::Skip => {}
+                Err(error) => return Err(error.into()),
+            }
+            if rows.len() == ROWS {
+                break;
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The examples of `data` as the transformer sees them, with what is kept of them.
+    fn supply<'b>(&'b self, data: &'b dyn Dataset) -> Result<Supply<'b>, Error> {
+        let (recipe, notices) = (&self.recipe, || self.notices.clone());
+        let supply = self.start.supply(recipe, data, self.device)?.on_bad(recipe.data.on_bad_example, notices());
+        match supply.pool() {
+            Some(_) => Ok(supply.cached(Cache::new(self.cache_folder(), self.start.digests(recipe)?, notices()))),
+            None => Ok(supply),
+        }
+    }
+
+    /// Where encoded examples are kept.
+    fn cache_folder(&self) -> PathBuf {
+        match &self.recipe.data.cache {
+            Some(folder) => self.options.recipe.parent().unwrap_or(Path::new("")).join(folder),
+            None => self.options.out.join("cache"),
+        }
+    }
+
+    /// Passes on what the data had to say; answers whether to go on.
+    fn tell(&self, observer: &mut dyn FnMut(RunEvent) -> bool) -> bool {
+        self.notices.take().into_iter().fold(true, |go_on, notice| go_on & observer(notice.into()))
     }
 
     /// The loop: steps, log, measurements, previews, checkpoints. Answers whether the observer stopped it.
@@ -387,13 +456,15 @@ impl<'a> Run<'a> {
         });
         let mut losses = Mean::default();
         while go_on && trainer.step < steps && !self.is_enough(&standing) {
-            let report = trainer.step(objective, self.options.workers)?;
+            let report = trainer.step(objective, self.options.workers);
+            go_on = self.tell(observer);
+            let report = report?;
             let step = report.step;
             losses.add(report.loss);
             if step.is_multiple_of(recipe.log_every) || step == steps {
                 log.write(&report)?;
             }
-            go_on = observer(RunEvent::Step(report));
+            go_on &= observer(RunEvent::Step(report));
             standing.score = None;
             if recipe.validation.as_ref().is_some_and(|section| step.is_multiple_of(section.every) || step == steps) {
                 if let Some(report) = measure(objective, &trainer.result(), step)? {
@@ -473,9 +544,17 @@ fn beside(recipe: &Path) -> &Path {
 /// The world or the manifest that the recipe at `path` names.
 fn open_data(recipe: &Recipe, path: &Path) -> Result<Box<dyn Dataset>, Error> {
     match &recipe.data.manifest {
-        Some(manifest) => Ok(Box::new(Manifest::open(beside(path).join(manifest))?)),
+        Some(manifest) => open_manifest(recipe, &beside(path).join(manifest)),
         None => Ok(Box::new(open_world(recipe, path, Split::Train)?)),
     }
+}
+
+/// Examples on disk.
+fn open_manifest(recipe: &Recipe, place: &Path) -> Result<Box<dyn Dataset>, Error> {
+    Ok(Box::new(match recipe.data.on_bad_example {
+        OnBadExample::Stop => Manifest::open(place)?,
+        OnBadExample::Skip => Manifest::open_with_bad(place)?,
+    }))
 }
 
 /// The world that the recipe at `path` names.

@@ -237,7 +237,7 @@ impl Start {
         recipe.trains(NetworkName::Flux) && recipe.lora.is_none()
     }
 
-    fn check_dtype(&self, device: &Device) -> Result<(), Error> {
+    pub(super) fn check_dtype(&self, device: &Device) -> Result<(), Error> {
         let dtype = self.model.holds_in();
         if device.supports_dtype(dtype) { Ok(()) } else { Err(Error::Dtype { dtype }) }
     }
@@ -252,7 +252,7 @@ impl Start {
 }
 
 /// Whether a text encoder learns: then both belong to the networks that are trained.
-fn trains_text(recipe: &Recipe) -> bool {
+pub(super) fn trains_text(recipe: &Recipe) -> bool {
     recipe.trains(NetworkName::T5) || recipe.trains(NetworkName::Clip)
 }
 
@@ -355,7 +355,7 @@ pub fn widen(mut flux: Flux, from: &FluxConfig, to: &FluxConfig) -> Result<Flux,
         _ if new == old + latent => 2 * latent,
         _ => return Err(Error::Widening { from: old, to: new }),
     };
-    let weight = flux.img_in.weight.val();
+    let (id, weight) = (flux.img_in.weight.id().unwrap_or_default(), flux.img_in.weight.val());
     let is_autodiff = weight.device().is_autodiff();
     // A parameter is a leaf: the columns are put together outside the graph.
     let weight = if is_autodiff { weight.inner() } else { weight };
@@ -366,7 +366,7 @@ pub fn widen(mut flux: Flux, from: &FluxConfig, to: &FluxConfig) -> Result<Flux,
         0 => vec![head, gap],
         rest => vec![head, gap, weight.narrow(1, keep, rest)],
     };
-    flux.img_in.weight = params::learned_param(flux.img_in.weight.id, Tensor::cat(parts, 1), is_autodiff);
+    flux.img_in.weight = params::learned_param(id, Tensor::cat(parts, 1), is_autodiff).into();
     Ok(flux)
 }
 

@@ -284,6 +284,7 @@ fn difference(ours: &Recipe, theirs: &Recipe) -> Option<(String, String, String)
         let mut recipe = recipe.clone();
         (recipe.log_every, recipe.save_every, recipe.preview_every) = (0, 0, 0);
         recipe.checkpoints = CheckpointRecipe::default();
+        recipe.data = recipe.data.deciding();
         if recipe.optimizer.schedule == RateSchedule::Constant {
             recipe.optimizer.steps = 0;
         }

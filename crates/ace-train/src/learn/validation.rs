@@ -7,14 +7,11 @@ use super::{
 };
 use crate::{
     Error,
-    data::{
-        encode::{Encoded, Encoders},
-        example::Dataset,
-    },
+    data::{encode::Encoded, supply::Supply},
 };
 use ace_plus::sample;
 use rand_distr::{Distribution, StandardNormal};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 /// Streams of the seed's random numbers from here on are for validation; steps have those from 0 on.
 const FIRST_STREAM: u64 = 1 << 62;
@@ -32,7 +29,7 @@ pub struct ValidationReport {
 
 /// Held-out examples with what the frozen networks make of them, on the host.
 pub struct Validation {
-    examples: Vec<Encoded>,
+    examples: Vec<Arc<Encoded>>,
     times: Vec<f32>,
     features: usize,
     /// So many are measured together as a step learns from together.
@@ -41,29 +38,25 @@ pub struct Validation {
 }
 
 impl Validation {
-    /// Encodes the examples of `data` at `indices`. `progress` hears how many are done; answers `None` if it wants no more.
+    /// Takes the examples at `indices`. `progress` hears how many are encoded; the answer is `None` if it wants no more.
     ///
     /// # Errors
-    /// If an example cannot be read, or its pictures do not fit each other or the card.
-    pub fn encode(
+    /// If an example cannot be used, or the networks cannot be loaded.
+    pub fn take(
         section: &ValidationRecipe,
         recipe: &Recipe,
-        (data, indices): (&dyn Dataset, &[u64]),
-        encoders: &Encoders,
+        supply: &mut Supply<'_>,
+        indices: Range<u64>,
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<Option<Self>, Error> {
-        let mut examples = Vec::new();
-        let at_once = std::thread::available_parallelism().map_or(1, usize::from);
-        for some in indices.chunks(at_once) {
-            examples.extend(encoders.encode_all(data, some)?.into_iter().map(|(_, encoded)| encoded));
-            if !progress(examples.len() as u64, indices.len() as u64) {
-                return Ok(None);
-            }
+        if !supply.ensure_all(&indices.clone().collect(), progress)? {
+            return Ok(None);
         }
+        let indices = supply.ensure(&indices.collect::<Vec<_>>())?;
         Ok(Some(Self {
-            examples,
+            examples: indices.into_iter().map(|index| supply.get(index).clone()).collect(),
             times: section.timesteps.clone(),
-            features: encoders.card.flux.out_channels,
+            features: supply.card().flux.out_channels,
             chunk: (recipe.optimizer.batch / recipe.optimizer.accumulate).max(1),
             seed: recipe.seed,
         }))

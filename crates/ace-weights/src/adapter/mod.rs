@@ -66,6 +66,16 @@ pub fn attach(flux: &mut Flux, file: &WeightFile, weight: f64, device: &Device) 
     for (path, (layer, parts)) in &plan.layers {
         deltas.insert(path.clone(), Delta::read(file, layer, parts, weight, device)?);
     }
+    let mut absent = None;
+    flux.for_each_linear(&mut |path, linear| {
+        if !linear.weight.is_present() && deltas.get(path).is_some_and(Delta::changes_weight) {
+            absent.get_or_insert_with(|| path.to_owned());
+        }
+    });
+    if let Some(path) = absent {
+        let reason = format!("it changes the matrix of {path}, which is not in memory");
+        return Err(file.misfit(reason, "hold the transformer in memory, or use branches of low rank alone"));
+    }
     let report = AdapterReport {
         dialect: plan.dialect,
         ranks: ranks(file)?,

@@ -18,7 +18,7 @@ pub use optimizer::{OptimizerRecipe, OptimizerState, RateSchedule};
 pub use timesteps::{ShiftLaw, TimestepLaw, TimestepRecipe, TimestepShift};
 pub use validation::{EarlyStop, ValidationRecipe};
 
-use crate::{Error, error::RecipeProblem};
+use crate::{Error, data::Dataset, error::RecipeProblem};
 use burn::tensor::FloatDType;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -218,6 +218,12 @@ impl Recipe {
             return Err(RecipeProblem::NoProbability { value: self.drop_instruction });
         }
         Ok(())
+    }
+
+    /// How many distinct examples of `data` are drawn from; `None` if there is no end to them.
+    pub fn pool_of(&self, data: &dyn Dataset) -> Option<u64> {
+        let learned = data.len().map_or(u64::MAX, |len| self.learned_of(len as u64));
+        self.data.pool_of(data).map(|pool| pool.min(learned))
     }
 
     /// How many of a dataset's examples, the first ones, are learned from: the others are held out for validation.
