@@ -192,6 +192,7 @@ pub fn train_from(
     device: &Device,
     observer: RunObserver<'_>,
 ) -> Result<Outcome, Error> {
+    let start = &start.clone().adjusted(&options.recipe()?);
     let run = Run::open(start, options, device)?;
     if run.recipe.trains(NetworkName::AutoEncoder) { run.autoencoder(observer) } else { run.flow(observer) }
 }
