@@ -11,6 +11,7 @@ use crate::{
 };
 use ace_plus::request::ModelRequest;
 use ace_train::{Outcome, Recipe, RunEvent, RunOptions, Start, StepReport, learn::board::Board, train_from};
+use ace_weights::Network;
 use burn::tensor::FloatDType;
 use std::{
     fs,
@@ -183,16 +184,22 @@ fn start(model: &ModelArgs, dtype: Option<FloatDType>, recipe: &Recipe, recipe_p
         (false, true) => {
             let start = Start::of_recipe(recipe, recipe_path)?;
             // The miniature is part of this program.
-            let is_elsewhere = recipe.weights.is_empty() && recipe.card.is_none() && start.model.files().is_err();
+            let is_plain = recipe.weights.is_empty() && recipe.card.is_none() && recipe.flux.is_none();
+            let is_elsewhere = is_plain && start.model.files().is_err();
             let asked = ModelRequest { name: recipe.model.clone(), ..asked };
             if is_elsewhere { Start::of(model::find(&asked, beside)?) } else { start }
         }
         (true, _) if asked.name.is_none() && recipe.model.is_some() => {
             let named = ModelRequest { name: recipe.model.clone(), ..ModelRequest::default() };
-            Start::of(asked.apply(model::find(&named, beside)?, Path::new(""))?)
+            let mut model = model::find(&named, beside)?;
+            if let Some(flux) = &recipe.flux {
+                model = model.network(Network::Flux, flux.clone());
+            }
+            Start::of(asked.apply(model, Path::new(""))?)
         }
         _ => Start::of(model::find(&asked, Path::new(""))?),
     };
+    start = start.adjusted(recipe);
     start.model = start.model.dtype(dtype.unwrap_or(recipe.frozen_dtype.into()));
     Ok(start)
 }

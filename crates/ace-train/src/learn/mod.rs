@@ -10,6 +10,7 @@ pub mod start;
 pub mod encoding;
 pub mod params;
 pub mod stages;
+pub mod adamw8;
 pub mod trainer;
 pub mod autoencoder;
 pub mod times;

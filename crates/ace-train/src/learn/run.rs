@@ -195,6 +195,7 @@ pub fn train_from(
     device: &Device,
     observer: RunObserver<'_>,
 ) -> Result<Outcome, Error> {
+    let start = &start.clone().adjusted(&options.recipe()?);
     let run = Run::open(start, options, device)?;
     if run.recipe.trains(NetworkName::AutoEncoder) { run.autoencoder(observer) } else { run.flow(observer) }
 }
@@ -315,31 +316,8 @@ impl<'a> Run<'a> {
         let learning = self.device.clone().autodiff();
         let (recipe, start) = (&self.recipe, self.start);
         let dtype = start.flux_dtype(recipe);
-        let is_large = start.encoder_bytes(recipe)? > start.encoder_budget;
-        let mut validation = None;
-        let held_out = match &recipe.validation {
-            Some(section) => Some((section, self.held_out(section)?)),
-            None => None,
-        };
-        let mut encode = |section, supply: &mut Supply<'_>, indices: &[u64]| {
-            let tell = &mut |done: u64, of: u64| {
-                self.tell(observer) & (!is_large || observer(RunEvent::Encoding { done, of }))
-            };
-            Validation::encode(section, recipe, supply, indices, tell)
-        };
-        if let Some((section, (Some(data), indices))) = &held_out {
-            validation = encode(section, &mut self.supply(data.as_ref())?, indices)?;
-            if validation.is_none() {
-                return Ok(Outcome::Stopped { step: self.resumed_at() });
-            }
-        }
-        let mut supply = self.supply(self.data.as_ref())?;
-        if let Some((section, (None, indices))) = &held_out {
-            validation = encode(section, &mut supply, indices)?;
-            if validation.is_none() {
-                return Ok(Outcome::Stopped { step: self.resumed_at() });
-            }
-        }
+        let data = self.data.as_ref();
+        let mut supply = self.supply(data)?;
         let previews = match recipe.preview_every {
             0 => None,
             _ => {
@@ -348,12 +326,21 @@ impl<'a> Run<'a> {
                 Some(Previews::of(card, &autoencoder, self.device, self.preview_examples()?, text)?)
             }
         };
+        let is_large = start.encoder_bytes(recipe)? > start.encoder_budget;
+        let mut tell =
+            |done: u64, of: u64| self.tell(observer) & (!is_large || observer(RunEvent::Encoding { done, of }));
+        let validation = match &recipe.validation {
+            None => None,
+            Some(section) => match self.validation(section, &mut supply, &mut tell)? {
+                Some(validation) => Some(validation),
+                None => return Ok(Outcome::Stopped { step: self.resumed_at() }),
+            },
+        };
         let mut objective = FlowObjective::of(recipe, supply, dtype, &learning)?;
         // Without an end to the examples there is no encoding all of them.
         if objective.pool().is_some() && is_large {
             let steps = self.resumed_at()..recipe.optimizer.steps;
-            let tell = &mut |done: u64, of: u64| self.tell(observer) & observer(RunEvent::Encoding { done, of });
-            if !objective.encode_ahead(steps, tell)? {
+            if !objective.encode_ahead(steps, &mut tell)? {
                 return Ok(Outcome::Stopped { step: self.resumed_at() });
             }
         }
@@ -373,30 +360,25 @@ impl<'a> Run<'a> {
         Ok(Outcome::Finished { step: trainer.step, weights })
     }
 
-    /// The examples of `data` as the transformer sees them: encoded once if there is an end to them.
-    fn supply<'b>(&'b self, data: &'b dyn Dataset) -> Result<Supply<'b>, Error> {
-        let (recipe, start) = (&self.recipe, self.start);
-        let supply = start.supply(recipe, data, self.device)?.on_bad(recipe.data.on_bad_example, self.notices.clone());
-        Ok(match supply.pool() {
-            Some(_) => supply.cached(Cache::new(self.cache_folder(), start.digests(recipe)?, self.notices.clone())),
-            None => supply,
-        })
-    }
-
-    /// The examples that validation measures on: a dataset of their own, or else a part of what is learned from.
-    fn held_out(&self, section: &ValidationRecipe) -> Result<(Option<Box<dyn Dataset>>, Vec<u64>), Error> {
-        if let Some(manifest) = &section.manifest {
-            let data = open_files(&self.recipe, beside(&self.options.recipe).join(manifest))?;
-            let count = data.len().map_or(section.examples, |len| section.examples.min(len as u64));
-            return Ok((Some(data), (0..count).collect()));
-        }
-        match self.data.len() {
-            Some(len) => Ok((None, (self.recipe.learned_of(len as u64)..len as u64).collect())),
-            None => {
-                let world = open_world(&self.recipe, &self.options.recipe, Split::HeldOut)?;
-                Ok((Some(Box::new(world)), (0..section.examples).collect()))
+    /// What is measured on held-out examples: a dataset of their own, or else a part of what is learned from. `None` if
+    /// `tell` wants no more.
+    fn validation(
+        &self,
+        section: &ValidationRecipe,
+        supply: &mut Supply<'_>,
+        tell: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<Option<Validation>, Error> {
+        let data: Box<dyn Dataset> = match (&section.manifest, self.data.len()) {
+            (Some(manifest), _) => open_manifest(&self.recipe, &beside(&self.options.recipe).join(manifest))?,
+            (None, Some(len)) => {
+                let indices = self.recipe.learned_of(len as u64)..len as u64;
+                return Validation::take(section, &self.recipe, supply, indices, tell);
             }
-        }
+            (None, None) => Box::new(open_world(&self.recipe, &self.options.recipe, Split::HeldOut)?),
+        };
+        let count = data.len().map_or(section.examples, |len| section.examples.min(len as u64));
+        let mut own = self.supply(data.as_ref())?;
+        Validation::take(section, &self.recipe, &mut own, 0..count, tell)
     }
 
     /// Which checkpoints stay.
@@ -422,6 +404,16 @@ impl<'a> Run<'a> {
             }
         }
         Ok(rows)
+    }
+
+    /// The examples of `data` as the transformer sees them, with what is kept of them.
+    fn supply<'b>(&'b self, data: &'b dyn Dataset) -> Result<Supply<'b>, Error> {
+        let (recipe, notices) = (&self.recipe, || self.notices.clone());
+        let supply = self.start.supply(recipe, data, self.device)?.on_bad(recipe.data.on_bad_example, notices());
+        match supply.pool() {
+            Some(_) => Ok(supply.cached(Cache::new(self.cache_folder(), self.start.digests(recipe)?, notices()))),
+            None => Ok(supply),
+        }
     }
 
     /// Where encoded examples are kept.
@@ -557,16 +549,16 @@ fn beside(recipe: &Path) -> &Path {
 /// The world or the manifest that the recipe at `path` names.
 fn open_data(recipe: &Recipe, path: &Path) -> Result<Box<dyn Dataset>, Error> {
     match &recipe.data.manifest {
-        Some(manifest) => open_files(recipe, beside(path).join(manifest)),
+        Some(manifest) => open_manifest(recipe, &beside(path).join(manifest)),
         None => Ok(Box::new(open_world(recipe, path, Split::Train)?)),
     }
 }
 
-/// Examples in files, as the recipe wants bad ones.
-fn open_files(recipe: &Recipe, path: PathBuf) -> Result<Box<dyn Dataset>, Error> {
+/// Examples on disk.
+fn open_manifest(recipe: &Recipe, place: &Path) -> Result<Box<dyn Dataset>, Error> {
     Ok(Box::new(match recipe.data.on_bad_example {
-        OnBadExample::Stop => Manifest::open(path)?,
-        OnBadExample::Skip => Manifest::open_with_bad(path)?,
+        OnBadExample::Stop => Manifest::open(place)?,
+        OnBadExample::Skip => Manifest::open_with_bad(place)?,
     }))
 }
 

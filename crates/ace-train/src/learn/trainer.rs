@@ -2,8 +2,9 @@
 //! the recipe says how long and how fast.
 
 use super::{
+    adamw8::AdamW8,
     params::{self, Ema},
-    recipe::OptimizerRecipe,
+    recipe::{OptimizerRecipe, OptimizerState},
     stages::Stages,
 };
 use crate::Error;
@@ -87,11 +88,25 @@ pub struct Trainer<M: Module> {
     recipe: OptimizerRecipe,
 }
 
+/// AdamW as the recipe says.
+pub(super) fn optimizer(recipe: &OptimizerRecipe) -> ModuleOptimizer {
+    const EPSILON: f32 = 1e-8;
+    match recipe.state {
+        OptimizerState::F32 => {
+            AdamWConfig::new().with_epsilon(EPSILON).with_weight_decay(recipe.weight_decay as f32).init()
+        }
+        OptimizerState::EightBit => {
+            let (epsilon, weight_decay) = (f64::from(EPSILON), recipe.weight_decay);
+            AdamW8 { beta_1: 0.9, beta_2: 0.999, epsilon, weight_decay }.into()
+        }
+    }
+}
+
 impl<M: Module + Sync> Trainer<M> {
     /// Starts learning; parameters of `model` that require gradients are those that learn.
     pub fn new(model: M, recipe: &OptimizerRecipe) -> Self {
         let model = params::stable_ids(model);
-        let optimizer = AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(recipe.weight_decay as f32).init();
+        let optimizer = optimizer(recipe);
         let ema = recipe.ema.map(|decay| Ema::new(&model, decay));
         Self { model, optimizer, ema, step: 0, stages: Stages::default(), recipe: recipe.clone() }
     }

@@ -1,6 +1,6 @@
 //! `[optimizer]`: how long and how fast.
 
-use crate::error::RecipeProblem;
+use crate::{error::RecipeProblem, learn::adamw8::BLOCK};
 use serde::{Deserialize, Serialize};
 
 /// How to learn.
@@ -34,6 +34,9 @@ pub struct OptimizerRecipe {
     /// Gradients are scaled down to this global L2 norm.
     #[serde(default = "paper_clip_norm")]
     pub clip_norm: f64,
+    /// How the optimizer's two moments are held.
+    #[serde(default)]
+    pub state: OptimizerState,
     /// Decay of the moving average that is shipped; none if absent.
     #[serde(default)]
     pub ema: Option<f64>,
@@ -65,6 +68,28 @@ impl RateSchedule {
             Self::Cosine => (1.0 + (std::f64::consts::PI * progress).cos()) / 2.0,
             Self::Linear => 1.0 - progress,
             Self::Polynomial => (1.0 - progress).powf(power),
+        }
+    }
+}
+
+/// How AdamW's two moments are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum OptimizerState {
+    /// 32-bit floats.
+    #[default]
+    #[serde(rename = "f32")]
+    F32,
+    /// Blocks of 256 numbers in 8 bits, each with a scale: see [`AdamW8`](crate::learn::adamw8::AdamW8).
+    #[serde(rename = "8bit")]
+    EightBit,
+}
+
+impl OptimizerState {
+    /// Memory for a parameter of so many numbers, in bytes.
+    pub fn bytes(self, numbers: u64) -> u64 {
+        match self {
+            Self::F32 => 2 * 4 * numbers,
+            Self::EightBit => 2 * numbers.div_ceil(BLOCK as u64) * (BLOCK as u64 + 4),
         }
     }
 }
