@@ -39,6 +39,9 @@ mod tiling;
 // Learning: exact resumption, adapters, widening, clipping.
 mod train;
 
+// Several processes that learn together.
+mod group;
+
 // The shipped miniature: a recorded edit and the first losses of a recipe.
 mod golden;
 

@@ -35,7 +35,7 @@ use std::{
 };
 
 /// A recipe on the miniature's card with fresh networks; `more` replaces or adds lines before the sections.
-fn write_recipe(dir: &TestDir, name: &str, top: &str, data: &str, optimizer: &str) -> PathBuf {
+pub fn write_recipe(dir: &TestDir, name: &str, top: &str, data: &str, optimizer: &str) -> PathBuf {
     let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
     let tiny = tiny.canonicalize().expect("the miniature is shipped");
     let path = dir.file(&format!("{name}.toml"));

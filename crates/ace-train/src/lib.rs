@@ -16,4 +16,6 @@ mod error;
 
 pub use data::{Dataset, Example, ExampleError, Manifest};
 pub use error::{Error, RecipeProblem, StateProblem};
-pub use learn::{Outcome, Recipe, RunEvent, RunObserver, RunOptions, Start, StepReport, train, train_from};
+pub use learn::{
+    Alone, Group, Outcome, Recipe, RunEvent, RunObserver, RunOptions, Start, StepReport, train, train_from, train_in,
+};

@@ -1,6 +1,7 @@
 //! How the transformer learns: the mean squared error of its velocity over all units, references included.
 
 use super::{
+    group::Share,
     recipe::{Recipe, TimestepRecipe},
     recompute,
     trainer::{Loss, Measured, Objective},
@@ -260,6 +261,14 @@ impl Objective for FlowObjective<'_> {
     /// # Panics
     /// If the encoders were dropped after encoding other steps than this one.
     fn micro_batches(&mut self, step: u64) -> Result<Vec<FlowMicroBatch>, Error> {
+        self.share_of(step, Share::ALL)
+    }
+
+    /// Every rank draws the whole step; only its share goes to the device.
+    ///
+    /// # Panics
+    /// As [`FlowObjective::micro_batches`].
+    fn share_of(&mut self, step: u64, share: Share) -> Result<Vec<FlowMicroBatch>, Error> {
         let mut rng = sample::rng(self.seed, step);
         let indices = self.draw_indices(&mut rng);
         self.encode(&indices)?;
@@ -284,7 +293,8 @@ impl Objective for FlowObjective<'_> {
         // is the mean over the whole batch.
         let numbers = |group: &[&Draw]| group.iter().map(|draw| draw.noise.len()).sum::<usize>() as f64;
         let total: f64 = groups.iter().map(|group| numbers(group)).sum();
-        Ok(groups.iter().map(|group| self.micro_batch(group, numbers(group) / total)).collect())
+        let own = groups.iter().enumerate().filter(|(index, _)| share.has(*index));
+        Ok(own.map(|(_, group)| self.micro_batch(group, numbers(group) / total)).collect())
     }
 
     fn loss(&self, model: &TrainedNetworks, micro_batch: FlowMicroBatch) -> Loss {

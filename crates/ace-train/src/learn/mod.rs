@@ -8,6 +8,7 @@
 pub mod recipe;
 pub mod start;
 pub mod params;
+pub mod group;
 pub mod trainer;
 pub mod autoencoder;
 pub mod recompute;
@@ -15,7 +16,8 @@ pub mod flow;
 pub mod state;
 pub mod run;
 
+pub use group::{Alone, Group};
 pub use recipe::Recipe;
-pub use run::{Outcome, RunEvent, RunObserver, RunOptions, train, train_from};
+pub use run::{Outcome, RunEvent, RunObserver, RunOptions, train, train_from, train_in};
 pub use start::Start;
 pub use trainer::StepReport;

@@ -3,6 +3,7 @@
 use super::{
     autoencoder::AutoEncoderObjective,
     flow::{FlowObjective, TrainedNetworks},
+    group::{self, Alone, Group},
     params,
     recipe::{NetworkName, Recipe},
     start::{self, Start},
@@ -156,12 +157,28 @@ pub fn train_from(
     device: &Device,
     observer: RunObserver<'_>,
 ) -> Result<Outcome, Error> {
-    let run = Run::open(start, options, device)?;
+    train_in(&Alone, start, options, device, observer)
+}
+
+/// As [`train_from`], together with the other ranks of `group`, which were asked for the same. Rank 0 writes; the others tell
+/// their observers of steps alone. All stop if one observer wants to.
+///
+/// # Errors
+/// As [`train`], on all ranks if it is so on one.
+pub fn train_in(
+    group: &dyn Group,
+    start: &Start,
+    options: &RunOptions,
+    device: &Device,
+    observer: RunObserver<'_>,
+) -> Result<Outcome, Error> {
+    let run = Run::open(group, start, options, device)?;
     if run.recipe.trains(NetworkName::AutoEncoder) { run.autoencoder(observer) } else { run.flow(observer) }
 }
 
 /// What every kind of run needs.
 struct Run<'a> {
+    group: &'a dyn Group,
     start: &'a Start,
     options: &'a RunOptions,
     recipe: Recipe,
@@ -172,17 +189,35 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn open(start: &'a Start, options: &'a RunOptions, device: &'a Device) -> Result<Self, Error> {
-        let recipe = options.recipe()?;
-        let data = open_data(&recipe, &options.recipe)?;
-        let checkpoint = Checkpoint::newest(&options.out)?;
-        match &checkpoint {
-            Some(checkpoint) if options.resume => checkpoint.check(&recipe)?,
-            Some(checkpoint) => return Err(Error::state(&checkpoint.path, StateProblem::RunExists)),
-            None => {}
-        }
-        fs::create_dir_all(&options.out).map_err(ace_plus::Error::io(&options.out))?;
-        Ok(Self { start, options, recipe, data, checkpoint, device })
+    fn open(
+        group: &'a dyn Group,
+        start: &'a Start,
+        options: &'a RunOptions,
+        device: &'a Device,
+    ) -> Result<Self, Error> {
+        let find = || {
+            let recipe = options.recipe()?;
+            let data = open_data(&recipe, &options.recipe)?;
+            let checkpoint = Checkpoint::newest(&options.out)?;
+            match &checkpoint {
+                Some(checkpoint) if options.resume => checkpoint.check(&recipe)?,
+                Some(checkpoint) => return Err(Error::state(&checkpoint.path, StateProblem::RunExists)),
+                None => {}
+            }
+            Ok(Self { group, start, options, recipe, data, checkpoint, device })
+        };
+        let run = group::agree(group, find())?;
+        // A recipe came from text and goes back to it.
+        group::same(group, "the recipe", || serde_json::to_vec(&run.recipe).unwrap_or_default())?;
+        group::same(group, "the newest checkpoint", || run.resumed_at().to_le_bytes().to_vec())?;
+        let make = || Ok(fs::create_dir_all(&options.out).map_err(ace_plus::Error::io(&options.out))?);
+        group::lead(group, make)?;
+        Ok(run)
+    }
+
+    /// Whether this process writes what the run writes.
+    fn leads(&self) -> bool {
+        self.group.rank() == 0
     }
 
     fn note(&self) -> String {
@@ -197,13 +232,13 @@ impl<'a> Run<'a> {
     fn autoencoder(&self, observer: RunObserver<'_>) -> Result<Outcome, Error> {
         let learning = self.device.clone().autodiff();
         let (recipe, card) = (&self.recipe, &self.start.card());
-        let mut model = self.start.autoencoder(recipe, &learning)?;
+        let mut model = group::agree(self.group, self.start.autoencoder(recipe, &learning))?;
         if recipe.autoencoder.as_ref().is_some_and(|section| section.decoder_only) {
             model.encoder = model.encoder.no_grad();
         }
         let mut trainer = Trainer::new(model, &recipe.optimizer);
         let mut objective = AutoEncoderObjective::new(recipe, self.data.as_ref(), card, &learning)?;
-        let examples = self.preview_examples()?;
+        let examples = group::lead(self.group, || self.preview_examples())?.unwrap_or_default();
         let stopped = self.turn(&mut trainer, &mut objective, observer, &mut |model: &AutoEncoder| {
             let rows = examples.iter().map(|example| {
                 let planes = example.planes(&card.canvas)?;
@@ -215,12 +250,14 @@ impl<'a> Run<'a> {
         if stopped {
             return Ok(Outcome::Stopped { step: trainer.step });
         }
-        let model = trainer.result();
-        let (shift_factor, scaling_factor) = self.measure(&model)?;
-        observer(RunEvent::Measured { shift_factor, scaling_factor });
-        let file = card.weights.autoencoder.first();
-        let weights = start::write_network(&self.options.out, file, &model, Network::AutoEncoder, &self.note())?;
-        Ok(Outcome::Finished { step: trainer.step, weights: vec![weights] })
+        let weights = group::lead(self.group, || {
+            let model = trainer.result();
+            let (shift_factor, scaling_factor) = self.measure(&model)?;
+            observer(RunEvent::Measured { shift_factor, scaling_factor });
+            let file = card.weights.autoencoder.first();
+            start::write_network(&self.options.out, file, &model, Network::AutoEncoder, &self.note())
+        })?;
+        Ok(Outcome::Finished { step: trainer.step, weights: weights.into_iter().collect() })
     }
 
     /// Mean and one over the standard deviation of raw latents, on answers.
@@ -243,22 +280,27 @@ impl<'a> Run<'a> {
         let learning = self.device.clone().autodiff();
         let (recipe, start) = (&self.recipe, self.start);
         let dtype = start.flux_dtype(recipe);
-        let encoders = start.encoders(recipe, self.device)?;
-        let is_large = encoders.bytes() > start.encoder_budget;
-        let previews = match recipe.preview_every {
-            0 => None,
-            _ => Some(Previews::new(&encoders, self.preview_examples()?)?),
+        let prepare = || {
+            let encoders = start.encoders(recipe, self.device)?;
+            let is_large = encoders.bytes() > start.encoder_budget;
+            let previews = match recipe.preview_every > 0 && self.leads() {
+                true => Some(Previews::new(&encoders, self.preview_examples()?)?),
+                false => None,
+            };
+            let objective = FlowObjective::new(recipe, self.data.as_ref(), encoders, dtype, &learning);
+            Ok((is_large, previews, objective))
         };
-        let mut objective = FlowObjective::new(recipe, self.data.as_ref(), encoders, dtype, &learning);
+        let (is_large, previews, mut objective) = group::agree(self.group, prepare())?;
         // Without an end to the examples there is no encoding all of them.
         if objective.pool().is_some() && is_large {
             let steps = self.resumed_at()..recipe.optimizer.steps;
             let tell = &mut |done: u64, of: u64| observer(RunEvent::Encoding { done, of });
-            if !objective.encode_ahead(steps, tell)? {
+            if !group::all(self.group, objective.encode_ahead(steps, tell))? {
                 return Ok(Outcome::Stopped { step: self.resumed_at() });
             }
         }
-        let mut trainer = Trainer::new(start.trained(recipe, &learning)?, &recipe.optimizer);
+        let model = group::agree(self.group, start.trained(recipe, &learning))?;
+        let mut trainer = Trainer::new(model, &recipe.optimizer);
         let stopped =
             self.turn(&mut trainer, &mut objective, observer, &mut |model: &TrainedNetworks| match &previews {
                 Some(previews) => previews.draw(&model.flux, model.text(), dtype),
@@ -267,8 +309,10 @@ impl<'a> Run<'a> {
         if stopped {
             return Ok(Outcome::Stopped { step: trainer.step });
         }
-        let weights = start::write(&self.options.out, start.card(), recipe, &trainer.result(), &self.note())?;
-        Ok(Outcome::Finished { step: trainer.step, weights })
+        let weights = group::lead(self.group, || {
+            start::write(&self.options.out, start.card(), recipe, &trainer.result(), &self.note())
+        })?;
+        Ok(Outcome::Finished { step: trainer.step, weights: weights.unwrap_or_default() })
     }
 
     /// The examples that previews show.
@@ -278,7 +322,7 @@ impl<'a> Run<'a> {
         (0..rows).map(|index| Ok(self.data.example(index)?)).collect()
     }
 
-    /// The loop: steps, log, previews, checkpoints. Answers whether the observer stopped it.
+    /// The loop: steps, log, previews, checkpoints. Answers whether an observer stopped it.
     fn turn<O: Objective>(
         &self,
         trainer: &mut Trainer<O::Model>,
@@ -286,37 +330,45 @@ impl<'a> Run<'a> {
         observer: RunObserver<'_>,
         draw: &mut dyn FnMut(&O::Model) -> Result<RgbImage, Error>,
     ) -> Result<bool, Error> {
-        let (recipe, out) = (&self.recipe, &self.options.out);
+        let (recipe, out, group) = (&self.recipe, &self.options.out, self.group);
         if let Some(checkpoint) = &self.checkpoint {
-            checkpoint.restore(trainer)?;
+            group::agree(group, checkpoint.restore(trainer))?;
         }
-        let mut log = Log::open(&out.join("log.jsonl"), trainer.step)?;
+        let mut log = group::lead(group, || Log::open(&out.join("log.jsonl"), trainer.step))?;
         let steps = recipe.optimizer.steps;
         let learned = params::count_learned(&trainer.model);
         let parameters = trainer.model.num_params();
-        let mut go_on = observer(RunEvent::Started {
+        let started = observer(RunEvent::Started {
             name: recipe.name.clone(),
             steps,
             resumed_at: trainer.step,
             learned,
             parameters,
         });
+        let mut go_on = group::all(group, Ok(started))?;
         while go_on && trainer.step < steps {
-            let report = trainer.step(objective, self.options.workers)?;
+            let report = trainer.step_in(group, objective, self.options.workers)?;
             let step = report.step;
-            if step.is_multiple_of(recipe.log_every) || step == steps {
-                log.write(&report)?;
-            }
-            go_on = observer(RunEvent::Step(report));
-            if recipe.preview_every > 0 && (step.is_multiple_of(recipe.preview_every) || step == steps) {
-                let path = out.join(format!("preview-{step:06}.png"));
-                let picture = draw(&trainer.result())?;
-                ace_plus::picture::write_png(&path, &picture)?;
-                go_on &= observer(RunEvent::Preview { step, path });
-            }
-            if step.is_multiple_of(recipe.save_every) || step == steps || !go_on {
-                let path = state::save(out, trainer, recipe)?;
-                go_on &= observer(RunEvent::Saved { step, path });
+            let is_due = |every: u64| step.is_multiple_of(every) || step == steps;
+            let tell = || {
+                if let Some(log) = log.as_mut().filter(|_| is_due(recipe.log_every)) {
+                    log.write(&report)?;
+                }
+                let mut go_on = observer(RunEvent::Step(report));
+                if self.leads() && recipe.preview_every > 0 && is_due(recipe.preview_every) {
+                    let path = out.join(format!("preview-{step:06}.png"));
+                    let picture = draw(&trainer.result())?;
+                    ace_plus::picture::write_png(&path, &picture)?;
+                    go_on &= observer(RunEvent::Preview { step, path });
+                }
+                Ok(go_on)
+            };
+            go_on = group::all(group, tell())?;
+            if is_due(recipe.save_every) || !go_on {
+                group::same(group, "what was learned", || params::fingerprint(&trainer.model).to_le_bytes().to_vec())?;
+                let saved = group::lead(group, || state::save(out, trainer, recipe))?;
+                let wanted = saved.is_none_or(|path| observer(RunEvent::Saved { step, path }));
+                go_on &= group::all(group, Ok(wanted))?;
             }
         }
         Ok(trainer.step < steps)

@@ -9,7 +9,7 @@ mod timesteps;
 pub use autoencoder::AutoEncoderRecipe;
 pub use data::DataRecipe;
 pub use lora::LoraRecipe;
-pub use optimizer::{OptimizerRecipe, RateSchedule};
+pub use optimizer::{OptimizerRecipe, RateSchedule, Reduce};
 pub use timesteps::TimestepRecipe;
 
 use crate::{Error, error::RecipeProblem};
