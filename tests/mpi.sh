@@ -118,14 +118,20 @@ saved() { # folder
 # The processes that write to a folder, but for the launcher.
 workers() { pgrep -f "^$ace train .*--out $1\$"; }
 
+echo "== a failure of one process alone ends the others, though they wait for it"
+mkdir -p "$work/alone-fails/loss.png"
+launch 2 --recipe "$work/exact.toml" --steps 2 --out "$work/alone-fails" > "$work/said" 2>&1 && fail "no failure"
+grep "error: rank 0: " "$work/said" || { cat "$work/said"; fail "nobody said who failed"; }
+
 echo "== asked to stop, all stop at one step"
 launch 2 --recipe "$work/long.toml" --out "$work/stopped" > "$work/said" 2>&1 &
 launcher=$!
 saved "$work/stopped"
-kill -USR1 $(workers "$work/stopped" | head -1)
+# The launcher passes it on.
+kill -USR1 $(pgrep -f "^mpirun .*--out $work/stopped\$")
 wait $launcher && fail "a run that was stopped ended well"
 grep "stopped and saved at step" "$work/said" || { cat "$work/said"; fail "it did not stop"; }
-step=$(newest "$work/stopped")
+[ -z "$(workers "$work/stopped")" ] || fail "a process is left"
 
 for victim in 1 2; do
     echo "== killed: process $victim of 2"
@@ -139,17 +145,14 @@ for victim in 1 2; do
     echo "ended after $(($(date +%s) - begin)) s"
     grep "is saved whole" "$work/said" || { cat "$work/said"; fail "nobody said what can be resumed"; }
     [ -z "$(workers "$work/killed")" ] || fail "a process is left"
-    step=$(newest "$work/killed")
-    echo "checkpoint of step $step; the same steps without a kill:"
-    # What it left is what a run of so many steps leaves.
-    timeout 300 "$ace" train --recipe "$work/long.toml" --steps "$step" --out "$work/again" > /dev/null 2>&1 || fail "again"
-    for file in weights.safetensors average.safetensors optimizer.bin; do
+    step=$(($(newest "$work/killed") + 2))
+    launch 2 --recipe "$work/long.toml" --steps $step --resume --out "$work/killed" > "$work/said" 2>&1 ||
+        { cat "$work/said"; fail "it does not go on"; }
+    timeout 300 "$ace" train --recipe "$work/long.toml" --steps $step --out "$work/again" > /dev/null 2>&1 || fail "again"
+    for file in weights.safetensors average.safetensors; do
         cmp "$work/killed/checkpoint-$step/$file" "$work/again/checkpoint-$step/$file" || fail "$file after a kill"
     done
-    # Two go on from it.
-    launch 2 --recipe "$work/long.toml" --steps $((step + 2)) --resume --out "$work/killed" > "$work/said" 2>&1 ||
-        { cat "$work/said"; fail "it does not go on"; }
-    echo "the same bytes; resumed to step $(newest "$work/killed")"
+    echo "resumed to step $step: the bytes of a run without a kill"
     rm -rf "$work/again"
 done
 echo "all well"
