@@ -12,7 +12,7 @@ use ace_weights::{
     WeightFile,
     adapter::{self, AdapterReport, Dialect},
 };
-use burn::{module::Param, prelude::*};
+use burn::prelude::*;
 use std::{collections::BTreeMap, ops::Range};
 
 mod dialects;
@@ -102,7 +102,7 @@ fn products(flux: &mut Flux) -> BTreeMap<String, Vec<f32>> {
     let mut products = BTreeMap::new();
     flux.for_each_linear(&mut |path, linear| {
         if !linear.lora.is_empty() {
-            let weight = Param::from_tensor(linear.weight.val().zeros_like());
+            let weight = linear.weight.val().zeros_like().into();
             let (fused, _) = Linear { weight, ..linear.clone() }.fuse();
             products.insert(path.to_owned(), values(fused.weight.val()));
         }

@@ -2,12 +2,13 @@
 //! nothing is overwritten or misread.
 
 use crate::support::{TestDir, ace, data};
+use ace_nn::weight::Weight;
 use ace_weights::{
     Network, WeightFile, adapter,
     convert::{self, Format, Options, Precision},
     store::float8::Float8,
 };
-use burn::tensor::{DType, Device, FloatDType, TensorData};
+use burn::tensor::{Device, FloatDType, TensorData};
 use half::bf16;
 use std::{
     collections::BTreeMap,
@@ -355,10 +356,9 @@ fn q8_stays_packed_and_gives_what_the_widened_weights_give() {
         weights.insert(path.to_owned(), linear.weight.val().into_data());
     });
     packed.for_each_linear(&mut |path, linear| {
-        let weight = linear.weight.val();
         let [input, _] = linear.features();
-        assert_eq!(matches!(weight.dtype(), DType::QFloat(_)), input.is_multiple_of(32), "{path}");
-        assert_eq!(weight.dequantize().into_data(), weights[path], "{path}");
+        assert_eq!(matches!(linear.weight, Weight::Packed(_)), input.is_multiple_of(32), "{path}");
+        assert_eq!(linear.weight.val().into_data(), weights[path], "{path}");
     });
 
     let file = gguf.to_str().expect("plain");

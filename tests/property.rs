@@ -122,11 +122,7 @@ fn what_rope_lets_attention_see_is_the_difference_of_positions() {
 // Low-rank branches --------------------------------------------------------------------------------------------------
 
 fn plain() -> Linear {
-    Linear {
-        weight: Param::from_tensor(random([10, 8], 1)),
-        bias: Some(Param::from_tensor(random([10], 2))),
-        lora: Vec::new(),
-    }
+    Linear { weight: random([10, 8], 1).into(), bias: Some(Param::from_tensor(random([10], 2))), lora: Vec::new() }
 }
 
 fn branch(rank: usize, scale: f64, seed: u64) -> LoraBranch {

@@ -36,8 +36,17 @@ mod session;
 // The autoencoder in tiles.
 mod tiling;
 
+// What is learned from: bad examples, the cache of encoded ones, looking before training.
+mod data;
+
 // Learning: exact resumption, adapters, widening, clipping.
 mod train;
+
+// What a recipe may ask for: weights of tokens, held-out examples, kept checkpoints, branches of chosen layers and of files.
+mod learning;
+
+// What goes wrong while learning: a full disk, a damaged checkpoint, numbers that are none.
+mod surviving;
 
 // Several processes that learn together.
 mod group;

@@ -16,6 +16,7 @@ use ace_train::{
     learn::{
         Outcome, Recipe, RunEvent, RunOptions, Start,
         flow::{FlowObjective, TrainedNetworks},
+        group::Share,
         params::clip_global_norm,
         start, train, train_from,
         trainer::{Objective, Trainer},
@@ -35,7 +36,7 @@ use std::{
 };
 
 /// A recipe on the miniature's card with fresh networks; `more` replaces or adds lines before the sections.
-pub fn write_recipe(dir: &TestDir, name: &str, top: &str, data: &str, optimizer: &str) -> PathBuf {
+pub(crate) fn write_recipe(dir: &TestDir, name: &str, top: &str, data: &str, optimizer: &str) -> PathBuf {
     let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
     let tiny = tiny.canonicalize().expect("the miniature is shipped");
     let path = dir.file(&format!("{name}.toml"));
@@ -47,12 +48,12 @@ pub fn write_recipe(dir: &TestDir, name: &str, top: &str, data: &str, optimizer:
     path
 }
 
-fn options(recipe: &Path, out: PathBuf) -> RunOptions {
+pub(crate) fn options(recipe: &Path, out: PathBuf) -> RunOptions {
     RunOptions::new(recipe, out)
 }
 
 /// Runs to the end and gives the losses.
-fn losses(options: &RunOptions) -> Vec<f32> {
+pub(crate) fn losses(options: &RunOptions) -> Vec<f32> {
     let mut losses = Vec::new();
     let outcome = train(options, &support::device(), &mut |report| {
         if let RunEvent::Step(step) = report {
@@ -64,8 +65,9 @@ fn losses(options: &RunOptions) -> Vec<f32> {
     losses
 }
 
-const FRESH: &str = "train = [\"flux\", \"t5\", \"clip\"]\nfresh = [\"flux\", \"t5\", \"clip\"]\nsave_every = 2";
-const SHORT: &str =
+pub(crate) const FRESH: &str =
+    "train = [\"flux\", \"t5\", \"clip\"]\nfresh = [\"flux\", \"t5\", \"clip\"]\nsave_every = 2";
+pub(crate) const SHORT: &str =
     "steps = 4\nbatch = 4\naccumulate = 2\nlearning_rate = 1e-3\nwarmup = 2\nschedule = \"cosine\"\nema = 0.9";
 
 #[test]
@@ -100,7 +102,7 @@ fn a_run_that_was_killed_goes_on_bit_by_bit_whatever_the_number_of_workers() {
 }
 
 /// The pictures of the world's first examples as files, named by a manifest.
-fn write_manifest(dir: &TestDir, examples: u64) -> PathBuf {
+pub(crate) fn write_manifest(dir: &TestDir, examples: u64) -> PathBuf {
     let world = World::new(64, WorldTask::ALL, Split::Train).expect("64 is a size of the world");
     let save = |picture: image::DynamicImage, name: String| {
         picture.save(dir.file(&name)).expect("writable");
@@ -417,7 +419,7 @@ fn what_is_encoded_ahead_is_what_would_be_encoded_when_it_is_drawn() {
         let mut objective = FlowObjective::new(&recipe, &world, encoders, start.flux_dtype(&recipe), &learning);
         if let Some(steps) = steps {
             let mut heard = 0;
-            let done = objective.encode_ahead(steps, &mut |done, of| {
+            let done = objective.encode_ahead(steps, Share::ALL, &mut |done, of| {
                 assert!(heard < done && done <= of && of <= 9);
                 heard = done;
                 true
@@ -497,11 +499,7 @@ fn clipping_looks_at_all_gradients_together_even_where_squares_overflow() {
         b: Linear,
     }
     let device = support::device().autodiff();
-    let linear = |value: Tensor<2>| Linear {
-        weight: Param::from_tensor(Tensor::from_inner(value)),
-        bias: None,
-        lora: Vec::new(),
-    };
+    let linear = |value: Tensor<2>| Linear { weight: Tensor::from_inner(value).into(), bias: None, lora: Vec::new() };
     for size in [1.0f32, 1e25] {
         let pair = Pair { a: linear(random([2, 2], 1)), b: linear(random([2, 2], 2)) };
         // Gradients of 3·size and 4·size in one number each: together 5·size.
@@ -512,8 +510,11 @@ fn clipping_looks_at_all_gradients_together_even_where_squares_overflow() {
         let grads = GradientsParams::from_module(&mut grads, &pair);
         let (clipped, norm) = clip_global_norm(&pair, grads, 1.0);
         assert!((norm / (5.0 * size) - 1.0).abs() < 1e-5, "{norm}");
-        let first = |id| support::values(clipped.get::<2>(id).expect("has a gradient"))[0];
-        assert!((first(pair.a.weight.id) - 0.6).abs() < 1e-5 && (first(pair.b.weight.id) - 0.8).abs() < 1e-5);
+        let first = |layer: &Linear| {
+            let id = layer.weight.id().expect("dense");
+            support::values(clipped.get::<2>(id).expect("has a gradient"))[0]
+        };
+        assert!((first(&pair.a) - 0.6).abs() < 1e-5 && (first(&pair.b) - 0.8).abs() < 1e-5);
     }
 }
 

@@ -7,29 +7,37 @@
 #![allow(clippy::print_stderr)]
 
 mod args;
+mod chart;
 mod clock;
 mod device;
 mod files;
+mod memory;
 mod miniature;
 mod model;
+mod pace;
 mod panics;
 mod plot;
 mod progress;
 mod ranks;
+mod record;
 mod report;
 mod sheet;
 
+mod bench;
 mod convert;
+mod data;
 mod doctor;
 mod eval;
 mod fetch;
 mod inspect;
+mod page;
+mod plan;
 mod sample;
 mod session;
 mod train;
 mod verify;
 
-use args::{Cli, Verb, VerifyArgs};
+use args::{BenchVerb, Cli, PlanVerb, Verb, VerifyArgs};
 use clap::Parser;
 use std::{
     process::ExitCode,
@@ -47,6 +55,10 @@ fn main() -> ExitCode {
     let result = panics::caught(|| match verb {
         Verb::Sample(args) => sample::run(&args),
         Verb::Train(args) => train::run(&args),
+        Verb::Data(verb) => data::run(&verb),
+        Verb::Report(args) => page::run(&args),
+        Verb::Plan { what: PlanVerb::Train(args) } => plan::run(&args),
+        Verb::Bench { what: BenchVerb::Train(args) } => bench::run(&args),
         Verb::Eval(args) => eval::run(&args),
         Verb::Verify(args) => verify(&args),
         Verb::Session(args) => session::run(&args),

@@ -12,6 +12,7 @@ pub mod attention;
 mod gelu;
 mod group_norm;
 mod layer_norm;
+pub mod packed;
 mod rms_norm;
 mod silu;
 

@@ -5,7 +5,7 @@
 
 use crate::{
     layers::empty,
-    weight::{change_in_f32, multiply},
+    weight::{Weight, change_in_f32, multiply},
 };
 use burn::{
     module::{Module, Param},
@@ -44,8 +44,8 @@ impl LoraBranch {
 /// A linear layer in the checkpoints' layout, with any number of low-rank branches.
 #[derive(Module, Debug)]
 pub struct Linear {
-    /// `[out, in]`, dense or quantized: see [`weight`](crate::weight).
-    pub weight: Param<Tensor<2>>,
+    /// `[out, in]`, dense, packed or elsewhere.
+    pub weight: Weight,
     /// `[out]`
     pub bias: Option<Param<Tensor<1>>>,
     /// Branches that are added to the output, in order; empty for a plain layer.
@@ -60,13 +60,13 @@ impl Linear {
 
     /// A layer without bias, as T5 has them.
     pub fn without_bias(input: usize, output: usize, device: &Device) -> Self {
-        Self { weight: empty([output, input], device), bias: None, lora: Vec::new() }
+        Self { weight: Weight::empty([output, input], device), bias: None, lora: Vec::new() }
     }
 
     /// `[in, out]`
     pub fn features(&self) -> [usize; 2] {
-        let shape = self.weight.lazy_shape();
-        [shape[1], shape[0]]
+        let [output, input] = self.weight.shape();
+        [input, output]
     }
 
     /// # Shapes
@@ -74,11 +74,11 @@ impl Linear {
     /// - output: `[.., out]`
     ///
     /// # Panics
-    /// If `x` has another number of features.
+    /// If `x` has another number of features, or the weight is absent.
     pub fn forward<const N: usize>(&self, x: Tensor<N>) -> Tensor<N> {
         let [input, _] = self.features();
         assert_shape!(x, [.., input]);
-        let mut y = multiply(x.clone(), self.weight.val(), self.bias.as_ref().map(|bias| bias.val()));
+        let mut y = self.weight.multiply(x.clone(), self.bias.as_ref().map(|bias| bias.val()));
         for branch in &self.lora {
             // Factors stay in f32 while they are trained; the product follows the model's dtype.
             let a = branch.lora_a.val().cast(x.dtype());
@@ -90,6 +90,9 @@ impl Linear {
 
     /// Adds every branch into the weight (in f32, then back to the weight's dtype) and keeps the branches apart, so
     /// that [`Linear::unfuse`] can take them out again.
+    ///
+    /// # Panics
+    /// If the weight is absent.
     pub fn fuse(mut self) -> (Self, Vec<LoraBranch>) {
         let branches = std::mem::take(&mut self.lora);
         (self.add(&branches, 1.0), branches)
@@ -101,19 +104,27 @@ impl Linear {
     }
 
     fn add(mut self, branches: &[LoraBranch], sign: f64) -> Self {
-        self.weight = change_in_f32(self.weight, |weight| {
-            branches.iter().fold(weight, |sum, branch| sum + branch.product() * sign)
-        });
+        let change = |weight| branches.iter().fold(weight, |sum, branch: &LoraBranch| sum + branch.product() * sign);
+        self.weight = self.weight.change(change);
         self
     }
 
     /// Adds `[out, in]` to the weight (in f32, then back to the weight's dtype); nothing remembers it.
+    ///
+    /// # Panics
+    /// If the weight is absent.
     pub fn shift_weight(&mut self, by: Tensor<2>) {
-        self.weight = change_in_f32(self.weight.clone(), |weight| weight + by);
+        self.weight = self.weight.clone().change(|weight| weight + by);
     }
 
     /// Adds `[out]` to the bias, as [`Linear::shift_weight`]; a layer without bias stays as it is.
     pub fn shift_bias(&mut self, by: Tensor<1>) {
         self.bias = self.bias.take().map(|bias| change_in_f32(bias, |bias| bias + by));
     }
+}
+
+/// A network whose linear layers can be reached, whatever they are called.
+pub trait Linears {
+    /// Calls `f` with every linear layer.
+    fn each_linear(&mut self, f: &mut dyn FnMut(&mut Linear));
 }

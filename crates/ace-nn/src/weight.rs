@@ -1,14 +1,145 @@
 //! How a matrix of weights is held, and `x·Wᵀ` with it.
 //!
-//! A matrix is `[out, in]`, as in the published files. It is *dense* (f32, bf16 or f16, as its file has it) or
-//! *quantized* (burn's `QFloat`: fewer bits and a scale per block). A quantized matrix stays as small as it is; every
-//! use widens it anew, and the wide copy lives as long as the product takes. Callers need not know which they have.
+//! A matrix is `[out, in]`, as in the published files. It is *dense* (a parameter in f32, bf16 or f16, as its file has it),
+//! *packed* (fewer bits and a scale per block: see [`ace_kernels::packed`]) or *absent*: it lies in a file or in another
+//! memory, and comes when its block runs. A packed matrix stays as small as it is; every use widens it anew, and so does
+//! its gradient. Callers need not know which they have.
 
+use crate::layers::empty;
+pub use ace_kernels::packed::{PackedMatrix, Packing};
 use burn::{
-    module::Param,
+    module::{
+        Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param, ParamId,
+    },
     prelude::*,
-    tensor::{DType, module::linear},
+    tensor::{DType, FloatDType, module::linear},
 };
+
+/// A matrix of weights, `[out, in]`.
+///
+/// To burn a dense one is a parameter. Walks over a module pass the others by: they do not learn, are not counted, and
+/// nothing is allocated for them.
+#[derive(Debug, Clone)]
+pub enum Weight {
+    /// Numbers that can learn.
+    Dense(Param<Tensor<2>>),
+    /// Numbers of few bits, frozen.
+    Packed(PackedMatrix),
+    /// Elsewhere; its shape is known.
+    Absent([usize; 2]),
+}
+
+impl Weight {
+    /// A dense matrix that is zero until a checkpoint or an initializer fills it.
+    pub fn empty(shape: [usize; 2], device: &Device) -> Self {
+        Self::Dense(empty(shape, device))
+    }
+
+    /// `[out, in]`; nothing is allocated.
+    pub fn shape(&self) -> [usize; 2] {
+        match self {
+            Self::Dense(param) => {
+                let shape = param.lazy_shape();
+                [shape[0], shape[1]]
+            }
+            Self::Packed(packed) => packed.shape(),
+            Self::Absent(shape) => *shape,
+        }
+    }
+
+    /// The parameter's id, if it is one.
+    pub fn id(&self) -> Option<ParamId> {
+        self.param().map(|param| param.id)
+    }
+
+    /// The parameter, if it is one.
+    pub fn param(&self) -> Option<&Param<Tensor<2>>> {
+        match self {
+            Self::Dense(param) => Some(param),
+            Self::Packed(_) | Self::Absent(_) => None,
+        }
+    }
+
+    /// Whether the numbers are here.
+    pub fn is_present(&self) -> bool {
+        !matches!(self, Self::Absent(_))
+    }
+
+    /// Its numbers, `[out, in]`: those of a packed matrix in f32.
+    ///
+    /// # Panics
+    /// If it is absent.
+    pub fn val(&self) -> Tensor<2> {
+        match self {
+            Self::Dense(param) => param.val(),
+            Self::Packed(packed) => packed.widen(FloatDType::F32),
+            Self::Absent(shape) => absent(*shape),
+        }
+    }
+
+    /// `x·Wᵀ + bias`
+    ///
+    /// # Shapes
+    /// - x: `[.., in]`; bias: `[out]`
+    /// - output: `[.., out]`
+    ///
+    /// # Panics
+    /// If it is absent.
+    pub fn multiply<const N: usize>(&self, x: Tensor<N>, bias: Option<Tensor<1>>) -> Tensor<N> {
+        match self {
+            Self::Dense(param) => multiply(x, param.val(), bias),
+            Self::Packed(packed) => {
+                let mut shape = x.dims();
+                let [output, input] = packed.shape();
+                let rows = shape[..N - 1].iter().product::<usize>();
+                let y = packed.multiply(x.reshape([rows, input]));
+                shape[N - 1] = output;
+                let y = match bias {
+                    Some(bias) => y + bias.unsqueeze(),
+                    None => y,
+                };
+                y.reshape(shape)
+            }
+            Self::Absent(shape) => absent(*shape),
+        }
+    }
+
+    /// Changes its numbers in f32 and returns to their dtype; a packed matrix becomes a dense one in f32, for nobody can
+    /// say which scales the new numbers need.
+    ///
+    /// # Panics
+    /// If it is absent.
+    pub fn change(self, change: impl FnOnce(Tensor<2>) -> Tensor<2>) -> Self {
+        Self::Dense(match self {
+            Self::Dense(param) => change_in_f32(param, change),
+            Self::Packed(packed) => Param::from_tensor(change(packed.widen(FloatDType::F32))),
+            Self::Absent(shape) => absent(shape),
+        })
+    }
+}
+
+impl From<Tensor<2>> for Weight {
+    fn from(values: Tensor<2>) -> Self {
+        Self::Dense(Param::from_tensor(values))
+    }
+}
+
+impl From<Param<Tensor<2>>> for Weight {
+    fn from(param: Param<Tensor<2>>) -> Self {
+        Self::Dense(param)
+    }
+}
+
+impl From<PackedMatrix> for Weight {
+    fn from(packed: PackedMatrix) -> Self {
+        Self::Packed(packed)
+    }
+}
+
+/// Ends what cannot go on.
+fn absent(shape: [usize; 2]) -> ! {
+    panic!("a matrix {shape:?} is used that is not here: a walk over streamed blocks fetches it")
+}
 
 /// `x·Wᵀ + bias`
 ///
@@ -17,26 +148,104 @@ use burn::{
 /// - weight: `[out, in]`; bias: `[out]`
 /// - output: `[.., out]`
 pub fn multiply<const N: usize>(x: Tensor<N>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<N> {
-    let weight = widened(weight, x.dtype());
     linear(x, weight.transpose(), bias)
 }
 
-/// A weight as floats: itself if it is dense, or in `dtype` if it is quantized.
-pub fn widened<const N: usize>(weight: Tensor<N>, dtype: DType) -> Tensor<N> {
-    match weight.dtype() {
-        DType::QFloat(_) => weight.dequantize().cast(dtype),
-        _ => weight,
-    }
-}
-
-/// Changes a parameter in f32 and returns to its dtype; one that was quantized stays in f32, for nobody can say which
-/// scales the new numbers need.
+/// Changes a parameter in f32 and returns to its dtype.
 pub fn change_in_f32<const N: usize>(
     param: Param<Tensor<N>>,
     change: impl FnOnce(Tensor<N>) -> Tensor<N>,
 ) -> Param<Tensor<N>> {
-    param.map(|value| match value.dtype() {
-        DType::QFloat(_) => change(widened(value, DType::F32)),
-        dtype => change(value.cast(DType::F32)).cast(dtype),
+    param.map(|value| {
+        let dtype = value.dtype();
+        change(value.cast(DType::F32)).cast(dtype)
     })
 }
+
+impl Module for Weight {
+    fn collect_devices(&self, mut devices: Devices) -> Devices {
+        match self {
+            Self::Dense(param) => param.collect_devices(devices),
+            Self::Packed(packed) => {
+                let device = packed.words.device();
+                if !devices.contains(&device) {
+                    devices.push(device);
+                }
+                devices
+            }
+            Self::Absent(_) => devices,
+        }
+    }
+
+    fn fork(self, device: &Device) -> Self {
+        match self {
+            Self::Dense(param) => Self::Dense(param.fork(device)),
+            frozen => frozen.to_device(device),
+        }
+    }
+
+    fn to_device(self, device: &Device) -> Self {
+        match self {
+            Self::Dense(param) => Self::Dense(param.to_device(device)),
+            Self::Packed(PackedMatrix { words, scales, packing }) => {
+                let inner = device.clone().inner();
+                let (words, scales) = (words.to_device(&inner), scales.to_device(&inner));
+                Self::Packed(PackedMatrix { words, scales, packing })
+            }
+            Self::Absent(shape) => Self::Absent(shape),
+        }
+    }
+
+    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
+        if let Self::Dense(param) = self {
+            param.visit(visitor);
+        }
+    }
+
+    fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
+        match self {
+            Self::Dense(param) => Self::Dense(Module::map(param, mapper)),
+            other => other,
+        }
+    }
+
+    fn materialize(self) -> Self {
+        match self {
+            Self::Dense(param) => Self::Dense(param.materialize()),
+            other => other,
+        }
+    }
+
+    fn valid(&self) -> Self {
+        match self {
+            Self::Dense(param) => Self::Dense(param.valid()),
+            // The numbers of a packed matrix are constants, with and without gradients of others.
+            other => other.clone(),
+        }
+    }
+
+    fn train(self) -> Self {
+        match self {
+            Self::Dense(param) => Self::Dense(param.train()),
+            other => other,
+        }
+    }
+}
+
+impl ModuleDisplayDefault for Weight {
+    fn content(&self, content: Content) -> Option<Content> {
+        match self {
+            Self::Dense(param) => param.content(content),
+            Self::Packed(packed) => {
+                content.add_formatted(&format!("{} {:?}", packed.packing.name(), packed.shape())).optional()
+            }
+            Self::Absent(shape) => content.add_formatted(&format!("absent {shape:?}")).optional(),
+        }
+    }
+
+    fn num_params(&self) -> usize {
+        self.param().map_or(0, ModuleDisplayDefault::num_params)
+    }
+}
+
+impl ModuleDisplay for Weight {}

@@ -18,6 +18,7 @@ pub mod store;
 
 mod load;
 pub mod names;
+mod quantize;
 pub mod network;
 
 mod placement;

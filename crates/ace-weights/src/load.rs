@@ -5,19 +5,18 @@
 //! for, anything else is converted on the way.
 
 use crate::{
-    Error, Result, Stored, WeightFile,
+    Error, Result, WeightFile,
     names::KeyMap,
-    store::{FLOATS, Raw, Values, gguf::GgmlType, place},
+    quantize::{Matrices, is_in_block},
+    store::{FLOATS, Values, place},
 };
+use ace_nn::{lora::Linears, weight::Weight};
 use burn::{
-    module::{Module, ModuleMapper, ModuleVisitor, Param},
+    module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId},
     prelude::*,
-    tensor::{
-        DType, FloatDType,
-        quantization::{QuantScheme, QuantValue, ScaleDtype},
-    },
+    tensor::{DType, FloatDType},
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 impl WeightFile {
     /// One tensor: as the file has it, in bf16 where the file has fewer bits.
@@ -62,11 +61,60 @@ impl WeightFile {
         device: &Device,
     ) -> Result<M> {
         let origins = self.origins(&module, keys, prefix)?;
-        let dtype = dtype.map(DType::from);
-        let mut filler =
-            Filler { file: self, origins, dtype, device, path: Vec::new(), container: String::new(), error: None };
+        let mut filler = Filler::new(self, &origins, dtype, device);
         let module = module.map(&mut filler);
         filler.error.map_or(Ok(module), Err)
+    }
+
+    /// As [`WeightFile::load`]; matrices of linear layers are packed if the file was told so, and those of blocks that are
+    /// to be fetched later stay absent.
+    ///
+    /// # Errors
+    /// As [`WeightFile::load`].
+    pub(crate) fn load_network<M: Module + Linears>(
+        &self,
+        module: M,
+        origins: &Origins,
+        dtype: Option<FloatDType>,
+        without_blocks: bool,
+        device: &Device,
+    ) -> Result<M> {
+        let mut filler = Filler::new(self, origins, dtype, device);
+        (filler.matrices, filler.without_blocks) = (self.matrices(), without_blocks);
+        let mut module = module.map(&mut filler);
+        if let Some(error) = filler.error {
+            return Err(error);
+        }
+        let mut held = filler.held;
+        module.each_linear(&mut |linear| {
+            if let Some(weight) = linear.weight.id().and_then(|id| held.remove(&id)) {
+                linear.weight = weight;
+            }
+        });
+        // A layer that was forgotten there would compute with zeros.
+        assert!(held.is_empty(), "`each_linear` reaches every linear layer of a network");
+        Ok(module)
+    }
+
+    /// One matrix as a network holds it, from its place in the file.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub(crate) fn weight(
+        &self,
+        origins: &Origins,
+        path: &[String],
+        dtype: Option<FloatDType>,
+        device: &Device,
+    ) -> Result<Weight> {
+        let mut filler = Filler::new(self, origins, dtype, device);
+        filler.matrices = self.matrices();
+        path.clone_into(&mut filler.path);
+        let missing = || self.misfit(format!("{} is missing", path.join(".")), "get the file again");
+        match filler.read_packed()? {
+            Some(packed) => Ok(packed),
+            None => Ok(place::<2>(filler.read()?.ok_or_else(missing)?, device).into()),
+        }
     }
 
     /// Where each parameter of `module` is in the file; nothing is read.
@@ -125,30 +173,6 @@ impl WeightFile {
         }
     }
 
-    /// Matrices of `Q8_0` blocks, rows behind each other, as burn's quantized numbers; `None` if they are anything else.
-    fn join_quantized(&self, keys: &[&str], shape: &[usize]) -> Result<Option<TensorData>> {
-        let raw = keys.iter().map(|key| self.raw(key)).collect::<Result<Vec<_>>>()?;
-        let is_q8 = |raw: &Raw| raw.stored == Stored::Block(GgmlType::Q8_0) && raw.scale == 1.0;
-        let &[rows, columns] = shape else { return Ok(None) };
-        if !raw.iter().all(is_q8) || columns % Q8_BLOCK != 0 {
-            return Ok(None);
-        }
-        let (mut values, mut scales) =
-            (Vec::with_capacity(rows * columns), Vec::with_capacity(rows * columns / Q8_BLOCK));
-        for (key, raw) in keys.iter().zip(&raw) {
-            self.each_piece(key, raw.stored.block_bytes(), &mut |bytes| {
-                for block in bytes.chunks_exact(raw.stored.block_bytes()) {
-                    scales.push(half::f16::from_le_bytes([block[0], block[1]]).to_f32());
-                    values.extend(block[2..].iter().map(|byte| *byte as i8));
-                }
-                Ok(())
-            })?;
-        }
-        // Scales in f32: the file's are f16, which not every GPU reads.
-        let scheme = QuantScheme::default().with_value(QuantValue::Q8F).per_block([1, Q8_BLOCK as u8], ScaleDtype::F32);
-        Ok(Some(TensorData::quantized(values, shape.to_vec(), scheme, &scales, None)))
-    }
-
     /// The shape of tensors whose rows stand behind each other.
     pub(crate) fn joined_shape(&self, keys: &[&str]) -> Result<Vec<usize>> {
         let shapes: Vec<&[usize]> = keys.iter().filter_map(|key| self.shape(key)).collect();
@@ -165,9 +189,6 @@ impl WeightFile {
         Ok(shape)
     }
 }
-
-/// Numbers that share a scale in `Q8_0`.
-const Q8_BLOCK: usize = 32;
 
 /// Where the rows of a parameter are in a file.
 #[derive(Debug, Clone)]
@@ -286,31 +307,82 @@ impl ModuleVisitor for Checker<'_> {
 /// Walks a module and replaces each parameter by the file's.
 struct Filler<'a> {
     file: &'a WeightFile,
-    origins: Origins,
+    origins: &'a Origins,
     dtype: Option<DType>,
     device: &'a Device,
+    matrices: Matrices,
+    /// Whether matrices of blocks are left out.
+    without_blocks: bool,
     path: Vec<String>,
     /// The type of what the last entered field belongs to.
     container: String,
+    /// What stands in the place of a matrix that is no parameter.
+    held: HashMap<ParamId, Weight>,
     error: Option<Error>,
 }
 
-/// What burn calls the type whose weights may stay quantized: [`ace_nn::lora::Linear`].
+/// What burn calls the type whose matrices may be packed: [`ace_nn::lora::Linear`].
 const LINEAR: &str = "Struct:Linear";
 
-impl Filler<'_> {
-    fn read(&self) -> Result<Option<TensorData>> {
-        let Some(origin) = self.origins.get(&self.path.join(".")) else { return Ok(None) };
-        let keys: Vec<&str> = origin.keys.iter().map(String::as_str).collect();
-        if self.file.stays_quantized()
-            && self.container == LINEAR
-            && !origin.swapped
-            && let Some(packed) = self.file.join_quantized(&keys, &origin.shape)?
-        {
-            return Ok(Some(packed));
+impl<'a> Filler<'a> {
+    /// Widens everything.
+    fn new(file: &'a WeightFile, origins: &'a Origins, dtype: Option<FloatDType>, device: &'a Device) -> Self {
+        Self {
+            file,
+            origins,
+            dtype: dtype.map(DType::from),
+            device,
+            matrices: Matrices::Wide,
+            without_blocks: false,
+            path: Vec::new(),
+            container: String::new(),
+            held: HashMap::new(),
+            error: None,
         }
+    }
+
+    /// Where the parameter at `path` is, and the file's names for it.
+    fn origin(&self) -> Option<(&'a Origin, Vec<&'a str>)> {
+        let origin = self.origins.get(&self.path.join("."))?;
+        Some((origin, origin.keys.iter().map(String::as_str).collect()))
+    }
+
+    /// The matrix at `path`, if it is to be packed.
+    fn read_packed(&self) -> Result<Option<Weight>> {
+        let Some((origin, keys)) = self.origin().filter(|(origin, _)| !origin.swapped) else { return Ok(None) };
+        let &[rows, columns] = &origin.shape[..] else { return Ok(None) };
+        let packed = self.file.join_packed(&keys, [rows, columns], self.matrices, &self.path, self.device)?;
+        Ok(packed.map(Weight::from))
+    }
+
+    /// The matrix at `path`, if it is one that is no parameter.
+    fn read_held(&self, shape: &[usize]) -> Result<Option<Weight>> {
+        match *shape {
+            _ if self.container != LINEAR => Ok(None),
+            [rows, columns] if self.without_blocks && is_in_block(&self.path) => {
+                Ok(Some(Weight::Absent([rows, columns])))
+            }
+            _ => self.read_packed(),
+        }
+    }
+
+    fn read(&self) -> Result<Option<TensorData>> {
+        let Some((origin, keys)) = self.origin() else { return Ok(None) };
         let (bytes, _, dtype) = self.file.join_swapped(&keys, origin.swapped, self.dtype)?.into_parts();
         Ok(Some(TensorData::from_bytes(bytes, origin.shape.clone(), dtype)))
+    }
+
+    /// The parameter with the file's numbers; nothing if it is held otherwise.
+    fn filled<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> Result<Option<Param<Tensor<D>>>> {
+        if let Some(weight) = self.read_held(&param.lazy_shape())? {
+            self.held.insert(param.id, weight);
+            return Ok(None);
+        }
+        Ok(self.read()?.map(|data| {
+            let mut filled = Param::from_tensor(place(data, self.device));
+            filled.id = param.id;
+            filled
+        }))
     }
 }
 
@@ -329,13 +401,8 @@ impl ModuleMapper for Filler<'_> {
         if self.error.is_some() {
             return param;
         }
-        match self.read() {
-            Ok(Some(data)) => {
-                let mut filled = Param::from_tensor(place(data, self.device));
-                filled.id = param.id;
-                filled
-            }
-            Ok(None) => param,
+        match self.filled(&param) {
+            Ok(filled) => filled.unwrap_or(param),
             Err(error) => {
                 self.error = Some(error);
                 param

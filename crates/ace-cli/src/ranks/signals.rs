@@ -33,8 +33,8 @@ pub fn listen(rank: usize, out: PathBuf, way_on: String) {
 /// What can be gone on from.
 fn saved(out: &Path, way_on: &str) -> String {
     match Checkpoint::newest(out) {
-        Ok(Some(checkpoint)) => format!("step {} is saved whole; go on with: {way_on}", checkpoint.step),
-        _ => "no step was saved yet".to_owned(),
+        Ok((Some(checkpoint), _)) => format!("step {} is saved whole; go on with: {way_on}", checkpoint.step),
+        _ => "no step is saved whole".to_owned(),
     }
 }
 
@@ -43,12 +43,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_word_says_what_can_be_resumed() {
+    fn what_is_not_whole_cannot_be_resumed() {
         let out = std::env::temp_dir().join(format!("ace-last-word-{}", std::process::id()));
-        assert_eq!(saved(&out, "ace train --resume"), "no step was saved yet");
+        assert_eq!(saved(&out, "ace train --resume"), "no step is saved whole");
         std::fs::create_dir_all(out.join("checkpoint-40")).unwrap();
-        std::fs::create_dir_all(out.join("checkpoint.part")).unwrap();
-        assert_eq!(saved(&out, "ace train --resume"), "step 40 is saved whole; go on with: ace train --resume");
+        assert_eq!(saved(&out, "ace train --resume"), "no step is saved whole");
         std::fs::remove_dir_all(&out).unwrap();
     }
 }

@@ -29,7 +29,7 @@ fn branch(recording: &Recording, prefix: &str, adapter: usize, device: &Device) 
 pub fn linear(recording: &Recording) -> Result<Findings> {
     let device = recording.autodiff();
     let plain = Linear {
-        weight: Param::from_tensor(recording.tensor_on("weights.weight", &device)?),
+        weight: recording.tensor_on::<2>("weights.weight", &device)?.into(),
         bias: Some(Param::from_tensor(recording.tensor_on("weights.bias", &device)?)),
         lora: Vec::new(),
     };

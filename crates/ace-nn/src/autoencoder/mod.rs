@@ -11,7 +11,10 @@ pub use block::{Attention, Downsample, Middle, ResBlock, Upsample};
 pub use decoder::Decoder;
 pub use encoder::Encoder;
 
-use crate::poll::{Poll, to_the_end};
+use crate::{
+    lora::{Linear, Linears},
+    poll::{Poll, to_the_end},
+};
 use burn::{module::Module, prelude::*, tensor::assert_shape};
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
@@ -83,6 +86,11 @@ pub struct AutoEncoder {
     pub decoder: Decoder,
     scaling_factor: f64,
     shift_factor: f64,
+}
+
+impl Linears for AutoEncoder {
+    /// There are none: it is made of convolutions.
+    fn each_linear(&mut self, _f: &mut dyn FnMut(&mut Linear)) {}
 }
 
 impl AutoEncoder {

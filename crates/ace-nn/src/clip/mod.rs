@@ -6,7 +6,7 @@
 use crate::{
     attention,
     layers::{LayerNorm, empty},
-    lora::Linear,
+    lora::{Linear, Linears},
     poll::{Poll, to_the_end},
 };
 use ace_kernels::{gelu, quick_gelu};
@@ -163,6 +163,15 @@ impl ClipConfig {
             position_embedding: empty([self.max_position_embeddings, self.hidden_size], device),
             layers: (0..self.num_layers).map(|_| Layer::new(self, device)).collect(),
             final_layer_norm: LayerNorm::new(self.hidden_size, self.layer_norm_eps, device),
+        }
+    }
+}
+
+impl Linears for Clip {
+    fn each_linear(&mut self, f: &mut dyn FnMut(&mut Linear)) {
+        for Layer { self_attn, mlp, .. } in &mut self.layers {
+            let SelfAttention { q_proj, k_proj, v_proj, out_proj } = self_attn;
+            [q_proj, k_proj, v_proj, out_proj, &mut mlp.fc1, &mut mlp.fc2].into_iter().for_each(&mut *f);
         }
     }
 }

@@ -25,7 +25,7 @@ pub use walk::{Blocks, Own, Resident, Shared, Walk};
 
 use crate::{
     layers::RmsNorm,
-    lora::Linear,
+    lora::{Linear, Linears},
     poll::{Poll, to_the_end},
     rope::Rope,
 };
@@ -320,6 +320,12 @@ impl Flux {
         for (i, block) in self.single_blocks.iter_mut().enumerate() {
             block.for_each_norm(&mut |name, norm| f(&format!("single_blocks.{i}.{name}"), norm));
         }
+    }
+}
+
+impl Linears for Flux {
+    fn each_linear(&mut self, f: &mut dyn FnMut(&mut Linear)) {
+        self.for_each_linear(&mut |_, linear| f(linear));
     }
 }
 

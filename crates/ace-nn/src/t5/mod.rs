@@ -7,7 +7,7 @@
 use crate::{
     attention,
     layers::{RmsNorm, empty},
-    lora::Linear,
+    lora::{Linear, Linears},
     poll::{Poll, to_the_end},
 };
 use ace_kernels::gelu_tanh;
@@ -190,6 +190,16 @@ impl T5Config {
                 .collect(),
             final_layer_norm: RmsNorm::with_epsilon(self.d_model, self.layer_norm_epsilon, device),
             max_distance: self.relative_attention_max_distance,
+        }
+    }
+}
+
+impl Linears for T5 {
+    fn each_linear(&mut self, f: &mut dyn FnMut(&mut Linear)) {
+        for Layer { attention, feed_forward } in &mut self.layers {
+            let SelfAttention { q, k, v, o, .. } = attention;
+            let FeedForward { wi_0, wi_1, wo, .. } = feed_forward;
+            [q, k, v, o, wi_0, wi_1, wo].into_iter().for_each(&mut *f);
         }
     }
 }

@@ -1,8 +1,14 @@
 //! What the frozen networks make of an example. It is computed once and kept on the host.
 
-use super::example::{Dataset, Example};
+use super::example::Example;
 use crate::Error;
-use ace_nn::{autoencoder::AutoEncoder, clip::Clip, t5::T5};
+use ace_nn::{
+    autoencoder::AutoEncoder,
+    clip::Clip,
+    lora::{Linear, Linears},
+    t5::T5,
+    weight::Weight,
+};
 use ace_plus::{
     Card, canvas, pixels,
     text::{self, TextConditioning, TokenIds, Tokenizers},
@@ -11,8 +17,8 @@ use ace_plus::{
 use burn::{
     module::{Module, ModuleVisitor, Param},
     prelude::*,
-    tensor::DType,
 };
+use std::sync::Arc;
 
 /// The frozen networks that turn examples into [`Encoded`], on a device without gradients.
 ///
@@ -44,14 +50,44 @@ pub struct TextEncoders {
 /// One example as the transformer sees it, on the host.
 #[derive(Debug, Clone)]
 pub struct Encoded {
+    pub(crate) pictures: Arc<EncodedPictures>,
+    pub(super) text: EncodedText,
+}
+
+/// The pictures of one example as the transformer sees them, on the host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EncodedPictures {
     /// Clean latents of all units as tokens, `[L, 64]`.
     pub(super) latents: Vec<f32>,
     /// Conditions on the channels, `[L, C]`.
-    pub(super) beside: Option<Vec<f32>>,
+    pub(crate) beside: Option<Vec<f32>>,
     /// Conditions on the sequence, `[L', in_channels]`.
     pub(super) behind: Option<Vec<f32>>,
     pub(super) geometry: Geometry,
-    pub(super) text: EncodedText,
+}
+
+impl EncodedPictures {
+    /// Whether everything has the length that the positions ask for.
+    pub(super) fn is_consistent(&self) -> bool {
+        let Geometry { ids, grids, is_reference } = &self.geometry;
+        let (len, all) = (is_reference.len(), ids.len());
+        let fits = |values: &Vec<f32>, rows: usize| rows > 0 && !values.is_empty() && values.len().is_multiple_of(rows);
+        len > 0
+            && all >= len
+            && !grids.is_empty()
+            && fits(&self.latents, len)
+            && self.beside.as_ref().is_none_or(|beside| fits(beside, len))
+            && self.behind.as_ref().map_or(all == len, |behind| fits(behind, all - len))
+    }
+
+    /// Memory that it takes, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let numbers = self.latents.len()
+            + self.beside.as_ref().map_or(0, Vec::len)
+            + self.behind.as_ref().map_or(0, Vec::len)
+            + 3 * self.geometry.ids.len();
+        numbers * size_of::<f32>() + self.geometry.len()
+    }
 }
 
 /// What must be the same for examples to share a batch: positions, sizes, and which tokens belong to references.
@@ -59,7 +95,7 @@ pub struct Encoded {
 pub struct Geometry {
     pub(super) ids: Vec<[f32; 3]>,
     pub(super) grids: Vec<[usize; 2]>,
-    pub(super) is_reference: Vec<bool>,
+    pub(crate) is_reference: Vec<bool>,
 }
 
 impl Geometry {
@@ -78,8 +114,50 @@ impl Geometry {
 #[derive(Debug, Clone)]
 pub struct EncodedText {
     pub(super) ids: TokenIds,
-    /// T5's sequence `[T, d_model]` and CLIP's summary `[hidden_size]`.
-    pub(super) embeds: Option<(Vec<f32>, Vec<f32>)>,
+    pub(super) embeds: Option<Arc<WordEmbeddings>>,
+}
+
+/// What the text encoders make of an instruction, on the host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WordEmbeddings {
+    /// T5's sequence, `[T, d_model]`.
+    pub(super) sequence: Vec<f32>,
+    /// CLIP's summary, `[hidden_size]`.
+    pub(super) pooled: Vec<f32>,
+}
+
+impl TextEncoders {
+    /// What an instruction becomes.
+    pub fn encode(&self, ids: &TokenIds, device: &Device) -> WordEmbeddings {
+        let conditioning = text::encode(&self.t5, &self.clip, std::slice::from_ref(ids), device);
+        WordEmbeddings {
+            sequence: on_host(conditioning.prompt_embeds),
+            pooled: on_host(conditioning.pooled_prompt_embeds),
+        }
+    }
+}
+
+/// What the pictures of an example become.
+///
+/// # Errors
+/// If they do not fit each other or the card.
+pub fn encode_pictures(
+    card: &Card,
+    autoencoder: &AutoEncoder,
+    example: &Example,
+    device: &Device,
+) -> ace_plus::Result<EncodedPictures> {
+    let inputs = example.inputs();
+    let canvases = canvas::compose(&inputs, &card.canvas)?;
+    let targets = canvas::compose_target(&example.target, &inputs, &card.canvas)?;
+    let units = Units::encode(autoencoder, &canvases, &card.unit, None, device);
+    let clean = targets.iter().flat_map(|plane| pixels::encode(autoencoder, &[plane], None, device));
+    Ok(EncodedPictures {
+        latents: on_host(units.pack(clean.collect())),
+        beside: units.beside.map(on_host),
+        behind: units.behind.map(on_host),
+        geometry: Geometry { ids: units.ids, grids: units.grids, is_reference: units.is_reference },
+    })
 }
 
 impl Encoders {
@@ -88,40 +166,8 @@ impl Encoders {
     /// # Errors
     /// If its pictures do not fit each other or the card.
     pub fn encode(&self, example: &Example) -> Result<Encoded, Error> {
-        let inputs = example.inputs();
-        let canvases = canvas::compose(&inputs, &self.card.canvas)?;
-        let targets = canvas::compose_target(&example.target, &inputs, &self.card.canvas)?;
-        let units = Units::encode(&self.autoencoder, &canvases, &self.card.unit, None, &self.device);
-        let clean = targets.iter().flat_map(|plane| pixels::encode(&self.autoencoder, &[plane], None, &self.device));
-        Ok(Encoded {
-            latents: on_host(units.pack(clean.collect())),
-            beside: units.beside.map(on_host),
-            behind: units.behind.map(on_host),
-            geometry: Geometry { ids: units.ids, grids: units.grids, is_reference: units.is_reference },
-            text: self.encode_text(&example.instruction),
-        })
-    }
-
-    /// Encodes the examples at `indices`, on all cores.
-    ///
-    /// # Errors
-    /// If one cannot be read, or its pictures do not fit each other or the card.
-    ///
-    /// # Panics
-    /// If one of the threads panicked; it has then said why.
-    pub fn encode_all(&self, data: &dyn Dataset, indices: &[u64]) -> Result<Vec<(u64, Encoded)>, Error> {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(indices.len().max(1));
-        let share = indices.len().div_ceil(threads).max(1);
-        let encode = |indices: &[u64]| {
-            let one = |index: &u64| Ok((*index, self.encode(&data.example(*index)?)?));
-            indices.iter().map(one).collect::<Result<Vec<_>, Error>>()
-        };
-        let encoded: Vec<Result<Vec<_>, Error>> = std::thread::scope(|scope| {
-            let threads: Vec<_> = indices.chunks(share).map(|share| scope.spawn(move || encode(share))).collect();
-            // The run must not go on with a part of what it asked for.
-            threads.into_iter().map(|thread| thread.join().expect("an encoding thread panicked")).collect()
-        });
-        Ok(encoded.into_iter().collect::<Result<Vec<_>, Error>>()?.into_iter().flatten().collect())
+        let pictures = encode_pictures(&self.card, &self.autoencoder, example, &self.device)?;
+        Ok(Encoded { pictures: Arc::new(pictures), text: self.encode_text(&example.instruction) })
     }
 
     /// Memory that the networks take, in bytes.
@@ -130,30 +176,31 @@ impl Encoders {
         impl ModuleVisitor for Walk {
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
                 let value = param.val();
-                let each = match value.dtype() {
-                    // `Q8_0`; its scales are an eighth more at most.
-                    DType::QFloat(_) => 1,
-                    dtype => dtype.size(),
-                };
-                self.0 += (value.shape().num_elements() * each) as u64;
+                self.0 += (value.shape().num_elements() * value.dtype().size()) as u64;
             }
         }
         let mut walk = Walk(0);
+        let mut packed = 0;
         self.autoencoder.visit(&mut walk);
         if let Some(TextEncoders { t5, clip }) = &self.text {
             t5.visit(&mut walk);
             clip.visit(&mut walk);
+            // Packed matrices are no parameters; a copy of a network shares them.
+            let mut add = |linear: &mut Linear| {
+                if let Weight::Packed(matrix) = &linear.weight {
+                    packed += matrix.bytes() as u64;
+                }
+            };
+            t5.clone().each_linear(&mut add);
+            clip.clone().each_linear(&mut add);
         }
-        walk.0
+        walk.0 + packed
     }
 
     /// Encodes an instruction.
     pub fn encode_text(&self, instruction: &str) -> EncodedText {
         let ids = self.tokenizers.ids(instruction);
-        let embeds = self.text.as_ref().map(|TextEncoders { t5, clip }| {
-            let conditioning = text::encode(t5, clip, std::slice::from_ref(&ids), &self.device);
-            (on_host(conditioning.prompt_embeds), on_host(conditioning.pooled_prompt_embeds))
-        });
+        let embeds = self.text.as_ref().map(|encoders| Arc::new(encoders.encode(&ids, &self.device)));
         EncodedText { ids, embeds }
     }
 }
@@ -165,11 +212,16 @@ fn on_host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 impl Encoded {
     /// What must be the same within a batch.
     pub fn geometry(&self) -> &Geometry {
-        &self.geometry
+        &self.pictures.geometry
     }
 }
 
 impl EncodedText {
+    /// Memory that it takes, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.embeds.as_ref().map_or(0, |words| (words.sequence.len() + words.pooled.len()) * size_of::<f32>())
+    }
+
     /// What the transformer reads of instructions of one length: the embeddings that are kept, or what `trained` makes of
     /// the token ids.
     ///
@@ -179,15 +231,15 @@ impl EncodedText {
     /// # Panics
     /// If there are neither embeddings nor encoders, or no instruction.
     pub fn conditioning(texts: &[Self], trained: Option<(&T5, &Clip)>, device: &Device) -> TextConditioning {
-        let kept: Option<Vec<_>> = texts.iter().map(|text| text.embeds.as_ref()).collect();
+        let kept: Option<Vec<_>> = texts.iter().map(|text| text.embeds.as_deref()).collect();
         let Some(kept) = kept else {
             let (t5, clip) = trained.expect("without embeddings the text encoders are trained"); // documented above
             let ids: Vec<TokenIds> = texts.iter().map(|text| text.ids.clone()).collect();
             return text::encode(t5, clip, &ids, device);
         };
         let (batch, text_len) = (kept.len(), texts[0].ids.t5.len());
-        let sequence: Vec<f32> = kept.iter().flat_map(|(sequence, _)| sequence.iter().copied()).collect();
-        let pooled: Vec<f32> = kept.iter().flat_map(|(_, pooled)| pooled.iter().copied()).collect();
+        let sequence: Vec<f32> = kept.iter().flat_map(|words| words.sequence.iter().copied()).collect();
+        let pooled: Vec<f32> = kept.iter().flat_map(|words| words.pooled.iter().copied()).collect();
         let (width, pooled_width) = (sequence.len() / batch / text_len, pooled.len() / batch);
         TextConditioning {
             prompt_embeds: Tensor::from_data(TensorData::new(sequence, [batch, text_len, width]), device),

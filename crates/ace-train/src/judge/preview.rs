@@ -65,10 +65,24 @@ impl Previews {
     /// If the pictures of an example do not fit each other or the card.
     pub fn new(encoders: &Encoders, examples: Vec<Example>) -> Result<Self, Error> {
         let Encoders { card, autoencoder, device, .. } = encoders;
+        Self::of(card, autoencoder, device, examples, &mut |words| Ok(encoders.encode_text(words)))
+    }
+
+    /// As [`Previews::new`]; `text` encodes an instruction.
+    ///
+    /// # Errors
+    /// As [`Previews::new`], or if `text` fails.
+    pub fn of(
+        card: &Card,
+        autoencoder: &AutoEncoder,
+        device: &Device,
+        examples: Vec<Example>,
+        text: &mut dyn FnMut(&str) -> Result<EncodedText, Error>,
+    ) -> Result<Self, Error> {
         let encode = |example: Example| {
             let edit = edit_of(&example);
             let units = Units::encode(autoencoder, &edit.prepare(card)?.canvases, &card.unit, None, device);
-            Ok(EncodedEdit { text: encoders.encode_text(edit.words()), example, edit, units })
+            Ok(EncodedEdit { text: text(edit.words())?, example, edit, units })
         };
         Ok(Self {
             card: card.clone(),

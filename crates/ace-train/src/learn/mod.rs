@@ -7,17 +7,25 @@
 
 pub mod recipe;
 pub mod start;
+pub mod encoding;
 pub mod params;
 pub mod group;
+pub mod stages;
 pub mod trainer;
 pub mod autoencoder;
+pub mod times;
+pub mod emphasis;
 pub mod recompute;
 pub mod flow;
+pub mod validation;
 pub mod state;
+pub mod board;
 pub mod run;
 
 pub use group::{Alone, Group};
 pub use recipe::Recipe;
 pub use run::{Outcome, RunEvent, RunObserver, RunOptions, train, train_from, train_in};
+pub use stages::Stages;
 pub use start::Start;
 pub use trainer::StepReport;
+pub use validation::ValidationReport;

@@ -2,19 +2,25 @@
 
 use super::{
     autoencoder::AutoEncoderObjective,
+    emphasis::Emphasis,
     flow::{FlowObjective, TrainedNetworks},
-    group::{self, Alone, Group},
+    group::{self, Alone, Group, Share},
     params,
-    recipe::{NetworkName, Recipe},
+    recipe::{NetworkName, Recipe, ValidationRecipe},
+    stages::Stages,
     start::{self, Start},
-    state::{self, Checkpoint},
+    state::{self, Checkpoint, Damage, Kept, Standing},
     trainer::{Objective, StepReport, Trainer},
+    validation::{Validation, ValidationReport},
 };
 use crate::{
     Error,
     data::{
-        example::{Dataset, Example, Manifest},
+        Cache, Notice, Notices, OnBadExample, Supply,
+        example::{Dataset, Example},
+        files::Manifest,
         shapes::{Split, World, WorldTask},
+        skipping::Skipping,
     },
     error::{RecipeProblem, StateProblem},
     judge::preview::{self, Previews},
@@ -92,8 +98,41 @@ pub enum RunEvent {
         /// Parameters of the networks that learn, frozen ones included.
         parameters: usize,
     },
+    /// A checkpoint is passed over, for it is damaged.
+    Damaged {
+        /// Its folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// Steps done at the one that the run goes on from.
+        resumed_at: u64,
+    },
+    /// Where the time of a step went; its report follows.
+    Timed(Stages),
     /// A step is done.
     Step(StepReport),
+    /// An example cannot be used and is left out, as the recipe wants it.
+    Skipped {
+        /// Its line or file.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
+        /// Examples left out so far, this one included.
+        count: usize,
+    },
+    /// Something to know that does not stop the run, such as a file of the cache that cannot be read.
+    Note(String),
+    /// The loss on held-out examples was measured.
+    Validated(ValidationReport),
+    /// The loss on held-out examples has not become lower for long, and the run ends. What is written is of its best step.
+    StoppedEarly {
+        /// Steps done.
+        step: u64,
+        /// The best step.
+        best: u64,
+        /// The loss there.
+        validation: f32,
+    },
     /// A preview was written.
     Preview {
         /// Steps done.
@@ -160,8 +199,8 @@ pub fn train_from(
     train_in(&Alone, start, options, device, observer)
 }
 
-/// As [`train_from`], together with the other ranks of `group`, which were asked for the same. Rank 0 writes; the others tell
-/// their observers of steps alone. All stop if one observer wants to.
+/// As [`train_from`], together with the other ranks of `group`, which were asked for the same. Rank 0 writes. All stop if one
+/// observer wants to.
 ///
 /// # Errors
 /// As [`train`], on all ranks if it is so on one.
@@ -172,7 +211,11 @@ pub fn train_in(
     device: &Device,
     observer: RunObserver<'_>,
 ) -> Result<Outcome, Error> {
-    let run = Run::open(group, start, options, device)?;
+    let run = group::agree(group, Run::open(group, start, options, device))?;
+    // A recipe came from text and goes back to it.
+    group::same(group, "the recipe", || serde_json::to_vec(&run.recipe).unwrap_or_default())?;
+    group::same(group, "the newest checkpoint", || run.resumed_at().to_le_bytes().to_vec())?;
+    group::lead(group, || Ok(fs::create_dir_all(&options.out).map_err(ace_plus::Error::io(&options.out))?))?;
     if run.recipe.trains(NetworkName::AutoEncoder) { run.autoencoder(observer) } else { run.flow(observer) }
 }
 
@@ -185,7 +228,29 @@ struct Run<'a> {
     data: Box<dyn Dataset>,
     /// Where it goes on.
     checkpoint: Option<Checkpoint>,
+    /// Newer checkpoints that cannot be used.
+    damages: Vec<Damage>,
     device: &'a Device,
+    notices: Notices,
+}
+
+/// What is there before the transformer is.
+struct Prepared<'a> {
+    objective: FlowObjective<'a>,
+    validation: Option<Validation>,
+    /// Only where they are drawn.
+    previews: Option<Previews>,
+    /// Whether the encoders must go before the transformer comes.
+    is_large: bool,
+}
+
+impl From<Notice> for RunEvent {
+    fn from(notice: Notice) -> Self {
+        match notice {
+            Notice::Skipped { place, reason, count } => Self::Skipped { place: place.to_string(), reason, count },
+            Notice::Note(line) => Self::Note(line),
+        }
+    }
 }
 
 impl<'a> Run<'a> {
@@ -195,24 +260,29 @@ impl<'a> Run<'a> {
         options: &'a RunOptions,
         device: &'a Device,
     ) -> Result<Self, Error> {
-        let find = || {
-            let recipe = options.recipe()?;
-            let data = open_data(&recipe, &options.recipe)?;
-            let checkpoint = Checkpoint::newest(&options.out)?;
-            match &checkpoint {
-                Some(checkpoint) if options.resume => checkpoint.check(&recipe)?,
-                Some(checkpoint) => return Err(Error::state(&checkpoint.path, StateProblem::RunExists)),
-                None => {}
+        let recipe = options.recipe()?;
+        let problem = |problem| Error::recipe(&options.recipe, problem);
+        Emphasis::check(recipe.loss, start.card()).map_err(problem)?;
+        start.check_lora(&recipe, &options.recipe, device)?;
+        let data = open_data(&recipe, &options.recipe)?;
+        if let (Some(section), Some(of)) = (&recipe.validation, data.len().map(|len| len as u64)) {
+            if section.manifest.is_none() && section.examples >= of {
+                return Err(problem(RecipeProblem::NothingButHeldOut { examples: section.examples, of }));
             }
-            Ok(Self { group, start, options, recipe, data, checkpoint, device })
+        }
+        let (checkpoint, damages) = Checkpoint::newest(&options.out)?;
+        match &checkpoint {
+            Some(checkpoint) if options.resume => checkpoint.check(&recipe)?,
+            Some(checkpoint) => return Err(Error::state(&checkpoint.path, StateProblem::RunExists)),
+            None => {}
+        }
+        let notices = Notices::default();
+        // The transformer's examples may turn out bad when they are encoded; there it is the supply that skips.
+        let data = match (recipe.data.on_bad_example, recipe.trains(NetworkName::AutoEncoder)) {
+            (OnBadExample::Skip, true) => Box::new(Skipping::new(data, notices.clone())),
+            _ => data,
         };
-        let run = group::agree(group, find())?;
-        // A recipe came from text and goes back to it.
-        group::same(group, "the recipe", || serde_json::to_vec(&run.recipe).unwrap_or_default())?;
-        group::same(group, "the newest checkpoint", || run.resumed_at().to_le_bytes().to_vec())?;
-        let make = || Ok(fs::create_dir_all(&options.out).map_err(ace_plus::Error::io(&options.out))?);
-        group::lead(group, make)?;
-        Ok(run)
+        Ok(Self { group, start, options, recipe, data, checkpoint, damages, device, notices })
     }
 
     /// Whether this process writes what the run writes.
@@ -237,16 +307,24 @@ impl<'a> Run<'a> {
             model.encoder = model.encoder.no_grad();
         }
         let mut trainer = Trainer::new(model, &recipe.optimizer);
-        let mut objective = AutoEncoderObjective::new(recipe, self.data.as_ref(), card, &learning)?;
+        let objective = AutoEncoderObjective::new(recipe, self.data.as_ref(), card, &learning);
+        let mut objective = group::agree(self.group, objective)?;
         let examples = group::lead(self.group, || self.preview_examples())?.unwrap_or_default();
-        let stopped = self.turn(&mut trainer, &mut objective, observer, &mut |model: &AutoEncoder| {
-            let rows = examples.iter().map(|example| {
-                let planes = example.planes(&card.canvas)?;
-                let decode = |plane| pixels::download(model.decode(model.encode(pixels::upload(plane, self.device))));
-                Ok(planes.iter().flat_map(|plane| [plane.to_rgb(), decode(plane).to_rgb()]).collect())
-            });
-            Ok(preview::sheet(&rows.collect::<Result<Vec<Vec<_>>, Error>>()?))
-        })?;
+        let stopped = self.turn(
+            &mut trainer,
+            &mut objective,
+            observer,
+            &mut |model: &AutoEncoder| {
+                let rows = examples.iter().map(|example| {
+                    let planes = example.planes(&card.canvas)?;
+                    let decode =
+                        |plane| pixels::download(model.decode(model.encode(pixels::upload(plane, self.device))));
+                    Ok(planes.iter().flat_map(|plane| [plane.to_rgb(), decode(plane).to_rgb()]).collect())
+                });
+                Ok(preview::sheet(&rows.collect::<Result<Vec<Vec<_>>, Error>>()?))
+            },
+            &mut |_, _, _| Ok(None),
+        )?;
         if stopped {
             return Ok(Outcome::Stopped { step: trainer.step });
         }
@@ -278,108 +356,294 @@ impl<'a> Run<'a> {
 
     fn flow(&self, observer: RunObserver<'_>) -> Result<Outcome, Error> {
         let learning = self.device.clone().autodiff();
-        let (recipe, start) = (&self.recipe, self.start);
-        let dtype = start.flux_dtype(recipe);
-        let prepare = || {
-            let encoders = start.encoders(recipe, self.device)?;
-            let is_large = encoders.bytes() > start.encoder_budget;
-            let previews = match recipe.preview_every > 0 && self.leads() {
-                true => Some(Previews::new(&encoders, self.preview_examples()?)?),
-                false => None,
-            };
-            let objective = FlowObjective::new(recipe, self.data.as_ref(), encoders, dtype, &learning);
-            Ok((is_large, previews, objective))
+        let (recipe, start, group) = (&self.recipe, self.start, self.group);
+        let stopped = Ok(Outcome::Stopped { step: self.resumed_at() });
+        let prepared = group::agree(group, self.prepare(&learning, observer))?;
+        let go_on = group::all(group, Ok(prepared.is_some()))?;
+        let Some(Prepared { mut objective, validation, previews, is_large }) = prepared.filter(|_| go_on) else {
+            return stopped;
         };
-        let (is_large, previews, mut objective) = group::agree(self.group, prepare())?;
         // Without an end to the examples there is no encoding all of them.
         if objective.pool().is_some() && is_large {
-            let steps = self.resumed_at()..recipe.optimizer.steps;
-            let tell = &mut |done: u64, of: u64| observer(RunEvent::Encoding { done, of });
-            if !group::all(self.group, objective.encode_ahead(steps, tell))? {
-                return Ok(Outcome::Stopped { step: self.resumed_at() });
+            // Each rank encodes its share. Then it reads what the others have encoded.
+            let own = Some(Share::of(group)).filter(|share| *share != Share::ALL);
+            for share in own.into_iter().chain([Share::ALL]) {
+                let steps = self.resumed_at()..recipe.optimizer.steps;
+                let tell = &mut |done: u64, of: u64| self.tell(observer) & observer(RunEvent::Encoding { done, of });
+                if !group::all(group, objective.encode_ahead(steps, share, tell))? {
+                    return stopped;
+                }
             }
         }
-        let model = group::agree(self.group, start.trained(recipe, &learning))?;
-        let mut trainer = Trainer::new(model, &recipe.optimizer);
-        let stopped =
-            self.turn(&mut trainer, &mut objective, observer, &mut |model: &TrainedNetworks| match &previews {
-                Some(previews) => previews.draw(&model.flux, model.text(), dtype),
-                None => Ok(preview::sheet(&[])),
-            })?;
-        if stopped {
+        let mut trainer = Trainer::new(group::agree(group, start.trained(recipe, &learning))?, &recipe.optimizer);
+        let dtype = start.flux_dtype(recipe);
+        let mut draw = |model: &TrainedNetworks| match &previews {
+            Some(previews) => previews.draw(&model.flux, model.text(), dtype),
+            None => Ok(preview::sheet(&[])),
+        };
+        let mut measure = |objective: &FlowObjective<'_>, model: &TrainedNetworks, step| {
+            validation.as_ref().map(|validation| validation.measure(objective, model, step)).transpose()
+        };
+        if self.turn(&mut trainer, &mut objective, observer, &mut draw, &mut measure)? {
             return Ok(Outcome::Stopped { step: trainer.step });
         }
-        let weights = group::lead(self.group, || {
+        let weights = group::lead(group, || {
             start::write(&self.options.out, start.card(), recipe, &trainer.result(), &self.note())
         })?;
         Ok(Outcome::Finished { step: trainer.step, weights: weights.unwrap_or_default() })
     }
 
-    /// The examples that previews show.
-    fn preview_examples(&self) -> Result<Vec<Example>, Error> {
-        const ROWS: u64 = 6;
-        let rows = self.data.len().map_or(ROWS, |len| ROWS.min(len as u64));
-        (0..rows).map(|index| Ok(self.data.example(index)?)).collect()
+    /// What the transformer learns from, and all else that must be encoded before it is loaded. `None` if the observer stopped
+    /// it.
+    fn prepare(&self, learning: &Device, observer: RunObserver<'_>) -> Result<Option<Prepared<'_>>, Error> {
+        let (recipe, start) = (&self.recipe, self.start);
+        let is_large = start.encoder_bytes(recipe)? > start.encoder_budget;
+        let mut validation = None;
+        let held_out = match &recipe.validation {
+            Some(section) => Some((section, self.held_out(section)?)),
+            None => None,
+        };
+        let mut encode = |section, supply: &mut Supply<'_>, indices: &[u64]| {
+            let tell = &mut |done: u64, of: u64| {
+                self.tell(observer) & (!is_large || observer(RunEvent::Encoding { done, of }))
+            };
+            Validation::encode(section, recipe, supply, indices, tell)
+        };
+        if let Some((section, (Some(data), indices))) = &held_out {
+            validation = encode(section, &mut self.supply(data.as_ref())?, indices)?;
+            if validation.is_none() {
+                return Ok(None);
+            }
+        }
+        let mut supply = self.supply(self.data.as_ref())?;
+        if let Some((section, (None, indices))) = &held_out {
+            validation = encode(section, &mut supply, indices)?;
+            if validation.is_none() {
+                return Ok(None);
+            }
+        }
+        let previews = match recipe.preview_every > 0 && self.leads() {
+            false => None,
+            true => {
+                let (card, autoencoder) = (start.card(), supply.autoencoder()?.clone());
+                let text = &mut |words: &str| supply.text(words);
+                Some(Previews::of(card, &autoencoder, self.device, self.preview_examples()?, text)?)
+            }
+        };
+        let objective = FlowObjective::of(recipe, supply, start.flux_dtype(recipe), learning)?;
+        Ok(Some(Prepared { objective, validation, previews, is_large }))
     }
 
-    /// The loop: steps, log, previews, checkpoints. Answers whether an observer stopped it.
+    /// The examples of `data` as the transformer sees them: encoded once if there is an end to them.
+    fn supply<'b>(&'b self, data: &'b dyn Dataset) -> Result<Supply<'b>, Error> {
+        let (recipe, start) = (&self.recipe, self.start);
+        let supply = start.supply(recipe, data, self.device)?.on_bad(recipe.data.on_bad_example, self.notices.clone());
+        Ok(match supply.pool() {
+            Some(_) => supply.cached(Cache::new(self.cache_folder(), start.digests(recipe)?, self.notices.clone())),
+            None => supply,
+        })
+    }
+
+    /// The examples that validation measures on: a dataset of their own, or else a part of what is learned from.
+    fn held_out(&self, section: &ValidationRecipe) -> Result<(Option<Box<dyn Dataset>>, Vec<u64>), Error> {
+        if let Some(manifest) = &section.manifest {
+            let data = open_files(&self.recipe, beside(&self.options.recipe).join(manifest))?;
+            let count = data.len().map_or(section.examples, |len| section.examples.min(len as u64));
+            return Ok((Some(data), (0..count).collect()));
+        }
+        match self.data.len() {
+            Some(len) => Ok((None, (self.recipe.learned_of(len as u64)..len as u64).collect())),
+            None => {
+                let world = open_world(&self.recipe, &self.options.recipe, Split::HeldOut)?;
+                Ok((Some(Box::new(world)), (0..section.examples).collect()))
+            }
+        }
+    }
+
+    /// Which checkpoints stay.
+    fn kept(&self) -> Kept {
+        let section = &self.recipe.checkpoints;
+        let validation = self.recipe.validation.as_ref();
+        let stops = validation.is_some_and(|validation| validation.early_stop.is_some());
+        Kept { last: section.keep, best: stops || section.best.unwrap_or(validation.is_some()) }
+    }
+
+    /// The examples that previews show: the first that can be used.
+    fn preview_examples(&self) -> Result<Vec<Example>, Error> {
+        const ROWS: usize = 6;
+        let mut rows = Vec::new();
+        for index in 0..self.data.len().map_or(ROWS as u64, |len| len as u64) {
+            match self.data.example(index) {
+                Ok(example) => rows.push(example),
+                Err(_) if self.recipe.data.on_bad_example == OnBadExample::Skip => {}
+                Err(error) => return Err(error.into()),
+            }
+            if rows.len() == ROWS {
+                break;
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Where encoded examples are kept.
+    fn cache_folder(&self) -> PathBuf {
+        match &self.recipe.data.cache {
+            Some(folder) => self.options.recipe.parent().unwrap_or(Path::new("")).join(folder),
+            None => self.options.out.join("cache"),
+        }
+    }
+
+    /// Passes on what the data had to say; answers whether to go on.
+    fn tell(&self, observer: &mut dyn FnMut(RunEvent) -> bool) -> bool {
+        self.notices.take().into_iter().fold(true, |go_on, notice| go_on & observer(notice.into()))
+    }
+
+    /// The loop: steps, log, measurements, previews, checkpoints. Answers whether the observer stopped it.
     fn turn<O: Objective>(
         &self,
         trainer: &mut Trainer<O::Model>,
         objective: &mut O,
         observer: RunObserver<'_>,
         draw: &mut dyn FnMut(&O::Model) -> Result<RgbImage, Error>,
+        measure: &mut dyn FnMut(&O, &O::Model, u64) -> Result<Option<ValidationReport>, Error>,
     ) -> Result<bool, Error> {
         let (recipe, out, group) = (&self.recipe, &self.options.out, self.group);
+        let mut standing = Standing::default();
         if let Some(checkpoint) = &self.checkpoint {
-            group::agree(group, checkpoint.restore(trainer))?;
+            let restored = checkpoint.restore(trainer).and_then(|()| checkpoint.standing());
+            standing = group::agree(group, restored)?;
         }
         let mut log = group::lead(group, || Log::open(&out.join("log.jsonl"), trainer.step))?;
         let steps = recipe.optimizer.steps;
-        let learned = params::count_learned(&trainer.model);
-        let parameters = trainer.model.num_params();
-        let started = observer(RunEvent::Started {
+        let resumed_at = trainer.step;
+        let mut go_on = true;
+        for Damage { path, reason } in &self.damages {
+            go_on &= observer(RunEvent::Damaged { path: path.clone(), reason: reason.clone(), resumed_at });
+        }
+        go_on &= observer(RunEvent::Started {
             name: recipe.name.clone(),
             steps,
-            resumed_at: trainer.step,
-            learned,
-            parameters,
+            resumed_at,
+            learned: params::count_learned(&trainer.model),
+            parameters: trainer.model.num_params(),
         });
-        let mut go_on = group::all(group, Ok(started))?;
-        while go_on && trainer.step < steps {
-            let report = trainer.step_in(group, objective, self.options.workers)?;
+        go_on = group::all(group, Ok(go_on))?;
+        let mut losses = Mean::default();
+        while go_on && trainer.step < steps && !self.is_enough(&standing) {
+            let report = trainer.step_in(group, objective, self.options.workers);
+            let mut mine = self.tell(observer);
+            let report = report?;
             let step = report.step;
-            let is_due = |every: u64| step.is_multiple_of(every) || step == steps;
+            losses.add(report.loss);
+            standing.score = None;
+            // What a rank does alone, and may fail in alone.
             let tell = || {
-                if let Some(log) = log.as_mut().filter(|_| is_due(recipe.log_every)) {
+                if let Some(log) = log.as_mut().filter(|_| step.is_multiple_of(recipe.log_every) || step == steps) {
                     log.write(&report)?;
                 }
-                let mut go_on = observer(RunEvent::Step(report));
-                if self.leads() && recipe.preview_every > 0 && is_due(recipe.preview_every) {
+                mine &= observer(RunEvent::Timed(trainer.stages));
+                mine &= observer(RunEvent::Step(report));
+                if recipe.validation.as_ref().is_some_and(|section| step.is_multiple_of(section.every) || step == steps)
+                    && let Some(report) = measure(objective, &trainer.result(), step)?
+                {
+                    self.compare(&mut standing, &report);
+                    log.as_mut().map_or(Ok(()), |log| log.write(&report))?;
+                    mine &= observer(RunEvent::Validated(report));
+                }
+                if self.leads()
+                    && recipe.preview_every > 0
+                    && (step.is_multiple_of(recipe.preview_every) || step == steps)
+                {
                     let path = out.join(format!("preview-{step:06}.png"));
                     let picture = draw(&trainer.result())?;
                     ace_plus::picture::write_png(&path, &picture)?;
-                    go_on &= observer(RunEvent::Preview { step, path });
+                    mine &= observer(RunEvent::Preview { step, path });
                 }
-                Ok(go_on)
+                Ok(mine)
             };
             go_on = group::all(group, tell())?;
-            if is_due(recipe.save_every) || !go_on {
+            // The best one can be kept only if it was written.
+            let is_best = standing.score.is_some() && standing.since == 0;
+            let is_last = step == steps || self.is_enough(&standing);
+            if step.is_multiple_of(recipe.save_every) || is_best || is_last || !go_on {
+                if recipe.validation.is_none() {
+                    standing.score = std::mem::take(&mut losses).value();
+                }
                 group::same(group, "what was learned", || params::fingerprint(&trainer.model).to_le_bytes().to_vec())?;
-                let saved = group::lead(group, || state::save(out, trainer, recipe))?;
-                let wanted = saved.is_none_or(|path| observer(RunEvent::Saved { step, path }));
-                go_on &= group::all(group, Ok(wanted))?;
+                let saved = group::lead(group, || state::save(out, trainer, recipe, standing, self.kept()))?;
+                let mine = saved.is_none_or(|path| observer(RunEvent::Saved { step, path }));
+                go_on &= group::all(group, Ok(mine))?;
             }
+        }
+        if self.is_enough(&standing) {
+            if let Some((best, validation)) = group::agree(group, Checkpoint::best(out))? {
+                observer(RunEvent::StoppedEarly { step: trainer.step, best: best.step, validation });
+                group::agree(group, best.restore(trainer))?;
+            }
+            return Ok(false);
         }
         Ok(trainer.step < steps)
     }
+
+    /// Whether the loss on held-out examples has not become lower for long.
+    fn is_enough(&self, standing: &Standing) -> bool {
+        let section = self.recipe.validation.as_ref().and_then(|section| section.early_stop);
+        section.is_some_and(|stop| standing.since >= stop.patience)
+    }
+
+    /// Takes a measurement in.
+    fn compare(&self, standing: &mut Standing, report: &ValidationReport) {
+        let section = self.recipe.validation.as_ref().and_then(|section| section.early_stop);
+        let min_delta = section.map_or(0.0, |stop| stop.min_delta);
+        standing.score = Some(report.validation);
+        match standing.best {
+            Some(best) if report.validation >= best - min_delta => standing.since += 1,
+            _ => (standing.best, standing.since) = (Some(report.validation), 0),
+        }
+    }
+}
+
+/// A mean of losses.
+#[derive(Default)]
+struct Mean {
+    sum: f64,
+    count: u32,
+}
+
+impl Mean {
+    fn add(&mut self, value: f32) {
+        self.sum += f64::from(value);
+        self.count += 1;
+    }
+
+    fn value(self) -> Option<f32> {
+        (self.count > 0).then(|| (self.sum / f64::from(self.count)) as f32)
+    }
+}
+
+/// The folder that a recipe's paths start from.
+fn beside(recipe: &Path) -> &Path {
+    recipe.parent().unwrap_or(Path::new(""))
 }
 
 /// The world or the manifest that the recipe at `path` names.
 fn open_data(recipe: &Recipe, path: &Path) -> Result<Box<dyn Dataset>, Error> {
-    if let Some(manifest) = &recipe.data.manifest {
-        return Ok(Box::new(Manifest::open(path.parent().unwrap_or(Path::new("")).join(manifest))?));
+    match &recipe.data.manifest {
+        Some(manifest) => open_files(recipe, beside(path).join(manifest)),
+        None => Ok(Box::new(open_world(recipe, path, Split::Train)?)),
     }
+}
+
+/// Examples in files, as the recipe wants bad ones.
+fn open_files(recipe: &Recipe, path: PathBuf) -> Result<Box<dyn Dataset>, Error> {
+    Ok(Box::new(match recipe.data.on_bad_example {
+        OnBadExample::Stop => Manifest::open(path)?,
+        OnBadExample::Skip => Manifest::open_with_bad(path)?,
+    }))
+}
+
+/// The world that the recipe at `path` names.
+fn open_world(recipe: &Recipe, path: &Path, split: Split) -> Result<World, Error> {
     let tasks = match recipe.data.tasks.is_empty() {
         true => WorldTask::ALL.to_vec(),
         false => {
@@ -392,13 +656,16 @@ fn open_data(recipe: &Recipe, path: &Path) -> Result<Box<dyn Dataset>, Error> {
             recipe.data.tasks.iter().map(find).collect::<Result<Vec<_>, _>>()?
         }
     };
-    Ok(Box::new(World::new(recipe.data.world.unwrap_or_default(), &tasks, Split::Train)?))
+    Ok(World::new(recipe.data.world.unwrap_or_default(), &tasks, split)?)
 }
 
-/// JSON lines, one per logged step. A resumed run removes the lines of steps after its checkpoint.
+/// JSON lines, one per logged step ([`StepReport`]) or measurement ([`ValidationReport`]). A resumed run removes the lines of
+/// steps after its checkpoint.
 struct Log {
     path: PathBuf,
     file: fs::File,
+    /// Bytes of whole lines.
+    len: u64,
 }
 
 impl Log {
@@ -406,19 +673,29 @@ impl Log {
         let io = || ace_plus::Error::io(path);
         let kept: String = match fs::read_to_string(path) {
             Ok(text) if step > 0 => {
-                let is_past =
-                    |line: &&str| serde_json::from_str::<StepReport>(line).is_ok_and(|line| line.step <= step);
+                let is_past = |line: &&str| {
+                    let line = serde_json::from_str::<serde_json::Value>(line);
+                    line.is_ok_and(|line| line["step"].as_u64().is_some_and(|line| line <= step))
+                };
                 text.lines().filter(is_past).flat_map(|line| [line, "\n"]).collect()
             }
             _ => String::new(),
         };
         ace_weights::replace::write(path, kept.as_bytes())?;
         let file = fs::OpenOptions::new().append(true).open(path).map_err(io())?;
-        Ok(Self { path: path.to_owned(), file })
+        Ok(Self { path: path.to_owned(), file, len: kept.len() as u64 })
     }
 
-    fn write(&mut self, report: &StepReport) -> Result<(), Error> {
-        let line = serde_json::to_string(report).unwrap_or_default(); // plain numbers always serialize
-        Ok(writeln!(self.file, "{line}").map_err(ace_plus::Error::io(&self.path))?)
+    fn write(&mut self, report: &impl serde::Serialize) -> Result<(), Error> {
+        let line = serde_json::to_string(report).unwrap_or_default() + "\n"; // plain numbers always serialize
+        match self.file.write_all(line.as_bytes()) {
+            Ok(()) => self.len += line.len() as u64,
+            Err(source) => {
+                // Half a line says nothing. If that cannot be undone either, the first error is the one that matters.
+                let _ = self.file.set_len(self.len);
+                return Err(ace_plus::Error::io(&self.path)(source).into());
+            }
+        }
+        Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use super::{
     flow::TrainedNetworks,
     params,
-    recipe::{NetworkName, Recipe},
+    recipe::{LoraRecipe, NetworkName, Recipe, Spelling},
 };
 use crate::{
     Error,
@@ -20,7 +20,10 @@ use ace_nn::{
 use ace_plus::{Card, Model, model::Component, text::Tokenizers};
 use ace_weights::{Network, WeightFile, adapter};
 use burn::{module::Module, prelude::*, tensor::FloatDType};
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 /// Where a run starts: a model, and the numbers in which its frozen networks are held.
 ///
@@ -185,21 +188,39 @@ impl Start {
                 adapter::attach(&mut flux, &source.open()?, weight, device)?;
             }
         }
+        if let Some((lora, from)) = recipe.lora.as_ref().and_then(|lora| Some((lora, lora.from.as_ref()?))) {
+            if lora.fuse {
+                // As a frozen branch: the sum is the same, and a packed base stays packed.
+                adapter::attach(&mut flux, &WeightFile::open(from)?, 1.0, device)?;
+            }
+        }
         if is_frozen {
             flux = flux.no_grad();
         } else {
             flux.for_each_linear(&mut |_, linear| linear.lora = std::mem::take(&mut linear.lora).no_grad());
         }
         if let Some(lora) = &recipe.lora {
-            let scale = lora.alpha / lora.rank as f64;
-            flux.for_each_linear(&mut |path, linear| {
-                if is_adapted(path) {
-                    let branch = LoraBranch::new(linear.features(), lora.rank, scale, device);
-                    linear.lora.push(params::initialize(branch, &format!("lora.{path}"), recipe.seed, device));
-                }
-            });
+            branch_out(&mut flux, lora, recipe.seed, device)?;
         }
         Ok(flux)
+    }
+
+    /// Whether the recipe's branches fit the card's transformer, before anything large is read.
+    ///
+    /// # Errors
+    /// If a pattern is of no layer, or the LoRA to start from cannot be read or does not fit.
+    pub fn check_lora(&self, recipe: &Recipe, path: &Path, device: &Device) -> Result<(), Error> {
+        let Some(lora) = &recipe.lora else { return Ok(()) };
+        // Nothing is allocated before a parameter is asked for.
+        let mut flux = self.card().flux.init(device);
+        let mut layers = Vec::new();
+        flux.for_each_linear(&mut |path, _| layers.push(path.to_owned()));
+        lora.check_names(&layers).map_err(|problem| Error::recipe(path, problem))?;
+        match &lora.from {
+            Some(from) if lora.fuse => Ok(adapter::check(&mut flux, &WeightFile::open(from)?)?),
+            Some(from) => go_on_from(&mut flux, lora, from, device),
+            None => Ok(()),
+        }
     }
 
     /// The numbers in which the transformer computes.
@@ -216,7 +237,7 @@ impl Start {
         recipe.trains(NetworkName::Flux) && recipe.lora.is_none()
     }
 
-    fn check_dtype(&self, device: &Device) -> Result<(), Error> {
+    pub(super) fn check_dtype(&self, device: &Device) -> Result<(), Error> {
         let dtype = self.model.holds_in();
         if device.supports_dtype(dtype) { Ok(()) } else { Err(Error::Dtype { dtype }) }
     }
@@ -231,13 +252,64 @@ impl Start {
 }
 
 /// Whether a text encoder learns: then both belong to the networks that are trained.
-fn trains_text(recipe: &Recipe) -> bool {
+pub(super) fn trains_text(recipe: &Recipe) -> bool {
     recipe.trains(NetworkName::T5) || recipe.trains(NetworkName::Clip)
 }
 
-/// Whether a layer gets a branch. The released adapters have one for every linear layer of the blocks.
-fn is_adapted(path: &str) -> bool {
-    path.contains("_blocks.")
+/// Gives layers the branches that learn: those of the LoRA to start from, fresh ones elsewhere.
+fn branch_out(flux: &mut Flux, lora: &LoraRecipe, seed: u64, device: &Device) -> Result<(), Error> {
+    let frozen = count_branches(flux);
+    if let Some(from) = lora.from.as_ref().filter(|_| !lora.fuse) {
+        go_on_from(flux, lora, from, device)?;
+    }
+    flux.for_each_linear(&mut |path, linear| {
+        let Some((rank, scale)) = lora.branch(path) else { return };
+        if linear.lora.len() == frozen[path] {
+            let branch = LoraBranch::new(linear.features(), rank, scale, device);
+            linear.lora.push(params::initialize(branch, &format!("lora.{path}"), seed, device));
+        }
+    });
+    Ok(())
+}
+
+/// How many branches every layer has.
+fn count_branches(flux: &mut Flux) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    flux.for_each_linear(&mut |path, linear| {
+        counts.insert(path.to_owned(), linear.lora.len());
+    });
+    counts
+}
+
+/// Adds the branches of a LoRA file, which are to go on learning.
+///
+/// # Errors
+/// If it has a branch where the recipe wants none, one of another rank, or more than branches.
+fn go_on_from(flux: &mut Flux, lora: &LoraRecipe, from: &Path, device: &Device) -> Result<(), Error> {
+    let before = count_branches(flux);
+    let report = adapter::attach(flux, &WeightFile::open(from)?, 1.0, device)?;
+    let mut problem = (report.parameters > 0).then(|| {
+        format!(
+            "it also changes {} weights, biases or norms, which do not learn; fuse = true takes it",
+            report.parameters
+        )
+    });
+    flux.for_each_linear(&mut |path, linear| {
+        let Some(branch) = linear.lora.get(before[path]) else { return };
+        let [rank, _] = branch.lora_a.dims();
+        // Queries, keys and values of other spellings stand below each other.
+        let is_fused = path.ends_with("qkv") || path.ends_with("linear1");
+        let found = match lora.branch(path) {
+            None => Some(format!("it has a branch for {path}, which gets none here")),
+            Some((wanted, _)) if rank == wanted || is_fused && rank.is_multiple_of(wanted) => None,
+            Some((wanted, _)) => Some(format!("its branch for {path} has rank {rank}, not {wanted}")),
+        };
+        problem = problem.take().or(found);
+    });
+    match problem {
+        Some(reason) => Err(Error::recipe(from, RecipeProblem::OtherLora { reason })),
+        None => Ok(()),
+    }
 }
 
 /// A card and its folder.
@@ -283,7 +355,7 @@ pub fn widen(mut flux: Flux, from: &FluxConfig, to: &FluxConfig) -> Result<Flux,
         _ if new == old + latent => 2 * latent,
         _ => return Err(Error::Widening { from: old, to: new }),
     };
-    let weight = flux.img_in.weight.val();
+    let (id, weight) = (flux.img_in.weight.id().unwrap_or_default(), flux.img_in.weight.val());
     let is_autodiff = weight.device().is_autodiff();
     // A parameter is a leaf: the columns are put together outside the graph.
     let weight = if is_autodiff { weight.inner() } else { weight };
@@ -294,12 +366,12 @@ pub fn widen(mut flux: Flux, from: &FluxConfig, to: &FluxConfig) -> Result<Flux,
         0 => vec![head, gap],
         rest => vec![head, gap, weight.narrow(1, keep, rest)],
     };
-    flux.img_in.weight = params::learned_param(flux.img_in.weight.id, Tensor::cat(parts, 1), is_autodiff);
+    flux.img_in.weight = params::learned_param(id, Tensor::cat(parts, 1), is_autodiff).into();
     Ok(flux)
 }
 
-/// Writes what a run on transformer and text encoders learned: the new LoRA as `<recipe's name>.safetensors`, or whole
-/// networks under the names that the card has for them.
+/// Writes what a run on transformer and text encoders learned: the new LoRA as `<recipe's name>.safetensors` and in the
+/// other spellings that the recipe asks for, or whole networks under the names that the card has for them.
 ///
 /// # Errors
 /// If the folder cannot be written.
@@ -310,10 +382,20 @@ pub fn write(
     model: &TrainedNetworks,
     note: &str,
 ) -> Result<Vec<PathBuf>, Error> {
-    if recipe.lora.is_some() {
-        let path = folder.join(format!("{}.safetensors", recipe.name));
-        adapter::write(&path, &with_new_branches(&model.flux), &[("made_by", note)])?;
-        return Ok(vec![path]);
+    if let Some(lora) = &recipe.lora {
+        let flux = with_new_branches(&model.flux, lora);
+        let mut written = Vec::new();
+        for spelling in lora.spellings() {
+            let (ending, spelling) = match spelling {
+                Spelling::Kohya => (".safetensors", adapter::Spelling::Kohya),
+                Spelling::Diffusers => ("-diffusers.safetensors", adapter::Spelling::Diffusers),
+                Spelling::Peft => ("-peft", adapter::Spelling::Peft),
+            };
+            let path = folder.join(format!("{}{ending}", recipe.name));
+            adapter::write_as(&path, &flux, spelling, &[("made_by", note)])?;
+            written.push(path);
+        }
+        return Ok(written);
     }
     let files = &card.weights;
     let mut written = Vec::new();
@@ -347,10 +429,10 @@ pub fn write_network<M: Module>(
 }
 
 /// The transformer with the branches alone that were learned: the last of every layer that has one.
-fn with_new_branches(flux: &Flux) -> Flux {
+fn with_new_branches(flux: &Flux, lora: &LoraRecipe) -> Flux {
     let mut flux = flux.clone();
     flux.for_each_linear(&mut |path, linear| {
-        let older = linear.lora.len() - usize::from(is_adapted(path) && !linear.lora.is_empty());
+        let older = linear.lora.len() - usize::from(lora.branch(path).is_some() && !linear.lora.is_empty());
         linear.lora.drain(..older);
     });
     flux

@@ -5,6 +5,7 @@ use super::{
     group::{self, Alone, Group, Share},
     params::{self, Ema},
     recipe::OptimizerRecipe,
+    stages::Stages,
 };
 use crate::Error;
 use burn::{
@@ -19,6 +20,7 @@ use std::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 /// What is learned: the loss of every micro-batch of every step. It depends on seed and step alone.
@@ -90,6 +92,8 @@ pub struct Trainer<M: Module> {
     pub ema: Option<Ema>,
     /// Steps done.
     pub step: u64,
+    /// Where the time of the last step went.
+    pub stages: Stages,
     recipe: OptimizerRecipe,
 }
 
@@ -99,7 +103,7 @@ impl<M: Module + Sync> Trainer<M> {
         let model = params::stable_ids(model);
         let optimizer = AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(recipe.weight_decay as f32).init();
         let ema = recipe.ema.map(|decay| Ema::new(&model, decay));
-        Self { model, optimizer, ema, step: 0, recipe: recipe.clone() }
+        Self { model, optimizer, ema, step: 0, stages: Stages::default(), recipe: recipe.clone() }
     }
 
     /// One optimizer step of a process that is alone. `workers` threads measure micro-batches at the same time. Their
@@ -122,16 +126,22 @@ impl<M: Module + Sync> Trainer<M> {
         objective: &mut O,
         workers: usize,
     ) -> Result<StepReport, Error> {
+        let mut stages = Stages::default();
+        let begin = Instant::now();
         let micro_batches = objective.share_of(self.step, Share::of(group));
-        let measured = micro_batches.map(|micro_batches| measure(&self.model, objective, micro_batches, workers));
+        stages.data = begin.elapsed();
+        let measured = micro_batches.map(|some| measure(&self.model, objective, some, workers, &mut stages));
+        let begin = Instant::now();
         let group::Sum { loss, figures, grads } = group::sum(group, self.recipe.reduce, &self.model, measured)?;
-        let loss = loss as f32;
+        let (step, loss) = (self.step + 1, loss as f32);
+        // The sums are the same on all ranks, and so is this.
+        let diverged = |what, value| group::agree(group, Err(Error::Diverged { step, what, value }));
         if !loss.is_finite() {
-            return Err(Error::Diverged { step: self.step + 1, what: "loss", value: loss });
+            return diverged("loss", loss);
         }
         let (grads, grad_norm) = params::clip_global_norm(&self.model, grads, self.recipe.clip_norm);
         if !grad_norm.is_finite() {
-            return Err(Error::Diverged { step: self.step + 1, what: "gradient norm", value: grad_norm });
+            return diverged("gradient norm", grad_norm);
         }
         let learning_rate = self.recipe.learning_rate_at(self.step);
         self.model = self.optimizer.step(learning_rate, self.model.clone(), grads);
@@ -144,6 +154,8 @@ impl<M: Module + Sync> Trainer<M> {
             .filter(|(_, (_, weight))| *weight > 0.0)
             .map(|(name, (value, weight))| (name, value / weight))
             .collect();
+        stages.optimizer = begin.elapsed();
+        self.stages = stages;
         Ok(StepReport { step: self.step, loss, grad_norm, learning_rate, figures })
     }
 
@@ -163,7 +175,9 @@ fn measure<O: Objective>(
     objective: &O,
     micro_batches: Vec<O::MicroBatch>,
     workers: usize,
+    stages: &mut Stages,
 ) -> Vec<Measured> {
+    let begin = Instant::now();
     let micro_batches: Vec<_> = micro_batches.into_iter().map(|one| Mutex::new(Some(one))).collect();
     let results: Vec<_> = micro_batches.iter().map(|_| Mutex::new(None)).collect();
     let next = AtomicUsize::new(0);
@@ -173,7 +187,10 @@ fn measure<O: Objective>(
             let Some(slot) = micro_batches.get(index) else { break };
             // Only the thread that took this number looks into the slot: it is neither locked nor empty.
             if let (Some(micro_batch), Ok(mut result)) = (take(slot), results[index].lock()) {
-                *result = Some(objective.measure(model, micro_batch));
+                let begin = Instant::now();
+                let measured = objective.measure(model, micro_batch);
+                let forward = measured.known_at.saturating_duration_since(begin);
+                *result = Some((measured, forward, begin.elapsed().saturating_sub(forward)));
             }
         }
     };
@@ -183,7 +200,11 @@ fn measure<O: Objective>(
         }
         work();
     });
-    results.iter().filter_map(take).collect()
+    let results: Vec<(Measured, Duration, Duration)> = results.iter().filter_map(take).collect();
+    let forward = results.iter().map(|(_, forward, _)| *forward).sum();
+    let backward = results.iter().map(|(_, _, backward)| *backward).sum();
+    stages.measured(begin, forward, backward);
+    results.into_iter().map(|(measured, ..)| measured).collect()
 }
 
 fn take<T>(slot: &Mutex<Option<T>>) -> Option<T> {
@@ -198,6 +219,8 @@ pub struct Measured {
     pub grads: GradientsParams,
     /// As [`Loss::figures`].
     pub figures: Vec<(&'static str, f32, f32)>,
+    /// When the loss was known, and the way back began.
+    pub known_at: Instant,
 }
 
 impl Measured {
@@ -205,11 +228,13 @@ impl Measured {
     pub fn of<M: Module>(loss: Loss, model: &M) -> Self {
         // Read before the graph is consumed.
         let value = f64::from(loss.value.clone().inner().into_scalar::<f32>());
+        let known_at = Instant::now();
         let mut grads = (loss.value.cast(DType::F32) * loss.weight).backward();
         Self {
             loss: value * loss.weight,
             grads: GradientsParams::from_module(&mut grads, model),
             figures: loss.figures,
+            known_at,
         }
     }
 }

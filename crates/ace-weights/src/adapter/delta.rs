@@ -63,6 +63,11 @@ impl Delta {
         usize::from(self.weight.is_some()) + usize::from(self.bias.is_some() || self.value.is_some())
     }
 
+    /// Whether a layer's matrix changes.
+    pub fn changes_weight(&self) -> bool {
+        self.weight.is_some()
+    }
+
     /// Changes a linear layer.
     pub fn change(self, linear: &mut Linear) {
         linear.lora.extend(self.branch);

@@ -13,6 +13,7 @@ use ace_nn::{
     autoencoder::{AutoEncoder, AutoEncoderConfig},
     clip::{Clip, ClipConfig},
     flux::{Flux, FluxConfig},
+    lora::Linears,
     t5::{T5, T5Config},
 };
 use burn::{module::Module, prelude::*, tensor::FloatDType};
@@ -298,9 +299,16 @@ impl WeightFile {
         self.network(Network::Clip, config.init(device), dtype, device)
     }
 
-    fn network<M: Module>(&self, network: Network, module: M, dtype: Option<FloatDType>, device: &Device) -> Result<M> {
+    fn network<M: Module + Linears>(
+        &self,
+        network: Network,
+        module: M,
+        dtype: Option<FloatDType>,
+        device: &Device,
+    ) -> Result<M> {
         let found = self.find(network)?;
-        self.load(module, &found.keys, &found.prefix, dtype, device)
+        let origins = self.origins(&module, &found.keys, &found.prefix)?;
+        self.load_network(module, &origins, dtype, false, device)
     }
 
     /// Every network of which there is something in the file.

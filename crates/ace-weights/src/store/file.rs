@@ -4,7 +4,8 @@ use super::{
     header::{Header, Unique},
     stored::Stored,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, quantize::Matrices};
+use ace_nn::weight::Packing;
 use burn::prelude::*;
 use std::{
     borrow::Cow,
@@ -36,8 +37,8 @@ pub struct WeightFile {
     path: PathBuf,
     parts: Vec<Part>,
     tensors: BTreeMap<String, Entry>,
-    /// Whether weights that burn can compute with as they are stay so.
-    quantized: bool,
+    /// What becomes of the matrices of linear layers.
+    matrices: Matrices,
 }
 
 /// One file.
@@ -119,16 +120,23 @@ impl WeightFile {
         if is_index { Self::sharded(&file) } else { Self::of(&file, vec![(file.clone(), map(&file)?)]) }
     }
 
-    /// Leaves the matrices of linear layers as they are stored where burn has the same type, GGUF's `Q8_0`: 9 bits a
-    /// number on the device instead of 16 or 32, and widened anew whenever they are used.
+    /// Leaves the matrices of linear layers as they are stored where networks can hold them so, GGUF's `Q8_0` and `Q4_0`: 8.5
+    /// and 4.5 bits a number on the device instead of 16 or 32, and widened anew whenever they are used.
     pub fn quantized(mut self) -> Self {
-        self.quantized = true;
+        self.matrices = Matrices::AsStored;
         self
     }
 
-    /// Whether weights stay quantized.
-    pub(crate) fn stays_quantized(&self) -> bool {
-        self.quantized
+    /// Packs the matrices of a network's blocks when they are read, unless the file has them packed so already. Other
+    /// matrices and the rest of the network are widened.
+    pub fn packed(mut self, packing: Packing) -> Self {
+        self.matrices = Matrices::Packed(packing);
+        self
+    }
+
+    /// What becomes of the matrices of linear layers.
+    pub(crate) fn matrices(&self) -> Matrices {
+        self.matrices
     }
 
     /// A file that is already in memory, such as one built into a program; `name` stands for its path in errors.
@@ -178,7 +186,8 @@ impl WeightFile {
     }
 
     fn of(path: &Path, files: Vec<(PathBuf, Bytes)>) -> Result<Self> {
-        let mut weights = Self { path: path.to_owned(), parts: Vec::new(), tensors: BTreeMap::new(), quantized: false };
+        let mut weights =
+            Self { path: path.to_owned(), parts: Vec::new(), tensors: BTreeMap::new(), matrices: Matrices::Wide };
         for (file, bytes) in files {
             let Header { tensors, metadata, is_gguf } = Header::of(&file, &bytes)?;
             for (key, declared) in tensors {

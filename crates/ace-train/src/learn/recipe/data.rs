@@ -1,9 +1,10 @@
 //! `[data]`: what to learn from.
 
+use crate::data::OnBadExample;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// What to learn from: the procedural world or a manifest.
+/// What to learn from: the procedural world, or examples on disk.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataRecipe {
@@ -13,11 +14,27 @@ pub struct DataRecipe {
     /// Tasks of the world; all of them if empty.
     #[serde(default)]
     pub tasks: Vec<String>,
-    /// JSON-lines manifest, relative to the recipe.
+    /// Examples on disk, relative to the recipe: JSON lines, a folder of pictures with captions, a folder of pairs, or an
+    /// ACE++ list (see [`data::files`](crate::data::files)).
     #[serde(default)]
     pub manifest: Option<PathBuf>,
     /// How many distinct examples are drawn from; all of a manifest if absent. Every one that is drawn is encoded once and
-    /// kept in memory. On the world without a pool, no example is drawn twice, and none is kept.
+    /// kept. On the world without a pool, no example is drawn twice, and none is kept.
     #[serde(default)]
     pub pool: Option<u64>,
+    /// Folder in which encoded examples are kept for the next run, relative to the recipe; `cache` in the run's own folder
+    /// if absent. Several runs may share one.
+    #[serde(default)]
+    pub cache: Option<PathBuf>,
+    /// What happens to an example that cannot be used: `stop`, or `skip`.
+    #[serde(default)]
+    pub on_bad_example: OnBadExample,
+}
+
+impl DataRecipe {
+    /// The part of it that decides what is learned: where encoded examples are kept does not, nor does what would happen to
+    /// bad ones.
+    pub(in crate::learn) fn deciding(&self) -> Self {
+        Self { cache: None, on_bad_example: OnBadExample::default(), ..self.clone() }
+    }
 }

@@ -1,0 +1,129 @@
+use super::{NF4, PackedMatrix, Packing};
+use crate::testing::{device, random};
+use burn::{
+    prelude::*,
+    tensor::{DType, FloatDType},
+};
+
+/// A matrix of normal numbers, packed and before.
+fn matrix(packing: Packing, shape: [usize; 2]) -> (PackedMatrix, Tensor<2>) {
+    let values = random(shape, 5);
+    (packed(packing, values.clone()), values)
+}
+
+fn packed(packing: Packing, values: Tensor<2>) -> PackedMatrix {
+    let shape = values.dims();
+    PackedMatrix::pack(packing, shape, &values.into_data().try_to_vec::<f32>().expect("f32"), &device())
+}
+
+fn largest(values: Tensor<2>) -> f32 {
+    values.abs().max().into_scalar::<f32>()
+}
+
+#[test]
+fn packed_numbers_are_near_what_they_were() {
+    // Half a step of a block's scale: of 127 numbers on each side, of 8, of the widest gap of NF4's table.
+    for (packing, step) in [(Packing::Q8_0, 0.51 / 127.0), (Packing::Q4_0, 1.01 / 8.0), (Packing::Nf4, 0.153)] {
+        let (packed, values) = matrix(packing, [6, 128]);
+        assert_eq!(packed.shape(), [6, 128]);
+        let error = largest(packed.widen(FloatDType::F32) - values.clone());
+        let bound = step * largest(values);
+        assert!(error > 0.0 && error < bound, "{packing:?}: {error} of {bound}");
+    }
+}
+
+#[test]
+fn every_way_to_widen_gives_the_same_numbers() {
+    for packing in Packing::ALL {
+        for shape in [[1, 64], [5, 192], [70, 256]] {
+            let (packed, _) = matrix(packing, shape);
+            for dtype in [FloatDType::F32, FloatDType::BF16, FloatDType::F16] {
+                let plain = packed.widen_plainly(dtype);
+                assert_eq!(packed.widen(dtype).into_data(), plain.into_data(), "{packing:?} {shape:?} {dtype:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn blocks_of_gguf_are_read_as_ggml_reads_them() {
+    // A block of Q4_0 with scale 0.5: byte i holds number i in its lower half and number i + 16 in its upper.
+    let bytes: Vec<u8> = (0..16).map(|i| i | (15 - i) << 4).collect();
+    let words: Vec<i32> = bytes.as_chunks().0.iter().map(|bytes| i32::from_le_bytes(*bytes)).collect();
+    let matrix = |words, packing| PackedMatrix::new(packing, [1, 32], words, vec![0.5], &device());
+    let expected: Vec<f32> = (0..16).map(|i| i as f32).chain((0..16).map(|i| 15.0 - i as f32)).collect();
+    let values = matrix(words, Packing::Q4_0).widen(FloatDType::F32).into_data().try_to_vec::<f32>().expect("f32");
+    assert_eq!(values, expected.iter().map(|q| 0.5 * (q - 8.0)).collect::<Vec<_>>());
+    // Q8_0: bytes with a sign.
+    let words: Vec<i32> =
+        (0..8).map(|i| i32::from_le_bytes([4 * i as i8, -1, 127, -128].map(i8::cast_unsigned))).collect();
+    let values = matrix(words, Packing::Q8_0).widen(FloatDType::F32).into_data().try_to_vec::<f32>().expect("f32");
+    assert_eq!(&values[4..8], &[2.0, -0.5, 63.5, -64.0]);
+}
+
+#[test]
+fn nf4_keeps_its_own_numbers_and_rounds_to_the_nearest() {
+    // A block that holds the table four times, with 3 as its largest magnitude.
+    let values: Vec<f32> = NF4.iter().cycle().take(64).map(|value| value * 3.0).collect();
+    let matrix = packed(Packing::Nf4, Tensor::from_data(TensorData::new(values.clone(), [1, 64]), &device()));
+    assert_eq!(matrix.widen(FloatDType::F32).into_data().try_to_vec::<f32>().expect("f32"), values);
+    // The upper half of a byte comes first, as bitsandbytes packs: 0 and 1, 2 and 3.
+    assert_eq!(matrix.words.into_data().try_to_vec::<i32>().expect("i32")[0].to_le_bytes()[..2], [0x01, 0x23]);
+    let nearest = |value: f32| (0..16).min_by(|a, b| (NF4[*a] - value).abs().total_cmp(&(NF4[*b] - value).abs()));
+    let values: Vec<f32> = (0..64).map(|i| i as f32 / 31.5 - 1.0).collect();
+    let (words, scales) = Packing::Nf4.pack(&values);
+    assert_eq!(scales, [1.0]);
+    for (i, value) in values.iter().enumerate() {
+        let code = words[i / 8].to_le_bytes()[i % 8 / 2] >> (if i % 2 == 0 { 4 } else { 0 }) & 15;
+        assert_eq!(Some(usize::from(code)), nearest(*value), "{value}");
+    }
+}
+
+#[test]
+fn a_block_of_zeros_stays_one() {
+    for packing in Packing::ALL {
+        let matrix = packed(packing, Tensor::zeros([2, 64], &device()));
+        assert_eq!(largest(matrix.widen(FloatDType::F32)), 0.0, "{packing:?}");
+    }
+}
+
+#[test]
+fn products_and_their_gradients_are_those_of_the_wide_matrix() {
+    let learning = device().autodiff();
+    for packing in Packing::ALL {
+        // The second is widened in several parts.
+        for shape in [[70, 128], [500, 8192]] {
+            let (packed, _) = matrix(packing, shape);
+            let wide = Tensor::from_inner(packed.widen(FloatDType::F32));
+            let run = |multiply: &dyn Fn(Tensor<2>) -> Tensor<2>| {
+                let x = Tensor::from_inner(random([3, shape[1]], 6)).require_grad();
+                let y = multiply(x.clone());
+                let mut gradients = (y.clone() * Tensor::from_inner(random([3, shape[0]], 7))).sum().backward();
+                (y.inner(), x.grad_remove(&mut gradients).expect("x learns"))
+            };
+            let (expected, expected_gradient) = run(&|x| x.matmul(wide.clone().transpose()));
+            assert!(learning.is_autodiff() && largest(expected_gradient.clone()) > 0.0);
+            for (name, (y, gradient)) in
+                [("own", run(&|x| packed.multiply(x))), ("plain", run(&|x| packed.multiply_plainly(x)))]
+            {
+                let error =
+                    |ours: Tensor<2>, theirs: &Tensor<2>| largest(ours - theirs.clone()) / largest(theirs.clone());
+                let (value, gradient) = (error(y, &expected), error(gradient, &expected_gradient));
+                assert!(value < 1e-5 && gradient < 1e-5, "{packing:?} {shape:?} {name}: {value} {gradient}");
+            }
+        }
+    }
+}
+
+#[test]
+fn sixteen_bits_are_multiplied_as_the_wide_matrix_in_sixteen_bits() {
+    let (packed, _) = matrix(Packing::Q4_0, [70, 128]);
+    for dtype in [FloatDType::BF16, FloatDType::F16] {
+        let x = random([3, 128], 6).cast(dtype);
+        let expected = x.clone().matmul(packed.widen(dtype).transpose());
+        let ours = packed.multiply(x);
+        assert_eq!(ours.dtype(), DType::from(dtype));
+        let error = largest((ours - expected.clone()).cast(DType::F32)) / largest(expected.cast(DType::F32));
+        assert!(error < 4e-3, "{dtype:?}: {error}");
+    }
+}

@@ -1,0 +1,94 @@
+//! Matrices that stay packed: as a file has them, or packed when they are read.
+
+use crate::{
+    Result, WeightFile,
+    store::{Raw, Stored, gguf::GgmlType},
+};
+use ace_nn::weight::{PackedMatrix, Packing};
+use burn::{prelude::*, tensor::DType};
+
+/// What becomes of the matrices of linear layers when they are read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Matrices {
+    /// They are widened.
+    #[default]
+    Wide,
+    /// Those that a file has packed as networks hold them stay so; others are widened.
+    AsStored,
+    /// Those of a network's blocks are packed, unless they are already packed so.
+    Packed(Packing),
+}
+
+impl Matrices {
+    /// How the matrix at `path` of a module is to be held, given how its file has it; `None` for wide.
+    pub fn packing(self, path: &[String], stored: Option<Packing>) -> Option<Packing> {
+        match self {
+            Self::Wide => None,
+            Self::AsStored => stored,
+            // What is outside of the blocks is small, and the first and the last layer suffer most.
+            Self::Packed(packing) => is_in_block(path).then_some(packing),
+        }
+    }
+}
+
+/// Whether a parameter belongs to one of a network's blocks.
+pub(crate) fn is_in_block(path: &[String]) -> bool {
+    path.iter().any(|name| name.ends_with("blocks") || name == "layers")
+}
+
+/// What a file's type is called here, if networks can hold it as it is.
+fn packing_of(raw: &Raw<'_>) -> Option<Packing> {
+    match raw.stored {
+        Stored::Block(GgmlType::Q8_0) if raw.scale == 1.0 => Some(Packing::Q8_0),
+        Stored::Block(GgmlType::Q4_0) if raw.scale == 1.0 => Some(Packing::Q4_0),
+        _ => None,
+    }
+}
+
+impl WeightFile {
+    /// Matrices, rows behind each other, as `matrices` wants them packed; `None` if they are to be widened.
+    ///
+    /// # Errors
+    /// If a key is missing or cannot be read.
+    pub(crate) fn join_packed(
+        &self,
+        keys: &[&str],
+        shape: [usize; 2],
+        matrices: Matrices,
+        path: &[String],
+        device: &Device,
+    ) -> Result<Option<PackedMatrix>> {
+        let raw = keys.iter().map(|key| self.raw(key)).collect::<Result<Vec<_>>>()?;
+        let stored =
+            raw.first().and_then(packing_of).filter(|first| raw.iter().all(|raw| packing_of(raw) == Some(*first)));
+        let packing = matrices.packing(path, stored).filter(|packing| shape[1].is_multiple_of(packing.block_len()));
+        let Some(packing) = packing else { return Ok(None) };
+        if stored == Some(packing) {
+            return self.join_blocks(keys, shape, packing, device).map(Some);
+        }
+        let values = self.join(keys, Some(DType::F32))?.try_into_vec::<f32>();
+        let values = values.map_err(|source| self.misfit(format!("{}: {source}", keys[0]), "get the file again"))?;
+        Ok(Some(PackedMatrix::pack(packing, shape, &values, device)))
+    }
+
+    /// Blocks of GGUF, each a scale in f16 and its bits, taken apart.
+    fn join_blocks(&self, keys: &[&str], shape: [usize; 2], packing: Packing, device: &Device) -> Result<PackedMatrix> {
+        let blocks = shape[0] * shape[1] / packing.block_len();
+        let (mut words, mut scales) = (Vec::with_capacity(blocks * packing.block_words()), Vec::with_capacity(blocks));
+        let size = 2 + 4 * packing.block_words();
+        for key in keys {
+            self.each_piece(key, size, &mut |bytes| {
+                for block in bytes.chunks_exact(size) {
+                    let (scale, bits) = block.split_at(2);
+                    scales.push(half::f16::from_le_bytes([scale[0], scale[1]]).to_f32());
+                    words.extend(bits.as_chunks().0.iter().map(|word| i32::from_le_bytes(*word)));
+                }
+                Ok(())
+            })?;
+        }
+        if scales.len() != blocks {
+            return Err(self.misfit(format!("{} is not all there", keys[0]), "get the file again"));
+        }
+        Ok(PackedMatrix::new(packing, shape, words, scales, device))
+    }
+}
