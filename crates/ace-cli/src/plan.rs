@@ -18,7 +18,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<ExitCode> {
     let card = start.card();
     let longest = Sequence::longest(card);
     let sequence = Sequence { image: args.tokens.unwrap_or(longest.image), ..longest };
-    let fits = fit(card, &recipe, sequence, (device::threads(), args.examples, start.encoder_budget));
+    let fits = fit(card, &recipe, sequence, (device::threads(1), args.examples, start.encoder_budget));
     let chosen = args.memory.and_then(|memory| fits.iter().find(|fit| fit.prediction.peak() <= memory));
     if args.json {
         report::print(&serde_json::to_string_pretty(&json(&fits, chosen))?);

@@ -9,6 +9,7 @@ pub mod recipe;
 pub mod start;
 pub mod encoding;
 pub mod params;
+pub mod group;
 pub mod stages;
 pub mod adamw8;
 pub mod trainer;
@@ -22,8 +23,9 @@ pub mod state;
 pub mod board;
 pub mod run;
 
+pub use group::{Alone, Group};
 pub use recipe::Recipe;
-pub use run::{Outcome, RunEvent, RunObserver, RunOptions, train, train_from};
+pub use run::{Outcome, RunEvent, RunObserver, RunOptions, train, train_from, train_in};
 pub use stages::Stages;
 pub use start::Start;
 pub use trainer::StepReport;

@@ -14,7 +14,7 @@ pub use checkpoints::CheckpointRecipe;
 pub use data::DataRecipe;
 pub use lora::{LoraModules, LoraRecipe, RankedModules, Spelling};
 pub use loss::LossRecipe;
-pub use optimizer::{OptimizerRecipe, OptimizerState, RateSchedule};
+pub use optimizer::{OptimizerRecipe, OptimizerState, RateSchedule, Reduce};
 pub use timesteps::{ShiftLaw, TimestepLaw, TimestepRecipe, TimestepShift};
 pub use validation::{EarlyStop, ValidationRecipe};
 
