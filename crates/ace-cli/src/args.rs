@@ -1,5 +1,11 @@
 //! What can be said on the command line. What is said here and cannot be, clap answers; the rest, the verbs.
 
+mod bench;
+mod train;
+
+pub use bench::{BenchArgs, BenchVerb, PlanArgs, PlanVerb};
+pub use train::{ReportArgs, TrainArgs};
+
 use crate::model::{Lora, ModelArgs, Overrides};
 use ace_nn::weight::Packing;
 use ace_plus::{
@@ -20,6 +26,7 @@ Examples:
   ace sample --task recolor --image in.png --mask mask.png -p \"make the circle green\" --out o.png
   ace sample --reference item.png --image scene.png --mask m.png -p \"put the item in the box\"
   ace train                                      a LoRA on the miniature, in minutes
+  ace report out/train/tiny-subject              a page on it
   ace eval --tasks recolor,fill                  judge it on examples it never saw
   ace verify                                     does this machine compute right?
 
@@ -36,16 +43,6 @@ Examples:
   ace sample -p \"a blue star\" --count 4 --out out/star.png
   ace sample --model ace-plus-portrait --reference me.jpg -p \"…\" --fetch --dtype bf16
   ace sample --noise noise.safetensors --save-latents latents.safetensors -p \"a blue star\"";
-
-const TRAIN_EXAMPLES: &str = "\
-A model is anything that `ace sample` takes. Ctrl-C saves and says how to go on. Beside the checkpoints, --out gets log.jsonl, loss.png and the previews.
-
-Examples:
-  ace train                                      models/tiny/lora-subject.toml into out/train/tiny-subject
-  ace train --model ace-plus-portrait --dtype bf16 --data pictures.jsonl
-  ace train --model FLUX.1-Fill-dev/ --recipe lora.toml --data pictures.jsonl
-  ace train --recipe models/tiny/stage2.toml --resume
-  ace train --steps 20 --out out/short           a look before a long run";
 
 const EVAL_EXAMPLES: &str = "\
 Every task is judged on examples that no training saw. Beside the model stand the input returned unchanged, and the
@@ -74,6 +71,20 @@ pub enum Verb {
     /// Look at examples before training on them
     #[command(subcommand)]
     Data(DataVerb),
+    /// Write a page on a training: losses, previews, settings, speed
+    Report(ReportArgs),
+    /// Say beforehand what something takes
+    Plan {
+        /// What is planned.
+        #[command(subcommand)]
+        what: PlanVerb,
+    },
+    /// Measure how fast something is
+    Bench {
+        /// What is measured.
+        #[command(subcommand)]
+        what: BenchVerb,
+    },
     /// Judge a model on held-out examples, task by task
     Eval(EvalArgs),
     /// Compare every network with its recording
@@ -242,39 +253,6 @@ impl SampleArgs {
             compat: self.compat,
         }
     }
-}
-
-/// `ace train`.
-#[derive(Debug, Args)]
-#[command(after_help = TRAIN_EXAMPLES)]
-pub struct TrainArgs {
-    /// What to train, on what, how long [default: a LoRA of the miniature; with --data, models/lora.toml]
-    #[arg(long, value_name = "FILE")]
-    pub recipe: Option<PathBuf>,
-    /// Your own pictures, instead of what the recipe learns from: JSON lines, a folder of pictures with .txt captions, a
-    /// folder with before/ and after/, or an ACE++ list (see `ace data check --help`)
-    #[arg(long, value_name = "FILE|DIR")]
-    pub data: Option<PathBuf>,
-    #[command(flatten)]
-    pub model: ModelArgs,
-    /// Numbers of the frozen networks: f32, bf16 or f16 [default: the recipe's]; what learns is in f32
-    #[arg(long, value_name = "NAME", value_parser = dtype)]
-    pub dtype: Option<FloatDType>,
-    /// Pack blocks of frozen networks when they are read: q8_0, q4_0 or nf4 [default: the recipe's]
-    #[arg(long, value_name = "NAME", value_parser = packing)]
-    pub quantize: Option<Packing>,
-    /// Where log, plot, previews, checkpoints and weights go [default: out/train/ and the name of the recipe]
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
-    /// Go on from the newest checkpoint in --out
-    #[arg(long)]
-    pub resume: bool,
-    /// Optimizer steps instead of the recipe's
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub steps: Option<u64>,
-    /// Where to compute: flex, wgpu, vulkan, metal, cuda or rocm, as far as compiled in
-    #[arg(long, value_name = "NAME")]
-    pub backend: Option<String>,
 }
 
 const DATA_EXAMPLES: &str = "\

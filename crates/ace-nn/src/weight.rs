@@ -24,7 +24,7 @@ pub enum Weight {
     /// Numbers that can learn.
     Dense(Param<Tensor<2>>),
     /// Numbers of few bits, frozen.
-    Packed(PackedMatrix),
+    Packed(Box<PackedMatrix>),
     /// Elsewhere; its shape is known.
     Absent([usize; 2]),
 }
@@ -132,7 +132,7 @@ impl From<Param<Tensor<2>>> for Weight {
 
 impl From<PackedMatrix> for Weight {
     fn from(packed: PackedMatrix) -> Self {
-        Self::Packed(packed)
+        Self::Packed(Box::new(packed))
     }
 }
 
@@ -187,10 +187,11 @@ impl Module for Weight {
     fn to_device(self, device: &Device) -> Self {
         match self {
             Self::Dense(param) => Self::Dense(param.to_device(device)),
-            Self::Packed(PackedMatrix { words, scales, packing }) => {
+            Self::Packed(packed) => {
+                let PackedMatrix { words, scales, packing } = *packed;
                 let inner = device.clone().inner();
                 let (words, scales) = (words.to_device(&inner), scales.to_device(&inner));
-                Self::Packed(PackedMatrix { words, scales, packing })
+                PackedMatrix { words, scales, packing }.into()
             }
             Self::Absent(shape) => Self::Absent(shape),
         }
@@ -267,7 +268,7 @@ mod tests {
     fn what_is_no_parameter_is_passed_by_on_every_walk() {
         let layer =
             |weight: Weight| Linear { weight, bias: Some(Param::from_tensor(random([40], 4))), lora: Vec::new() };
-        for weight in [Weight::Packed(packed([40, 64])), Weight::Absent([40, 64])] {
+        for weight in [packed([40, 64]).into(), Weight::Absent([40, 64])] {
             let is_present = weight.is_present();
             let layer = layer(weight);
             assert_eq!((layer.features(), Module::num_params(&layer), layer.weight.id()), ([64, 40], 40, None));

@@ -154,6 +154,12 @@ impl Model {
         self
     }
 
+    /// The same files under a card with something changed.
+    pub fn with_card(mut self, change: impl FnOnce(&mut Card)) -> Self {
+        change(&mut self.card);
+        self
+    }
+
     /// Everything about the model that is not code.
     pub fn card(&self) -> &Card {
         &self.card
