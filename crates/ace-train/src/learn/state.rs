@@ -283,8 +283,8 @@ fn difference(ours: &Recipe, theirs: &Recipe) -> Option<(String, String, String)
     let normal = |recipe: &Recipe| {
         let mut recipe = recipe.clone();
         (recipe.log_every, recipe.save_every, recipe.preview_every) = (0, 0, 0);
-        recipe.checkpoints = CheckpointRecipe::default();
         recipe.data = recipe.data.deciding();
+        recipe.checkpoints = CheckpointRecipe::default();
         if recipe.optimizer.schedule == RateSchedule::Constant {
             recipe.optimizer.steps = 0;
         }

@@ -14,7 +14,7 @@ pub use checkpoints::CheckpointRecipe;
 pub use data::DataRecipe;
 pub use lora::{LoraModules, LoraRecipe, RankedModules, Spelling};
 pub use loss::LossRecipe;
-pub use optimizer::{OptimizerRecipe, OptimizerState, RateSchedule};
+pub use optimizer::{OptimizerRecipe, OptimizerState, RateSchedule, Reduce};
 pub use timesteps::{ShiftLaw, TimestepLaw, TimestepRecipe, TimestepShift};
 pub use validation::{EarlyStop, ValidationRecipe};
 
@@ -173,7 +173,11 @@ impl Recipe {
     /// As [`Recipe::load`].
     pub fn load_with(path: &Path, manifest: Option<&Path>) -> Result<Self, Error> {
         let text = fs::read_to_string(path).map_err(ace_plus::Error::io(path))?;
-        let mut recipe: Self = toml::from_str(&text).map_err(|source| {
+        Self::from_text(&text, path, manifest)
+    }
+
+    fn from_text(text: &str, path: &Path, manifest: Option<&Path>) -> Result<Self, Error> {
+        let mut recipe: Self = toml::from_str(text).map_err(|source| {
             let line = source.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
             Error::recipe(path, RecipeProblem::Syntax { line, reason: source.message().to_owned() })
         })?;
@@ -188,6 +192,14 @@ impl Recipe {
         }
         recipe.check().map_err(|problem| Error::recipe(path, problem))?;
         Ok(recipe)
+    }
+
+    /// A recipe from its text, checked.
+    ///
+    /// # Errors
+    /// As [`Recipe::load`].
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        Self::from_text(text, Path::new("recipe.toml"), None)
     }
 
     fn check(&self) -> Result<(), RecipeProblem> {
@@ -233,8 +245,8 @@ impl Recipe {
 
     /// How many distinct examples of `data` are drawn from; `None` if there is no end to them.
     pub fn pool_of(&self, data: &dyn Dataset) -> Option<u64> {
-        let learned = data.len().map_or(u64::MAX, |len| self.learned_of(len as u64));
-        self.data.pool_of(data).map(|pool| pool.min(learned))
+        let all = data.len().map(|len| self.learned_of(len as u64));
+        self.data.pool.map(|pool| pool.min(all.unwrap_or(u64::MAX))).or(all)
     }
 
     /// How many of a dataset's examples, the first ones, are learned from: the others are held out for validation.

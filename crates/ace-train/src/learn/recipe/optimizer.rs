@@ -40,6 +40,21 @@ pub struct OptimizerRecipe {
     /// Decay of the moving average that is shipped; none if absent.
     #[serde(default)]
     pub ema: Option<f64>,
+    /// How several processes add up their gradients.
+    #[serde(default)]
+    pub reduce: Reduce,
+}
+
+/// How several processes add up their gradients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reduce {
+    /// In the order of the micro-batches: the result has the bits of one process. The gradients of every micro-batch travel.
+    #[default]
+    Exact,
+    /// First on every process, then over all: one sum travels. The result depends on the number of processes in its last
+    /// bits.
+    Fast,
 }
 
 /// What follows the warm-up. All but the first fall from the peak to [`floor`](OptimizerRecipe::floor) at the last step;
@@ -182,6 +197,6 @@ mod tests {
     #[test]
     fn unstated_values_are_the_papers() {
         let recipe: OptimizerRecipe = toml::from_str("steps = 1\nbatch = 1\nlearning_rate = 1e-3").unwrap();
-        assert_eq!((recipe.weight_decay, recipe.clip_norm), (1e-2, 1.0));
+        assert_eq!((recipe.weight_decay, recipe.clip_norm, recipe.reduce), (1e-2, 1.0, Reduce::Exact));
     }
 }
