@@ -188,9 +188,12 @@ fn a_run_that_is_killed_twenty_times_at_any_moment_ends_with_the_same_bytes() {
             None => kills += 1,
             Some(0) => {
                 // The optimizer's numbers have no order in their file.
-                for file in
-                    ["run.safetensors", "log.jsonl", "checkpoint-8/weights.safetensors", "checkpoint-8/average.safetensors"]
-                {
+                for file in [
+                    "run.safetensors",
+                    "log.jsonl",
+                    "checkpoint-8/weights.safetensors",
+                    "checkpoint-8/average.safetensors",
+                ] {
                     assert!(read(&out, file) == read(&whole, file), "{file} differs after {kills} kills");
                 }
                 ends += 1;
