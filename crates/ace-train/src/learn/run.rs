@@ -220,6 +220,9 @@ pub fn train_in(
     if run.recipe.trains(NetworkName::AutoEncoder) { run.autoencoder(observer) } else { run.flow(observer) }
 }
 
+/// Measures a model on held-out examples after a step, if there are any.
+type Measure<'a, O> = &'a mut dyn FnMut(&O, &<O as Objective>::Model, u64) -> Result<Option<ValidationReport>, Error>;
+
 /// What every kind of run needs.
 struct Run<'a> {
     group: &'a dyn Group,
@@ -266,10 +269,11 @@ impl<'a> Run<'a> {
         Emphasis::check(recipe.loss, start.card()).map_err(problem)?;
         start.check_lora(&recipe, &options.recipe, device)?;
         let data = open_data(&recipe, &options.recipe)?;
-        if let (Some(section), Some(of)) = (&recipe.validation, data.len().map(|len| len as u64)) {
-            if section.manifest.is_none() && section.examples >= of {
-                return Err(problem(RecipeProblem::NothingButHeldOut { examples: section.examples, of }));
-            }
+        if let (Some(section), Some(of)) = (&recipe.validation, data.len().map(|len| len as u64))
+            && section.manifest.is_none()
+            && section.examples >= of
+        {
+            return Err(problem(RecipeProblem::NothingButHeldOut { examples: section.examples, of }));
         }
         let (checkpoint, damages) = Checkpoint::newest(&options.out)?;
         match &checkpoint {
@@ -497,7 +501,7 @@ impl<'a> Run<'a> {
         objective: &mut O,
         observer: RunObserver<'_>,
         draw: &mut dyn FnMut(&O::Model) -> Result<RgbImage, Error>,
-        measure: &mut dyn FnMut(&O, &O::Model, u64) -> Result<Option<ValidationReport>, Error>,
+        measure: Measure<'_, O>,
     ) -> Result<bool, Error> {
         let (recipe, out, group) = (&self.recipe, &self.options.out, self.group);
         let mut standing = Standing::default();
