@@ -42,6 +42,15 @@ mod data;
 // Learning: exact resumption, adapters, widening, clipping.
 mod train;
 
+// What a recipe may ask for: weights of tokens, held-out examples, kept checkpoints, branches of chosen layers and of files.
+mod learning;
+
+// What goes wrong while learning: a full disk, a damaged checkpoint, numbers that are none.
+mod surviving;
+
+// Several processes that learn together.
+mod group;
+
 // The shipped miniature: a recorded edit and the first losses of a recipe.
 mod golden;
 

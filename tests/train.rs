@@ -16,6 +16,7 @@ use ace_train::{
     learn::{
         Outcome, Recipe, RunEvent, RunOptions, Start,
         flow::{FlowObjective, TrainedNetworks},
+        group::Share,
         params::clip_global_norm,
         start, train, train_from,
         trainer::{Objective, Trainer},
@@ -66,7 +67,7 @@ pub(crate) fn losses(options: &RunOptions) -> Vec<f32> {
 
 pub(crate) const FRESH: &str =
     "train = [\"flux\", \"t5\", \"clip\"]\nfresh = [\"flux\", \"t5\", \"clip\"]\nsave_every = 2";
-const SHORT: &str =
+pub(crate) const SHORT: &str =
     "steps = 4\nbatch = 4\naccumulate = 2\nlearning_rate = 1e-3\nwarmup = 2\nschedule = \"cosine\"\nema = 0.9";
 
 #[test]
@@ -418,7 +419,7 @@ fn what_is_encoded_ahead_is_what_would_be_encoded_when_it_is_drawn() {
         let mut objective = FlowObjective::new(&recipe, &world, encoders, start.flux_dtype(&recipe), &learning);
         if let Some(steps) = steps {
             let mut heard = 0;
-            let done = objective.encode_ahead(steps, &mut |done, of| {
+            let done = objective.encode_ahead(steps, Share::ALL, &mut |done, of| {
                 assert!(heard < done && done <= of && of <= 9);
                 heard = done;
                 true

@@ -110,7 +110,7 @@ fn with_options(error: &ace_train::Error) -> Option<&'static str> {
     let ace_train::Error::State { problem, .. } = error else { return None };
     match problem {
         StateProblem::RunExists => Some("add --resume to go on with it, or choose another --out"),
-        StateProblem::OtherRecipe => Some("give the --recipe it was made by, or choose another --out"),
+        StateProblem::OtherRecipe { .. } => Some("give the --recipe it was made by, or choose another --out"),
         _ => None,
     }
 }
@@ -166,7 +166,8 @@ mod tests {
     fn hints_for_training_name_the_options() {
         let hint_for = |problem| hint(&Error::from(ace_train::Error::State { path: "checkpoint-3".into(), problem }));
         assert!(hint_for(StateProblem::RunExists).unwrap().contains("--resume"));
-        assert!(hint_for(StateProblem::OtherRecipe).unwrap().contains("--recipe"));
+        let other = StateProblem::OtherRecipe { field: "seed".into(), ours: "1".into(), theirs: "2".into() };
+        assert!(hint_for(other).unwrap().contains("--recipe"));
         assert_eq!(
             hint_for(StateProblem::Damaged { reason: "x".into() }).unwrap(),
             "remove the checkpoint and start over"

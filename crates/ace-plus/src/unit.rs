@@ -15,7 +15,7 @@ use ace_nn::{
 };
 use burn::prelude::*;
 use serde::{Deserialize, Serialize};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 /// Which conditions accompany the noise, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,6 +68,17 @@ impl UnitPolicy {
     /// Whether a change image is among the conditions.
     pub fn wants_change_image(&self) -> bool {
         self.conditions.contains(&Condition::ChangeImage)
+    }
+
+    /// Where a token's mask stands among what is [beside](Units::beside) it; `None` if it has none.
+    pub fn mask_columns(&self, latent_features: usize, cell: usize) -> Option<Range<usize>> {
+        let mask_features = (cell * PATCH) * (cell * PATCH);
+        let at = self.conditions.iter().position(|condition| *condition == Condition::Mask)?;
+        let before = match self.join {
+            Join::Channels => at * latent_features,
+            Join::Sequence => 0,
+        };
+        Some(before..before + mask_features)
     }
 
     fn has_mask(&self) -> bool {

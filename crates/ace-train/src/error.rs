@@ -57,6 +57,16 @@ pub enum Error {
         /// Its value.
         value: f32,
     },
+    /// One of several processes failed; all of them end with this.
+    #[error("rank {rank}: {message}")]
+    Rank {
+        /// Which one, counted from 0.
+        rank: usize,
+        /// What it said.
+        message: String,
+        /// What can be done about it.
+        hint: Option<String>,
+    },
 }
 
 /// Why a recipe cannot be used.
@@ -103,6 +113,58 @@ pub enum RecipeProblem {
         /// Into how many equal parts.
         accumulate: usize,
     },
+    /// A number is outside its range.
+    #[error("{field} is {value}, expected {range}")]
+    OutOfRange {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: f64,
+        /// What it may be.
+        range: &'static str,
+    },
+    /// There is no time to measure at.
+    #[error("validation.timesteps names no time")]
+    NoTimesteps,
+    /// The autoencoder's loss is not measured on held-out examples.
+    #[error("the [validation] section is for the transformer; the autoencoder has none")]
+    ValidationOfAutoEncoder,
+    /// Every example would be held out.
+    #[error("validation.examples = {examples} leaves none of {of} examples to learn from")]
+    NothingButHeldOut {
+        /// How many are held out.
+        examples: u64,
+        /// How many there are.
+        of: u64,
+    },
+    /// The card has no masks that could weigh.
+    #[error("loss.mask_weight is {value}, but the units of {card} have no masks")]
+    NoMasks {
+        /// Its value.
+        value: f32,
+        /// The card.
+        card: String,
+    },
+    /// No layer has such a name.
+    #[error("lora: no layer is called {pattern:?}; there are {}", known.join(", "))]
+    NoSuchModule {
+        /// The pattern in the recipe.
+        pattern: String,
+        /// Names of the layers, numbers of blocks left out.
+        known: Vec<String>,
+    },
+    /// Every layer is excluded.
+    #[error("lora: no layer is left that gets a branch")]
+    NoModules,
+    /// `fuse` without a file.
+    #[error("lora.fuse has nothing to fuse without lora.from")]
+    NothingToFuse,
+    /// The LoRA to start from does not fit what the recipe asks for.
+    #[error("lora.from: {reason}")]
+    OtherLora {
+        /// The layer and what is wrong.
+        reason: String,
+    },
     /// A probability is outside 0..1.
     #[error("drop_instruction {value} is no probability")]
     NoProbability {
@@ -127,8 +189,15 @@ pub enum StateProblem {
     #[error("a run is already here")]
     RunExists,
     /// The run was started by a recipe that would have given other weights.
-    #[error("it was made by another recipe")]
-    OtherRecipe,
+    #[error("it was made by another recipe: {field} is {ours}, the checkpoint's run had {theirs}")]
+    OtherRecipe {
+        /// The first field that differs.
+        field: String,
+        /// What this recipe says.
+        ours: String,
+        /// What the checkpoint's says.
+        theirs: String,
+    },
     /// A parameter has another shape than in the network.
     #[error("{key} has shape {found:?}, expected {expected:?}")]
     OtherShape {
@@ -173,11 +242,14 @@ impl Error {
             Self::Dtype { .. } => Some("set frozen_dtype = \"f32\" in the recipe"),
             Self::State { problem, .. } => Some(match problem {
                 StateProblem::RunExists => "resume it, or choose another output folder",
-                StateProblem::OtherRecipe => "resume with the recipe it was made by, or choose another output folder",
+                StateProblem::OtherRecipe { .. } => {
+                    "resume with the recipe it was made by, or choose another output folder"
+                }
                 StateProblem::OtherShape { .. } => "it is of another network",
                 StateProblem::Damaged { .. } => "remove the checkpoint and start over",
                 StateProblem::Unwritable { .. } => "this is a bug; please report it",
             }),
+            Self::Rank { hint, .. } => hint.as_deref(),
             Self::Diverged { .. } => Some("lower learning_rate or lengthen warmup in the recipe, then resume"),
         }
     }

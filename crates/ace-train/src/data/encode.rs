@@ -50,7 +50,7 @@ pub struct TextEncoders {
 /// One example as the transformer sees it, on the host.
 #[derive(Debug, Clone)]
 pub struct Encoded {
-    pub(super) pictures: Arc<EncodedPictures>,
+    pub(crate) pictures: Arc<EncodedPictures>,
     pub(super) text: EncodedText,
 }
 
@@ -60,7 +60,7 @@ pub struct EncodedPictures {
     /// Clean latents of all units as tokens, `[L, 64]`.
     pub(super) latents: Vec<f32>,
     /// Conditions on the channels, `[L, C]`.
-    pub(super) beside: Option<Vec<f32>>,
+    pub(crate) beside: Option<Vec<f32>>,
     /// Conditions on the sequence, `[L', in_channels]`.
     pub(super) behind: Option<Vec<f32>>,
     pub(super) geometry: Geometry,
@@ -95,7 +95,7 @@ impl EncodedPictures {
 pub struct Geometry {
     pub(super) ids: Vec<[f32; 3]>,
     pub(super) grids: Vec<[usize; 2]>,
-    pub(super) is_reference: Vec<bool>,
+    pub(crate) is_reference: Vec<bool>,
 }
 
 impl Geometry {

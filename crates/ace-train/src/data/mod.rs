@@ -15,6 +15,7 @@ pub mod supply;
 pub mod skipping;
 pub mod check;
 pub mod batch;
+mod random;
 
 pub use batch::Batch;
 pub use cache::{Cache, Digests};

@@ -45,7 +45,7 @@ impl Start {
         let text = (!trains_text(recipe))
             .then(|| Lazy::new(|| Ok(TextEncoders { t5: self.t5(recipe, device)?, clip: self.clip(recipe, device)? })));
         let autoencoder = Lazy::new(|| self.autoencoder(recipe, device));
-        let pool = recipe.data.pool_of(data);
+        let pool = recipe.pool_of(data);
         Ok(Supply::new(data, (self.card().clone(), tokenizers), autoencoder, text, pool, device))
     }
 

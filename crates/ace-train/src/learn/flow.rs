@@ -1,8 +1,11 @@
 //! How the transformer learns: the mean squared error of its velocity over all units, references included.
 
 use super::{
-    recipe::{Recipe, TimestepRecipe},
+    emphasis::Emphasis,
+    group::Share,
+    recipe::Recipe,
     recompute,
+    times::Times,
     trainer::{Loss, Measured, Objective},
 };
 use crate::{
@@ -16,10 +19,10 @@ use crate::{
 };
 use ace_nn::{
     clip::Clip,
-    flux::{Blocks, Flux, FluxInput, Own},
+    flux::{Blocks, DoubleBlock, Flux, FluxInput, Own, Shared, SingleBlock, Walk},
     t5::T5,
 };
-use ace_plus::{flow, sample};
+use ace_plus::{Card, flow, sample};
 use burn::{
     module::Module,
     prelude::*,
@@ -30,8 +33,9 @@ use rand_chacha::ChaCha20Rng;
 use rand_distr::{Distribution, StandardNormal};
 use std::{
     collections::BTreeSet,
-    ops::Range,
-    sync::{Mutex, PoisonError},
+    ops::{ControlFlow, Range},
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
 /// Guidance that is embedded while learning: the distilled scale of no guidance.
@@ -55,7 +59,7 @@ impl TrainedNetworks {
     }
 }
 
-/// Loss of a batch, and its two halves as `(sum, elements)`.
+/// Loss of a batch, and its two halves as `(sum, elements)`, in which all tokens count alike.
 pub struct FlowLoss {
     /// Mean over all elements, `[1]`.
     pub value: Tensor<1>,
@@ -72,6 +76,8 @@ struct Question<'a> {
     noise: Tensor<3>,
     /// `[B]`
     timesteps: Tensor<1>,
+    /// How much tokens count, `[B, L, 1]`, for each example 1 on average; without them all count alike.
+    weights: Option<Tensor<3>>,
     /// Numbers of the transformer.
     dtype: FloatDType,
 }
@@ -85,11 +91,24 @@ impl Question<'_> {
         sample::input(flux, noisy, &self.batch.units, &text, (self.timesteps.clone(), guidance), self.dtype)
     }
 
-    /// `mean (v̂ − (noise − latents))²` of the transformer's answer, in f32.
-    fn judge(&self, answer: Tensor<3>) -> FlowLoss {
+    /// `(v̂ − (noise − latents))²` of the transformer's answer, in f32, as `noise`.
+    fn squares(&self, answer: Tensor<3>) -> Tensor<3> {
         let predicted = self.batch.units.of_noisy(answer).cast(DType::F32);
         let error = predicted - flow::velocity(self.batch.latents.clone(), self.noise.clone());
-        let squares = error.clone() * error;
+        error.clone() * error
+    }
+
+    /// `w·(v̂ − (noise − latents))²`.
+    fn weighted(&self, squares: Tensor<3>) -> Tensor<3> {
+        match &self.weights {
+            Some(weights) => squares * weights.clone(),
+            None => squares,
+        }
+    }
+
+    /// `mean w·(v̂ − (noise − latents))²` of the transformer's answer, in f32.
+    fn judge(&self, answer: Tensor<3>) -> FlowLoss {
+        let squares = self.squares(answer);
 
         // The two halves only for the log: per token, on the host.
         let [size, len, features] = squares.dims();
@@ -100,23 +119,87 @@ impl Question<'_> {
             tokens.fold((0.0, 0.0), |(sum, count), (square, _)| (sum + square, count + (size * features) as f32))
         };
         debug_assert_eq!(per_token.len(), len);
-        FlowLoss { value: squares.mean().cast(DType::F32), reference: sum(true), target: sum(false) }
+        let (reference, target) = (sum(true), sum(false));
+        FlowLoss { value: self.weighted(squares).mean().cast(DType::F32), reference, target }
     }
 }
 
-/// `mean (v̂ − (noise − latents))²` at `x = (1−t)·latents + t·noise`, in f32; the transformer computes in `dtype`.
+/// `mean w·(v̂ − (noise − latents))²` at `x = (1−t)·latents + t·noise`, in f32; the transformer computes in `dtype`.
 ///
 /// # Shapes
-/// - noise: as `batch.latents`, `[B, L, 64]`; timesteps: `[B]`
+/// - noise: as `batch.latents`, `[B, L, 64]`; timesteps: `[B]`; weights: `[B, L, 1]`, for each example 1 on average
 pub fn loss(
     networks: &TrainedNetworks,
     batch: &Batch,
     noise: Tensor<3>,
     timesteps: Tensor<1>,
+    weights: Option<Tensor<3>>,
     dtype: FloatDType,
 ) -> FlowLoss {
-    let question = Question { batch, noise, timesteps, dtype };
+    let question = Question { batch, noise, timesteps, weights, dtype };
     question.judge(networks.flux.forward(question.ask(&networks.flux, networks.text())))
+}
+
+/// Weights of the tokens of `examples` as a tensor, `[B, L, 1]`.
+fn weights(weights: Vec<f32>, examples: usize, device: &Device) -> Tensor<3> {
+    let len = weights.len() / examples;
+    Tensor::from_data(TensorData::new(weights, [examples, len, 1]), device)
+}
+
+/// Runs blocks whose weights are not in the network, without a graph.
+struct Visiting<'a>(&'a mut dyn Blocks);
+
+impl Walk for Visiting<'_> {
+    fn double(
+        &mut self,
+        index: usize,
+        own: &DoubleBlock,
+        img: Tensor<3>,
+        txt: Tensor<3>,
+        shared: &Shared,
+    ) -> ControlFlow<(), (Tensor<3>, Tensor<3>)> {
+        let block = self.0.double(index, own).valid();
+        ControlFlow::Continue(block.forward(img, txt, shared.vec.clone(), &shared.rope))
+    }
+
+    fn single(&mut self, index: usize, own: &SingleBlock, x: Tensor<3>, shared: &Shared) -> ControlFlow<(), Tensor<3>> {
+        let block = self.0.single(index, own).valid();
+        ControlFlow::Continue(block.forward(x, shared.vec.clone(), &shared.rope))
+    }
+}
+
+/// Where encoded examples come from.
+enum Examples<'a> {
+    /// They are encoded, or read from the cache, when they are needed.
+    Supplied(Box<Supply<'a>>),
+    /// They are all here.
+    Given(Vec<Arc<Encoded>>),
+}
+
+impl Examples<'_> {
+    /// As [`Supply::pool`].
+    fn pool(&self) -> Option<u64> {
+        match self {
+            Self::Supplied(supply) => supply.pool(),
+            Self::Given(examples) => Some(examples.len() as u64),
+        }
+    }
+
+    /// As [`Supply::ensure`].
+    fn ensure(&mut self, indices: &[u64]) -> Result<Vec<u64>, Error> {
+        match self {
+            Self::Supplied(supply) => supply.ensure(indices),
+            Self::Given(_) => Ok(indices.to_vec()),
+        }
+    }
+
+    /// As [`Supply::get`].
+    fn get(&self, index: u64) -> &Arc<Encoded> {
+        match self {
+            Self::Supplied(supply) => supply.get(index),
+            Self::Given(examples) => &examples[index as usize],
+        }
+    }
 }
 
 /// Draws batches from a dataset and measures the loss on them.
@@ -125,11 +208,12 @@ pub fn loss(
 /// it begins ([`FlowObjective::encode_ahead`]), and the encoders are gone when the transformer comes. Otherwise examples
 /// are encoded when a step draws them.
 pub struct FlowObjective<'a> {
-    supply: Supply<'a>,
+    examples: Examples<'a>,
     empty: EncodedText,
     features: usize,
     drop_instruction: f64,
-    times: TimestepRecipe,
+    times: Times,
+    emphasis: Option<Emphasis>,
     batch: usize,
     chunk: usize,
     seed: u64,
@@ -144,7 +228,9 @@ impl<'a> FlowObjective<'a> {
     /// Learns from `data` on `device` (with gradients) with a transformer that computes in `dtype`.
     pub fn new(recipe: &Recipe, data: &'a dyn Dataset, encoders: Encoders, dtype: FloatDType, device: &Device) -> Self {
         let empty = encoders.encode_text("");
-        Self::build(recipe, Supply::of(data, encoders, recipe.data.pool_of(data)), empty, dtype, device)
+        let supply = Supply::of(data, encoders, recipe.pool_of(data));
+        let card = supply.card().clone();
+        Self::build(recipe, &card, Examples::Supplied(Box::new(supply)), empty, dtype, device)
     }
 
     /// As [`FlowObjective::new`], with examples that are encoded elsewhere.
@@ -153,16 +239,38 @@ impl<'a> FlowObjective<'a> {
     /// If the empty instruction is not encoded yet, and the text encoders cannot be loaded.
     pub fn of(recipe: &Recipe, mut supply: Supply<'a>, dtype: FloatDType, device: &Device) -> Result<Self, Error> {
         let empty = supply.text("")?;
-        Ok(Self::build(recipe, supply, empty, dtype, device))
+        let card = supply.card().clone();
+        Ok(Self::build(recipe, &card, Examples::Supplied(Box::new(supply)), empty, dtype, device))
     }
 
-    fn build(recipe: &Recipe, supply: Supply<'a>, empty: EncodedText, dtype: FloatDType, device: &Device) -> Self {
+    /// Learns from examples that are encoded already, all of them.
+    pub fn of_encoded(
+        recipe: &Recipe,
+        card: &Card,
+        examples: Vec<Encoded>,
+        dtype: FloatDType,
+        device: &Device,
+    ) -> Self {
+        let empty = EncodedText::blank(&card.flux, examples.first().map_or(0, Encoded::text_len));
+        let examples = Examples::Given(examples.into_iter().map(Arc::new).collect());
+        Self::build(recipe, card, examples, empty, dtype, device)
+    }
+
+    fn build(
+        recipe: &Recipe,
+        card: &Card,
+        examples: Examples<'a>,
+        empty: EncodedText,
+        dtype: FloatDType,
+        device: &Device,
+    ) -> Self {
         Self {
-            features: supply.card().flux.out_channels,
-            supply,
+            features: card.flux.out_channels,
+            examples,
             empty,
+            emphasis: Emphasis::new(recipe.loss, card),
             drop_instruction: recipe.drop_instruction,
-            times: recipe.timesteps,
+            times: Times::new(recipe.timesteps, recipe.seed),
             batch: recipe.optimizer.batch,
             chunk: recipe.optimizer.batch / recipe.optimizer.accumulate,
             seed: recipe.seed,
@@ -180,23 +288,27 @@ impl<'a> FlowObjective<'a> {
 
     /// How many distinct examples are drawn from; `None` if there is no end to them.
     pub fn pool(&self) -> Option<u64> {
-        self.supply.pool()
+        self.examples.pool()
     }
 
-    /// Encodes every example that the steps (counted from 0) draw, then drops the encoders. `progress` hears how many are
-    /// done and how many there are, and answers whether to go on. The result says whether all is done.
+    /// Encodes `share` of the examples that the steps (counted from 0) draw, then drops the encoders. `progress` hears how
+    /// many are done and how many there are, and answers whether to go on. The result says whether all is done.
     ///
     /// # Errors
     /// If an example cannot be read, or its pictures do not fit each other or the card.
     pub fn encode_ahead(
         &mut self,
         steps: Range<u64>,
+        share: Share,
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<bool, Error> {
         let draws = steps.flat_map(|step| self.draw_indices(&mut sample::rng(self.seed, step)));
-        let wanted: BTreeSet<u64> = draws.collect();
-        let is_whole = self.supply.ensure_all(&wanted, progress)?;
-        self.supply.release();
+        let all: BTreeSet<u64> = draws.collect();
+        let wanted =
+            all.into_iter().enumerate().filter(|(place, _)| share.has(*place)).map(|(_, index)| index).collect();
+        let Examples::Supplied(supply) = &mut self.examples else { return Ok(true) };
+        let is_whole = supply.ensure_all(&wanted, progress)?;
+        supply.release();
         Ok(is_whole)
     }
 
@@ -220,6 +332,8 @@ pub struct FlowMicroBatch {
     batch: Batch,
     noise: Tensor<3>,
     timesteps: Tensor<1>,
+    /// Of tokens that do not count alike.
+    weights: Option<Tensor<3>>,
     weight: f64,
 }
 
@@ -230,19 +344,27 @@ impl Objective for FlowObjective<'_> {
     /// # Panics
     /// If the encoders were dropped after encoding other steps than this one.
     fn micro_batches(&mut self, step: u64) -> Result<Vec<FlowMicroBatch>, Error> {
+        self.share_of(step, Share::ALL)
+    }
+
+    /// Every rank draws the whole step; only its share goes to the device.
+    ///
+    /// # Panics
+    /// As [`FlowObjective::micro_batches`].
+    fn share_of(&mut self, step: u64, share: Share) -> Result<Vec<FlowMicroBatch>, Error> {
         let mut rng = sample::rng(self.seed, step);
         let drawn = self.draw_indices(&mut rng);
-        let indices = self.supply.ensure(&drawn)?;
+        let indices = self.examples.ensure(&drawn)?;
         let features = self.features;
         let draws: Vec<Draw> = indices
             .into_iter()
             .map(|index| {
-                let len = self.supply.get(index).geometry().len();
-                draw(index, len * features, self.drop_instruction, self.times, &mut rng)
+                let len = self.examples.get(index).geometry().len();
+                draw(index, len, features, self.drop_instruction, &self.times, &mut rng)
             })
             .collect();
 
-        let geometry = |draw: &Draw| self.supply.get(draw.index).geometry();
+        let geometry = |draw: &Draw| self.examples.get(draw.index).geometry();
         let mut groups: Vec<Vec<&Draw>> = Vec::new();
         for draw in &draws {
             match groups.iter_mut().find(|group| group.len() < self.chunk && geometry(group[0]) == geometry(draw)) {
@@ -254,12 +376,13 @@ impl Objective for FlowObjective<'_> {
         // is the mean over the whole batch.
         let numbers = |group: &[&Draw]| group.iter().map(|draw| draw.noise.len()).sum::<usize>() as f64;
         let total: f64 = groups.iter().map(|group| numbers(group)).sum();
-        Ok(groups.iter().map(|group| self.micro_batch(group, numbers(group) / total)).collect())
+        let own = groups.iter().enumerate().filter(|(index, _)| share.has(*index));
+        Ok(own.map(|(_, group)| self.micro_batch(group, numbers(group) / total)).collect())
     }
 
     fn loss(&self, model: &TrainedNetworks, micro_batch: FlowMicroBatch) -> Loss {
-        let FlowMicroBatch { batch, noise, timesteps, weight } = micro_batch;
-        let FlowLoss { value, reference, target } = loss(model, &batch, noise, timesteps, self.dtype);
+        let FlowMicroBatch { batch, noise, timesteps, weights, weight } = micro_batch;
+        let FlowLoss { value, reference, target } = loss(model, &batch, noise, timesteps, weights, self.dtype);
         Loss { value, weight, figures: figures(reference, target) }
     }
 
@@ -269,16 +392,16 @@ impl Objective for FlowObjective<'_> {
             let own = model.valid().train();
             return Measured::of(self.loss(&own, micro_batch), &own);
         }
-        let FlowMicroBatch { batch, noise, timesteps, weight } = micro_batch;
-        let question = Question { batch: &batch, noise, timesteps, dtype: self.dtype };
+        let FlowMicroBatch { batch, noise, timesteps, weights, weight } = micro_batch;
+        let question = Question { batch: &batch, noise, timesteps, weights, dtype: self.dtype };
         let inputs = (model.t5.clone(), model.clip.clone());
         let ask = |(t5, clip): &(Option<T5>, Option<Clip>)| question.ask(&model.flux, t5.as_ref().zip(clip.as_ref()));
         let judge = |answer: Tensor<3>| {
             let FlowLoss { value, reference, target } = question.judge(answer);
             let known = f64::from(value.clone().inner().into_scalar::<f32>());
-            (value * weight, (known, figures(reference, target)))
+            (value * weight, (known, figures(reference, target), Instant::now()))
         };
-        let ((loss, figures), grads) = match &self.blocks {
+        let ((loss, figures, known_at), grads) = match &self.blocks {
             None => recompute::gradients(&model.flux, &mut Own, &inputs, ask, judge),
             Some(blocks) => {
                 // A thread that panicked has ended the run.
@@ -286,7 +409,7 @@ impl Objective for FlowObjective<'_> {
                 recompute::gradients(&model.flux, blocks.as_mut(), &inputs, ask, judge)
             }
         };
-        Measured { loss: loss * weight, grads, figures }
+        Measured { loss: loss * weight, grads, figures, known_at }
     }
 }
 
@@ -296,23 +419,56 @@ fn figures(reference: (f32, f32), target: (f32, f32)) -> Vec<(&'static str, f32,
 }
 
 impl FlowObjective<'_> {
+    /// The squared errors of networks without gradients on copies of one example, number by number and weighted as in
+    /// training: what the loss is the mean of.
+    pub(super) fn squared_error(
+        &self,
+        networks: &TrainedNetworks,
+        (example, copies): (&Encoded, usize),
+        noise: Vec<f32>,
+        times: Vec<f32>,
+    ) -> Tensor<3> {
+        let batch = Batch::new(&vec![(example, false); copies], &self.empty, &self.device);
+        let noise = Tensor::from_data(TensorData::new(noise, batch.latents.shape()), &self.device);
+        let timesteps = Tensor::from_data(TensorData::new(times, [copies]), &self.device);
+        let emphasis = self.emphasis.as_ref();
+        let weights = emphasis.map(|emphasis| self::weights(emphasis.of(example).repeat(copies), copies, &self.device));
+        let question = Question { batch: &batch, noise, timesteps, weights, dtype: self.dtype };
+        let input = question.ask(&networks.flux, networks.text());
+        let answer = match &self.blocks {
+            None => networks.flux.forward(input),
+            Some(blocks) => {
+                // A thread that panicked has ended the run.
+                let mut blocks = blocks.lock().unwrap_or_else(PoisonError::into_inner);
+                match networks.flux.forward_with(&mut Visiting(blocks.as_mut()), input) {
+                    ControlFlow::Continue(answer) => answer,
+                    ControlFlow::Break(()) => unreachable!("the walk never breaks"),
+                }
+            }
+        };
+        question.weighted(question.squares(answer))
+    }
+
     fn micro_batch(&self, group: &[&Draw], weight: f64) -> FlowMicroBatch {
         let examples: Vec<(&Encoded, bool)> =
-            group.iter().map(|draw| (self.supply.get(draw.index).as_ref(), draw.dropped)).collect();
+            group.iter().map(|draw| (self.examples.get(draw.index).as_ref(), draw.dropped)).collect();
         let batch = Batch::new(&examples, &self.empty, &self.device);
         let noise: Vec<f32> = group.iter().flat_map(|draw| draw.noise.iter().copied()).collect();
         let noise = Tensor::from_data(TensorData::new(noise, batch.latents.shape()), &self.device);
         let times: Vec<f32> = group.iter().map(|draw| draw.timestep).collect();
         let timesteps = Tensor::from_data(TensorData::new(times, [group.len()]), &self.device);
-        FlowMicroBatch { batch, noise, timesteps, weight }
+        let weights = self.emphasis.as_ref().map(|emphasis| {
+            let all = examples.iter().flat_map(|(example, _)| emphasis.of(example));
+            self::weights(all.collect(), group.len(), &self.device)
+        });
+        FlowMicroBatch { batch, noise, timesteps, weights, weight }
     }
 }
 
 /// Whether the instruction is dropped, the time and the noise of one example.
-fn draw(index: u64, numbers: usize, drop_instruction: f64, times: TimestepRecipe, rng: &mut ChaCha20Rng) -> Draw {
+fn draw(index: u64, len: usize, features: usize, drop_instruction: f64, times: &Times, rng: &mut ChaCha20Rng) -> Draw {
     let dropped = rng.random_bool(drop_instruction);
-    let z: f32 = StandardNormal.sample(rng);
-    let noise = StandardNormal.sample_iter(rng).take(numbers).collect();
-    let z = times.mean + times.std * z;
-    Draw { index, dropped, timestep: 1.0 / (1.0 + (-z).exp()), noise }
+    let timestep = times.draw(len, rng);
+    let noise = StandardNormal.sample_iter(rng).take(len * features).collect();
+    Draw { index, dropped, timestep, noise }
 }

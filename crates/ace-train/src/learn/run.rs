@@ -2,17 +2,21 @@
 
 use super::{
     autoencoder::AutoEncoderObjective,
+    emphasis::Emphasis,
     flow::{FlowObjective, TrainedNetworks},
+    group::{self, Alone, Group, Share},
     params,
-    recipe::{NetworkName, Recipe},
+    recipe::{NetworkName, Recipe, ValidationRecipe},
+    stages::Stages,
     start::{self, Start},
-    state::{self, Checkpoint},
+    state::{self, Checkpoint, Damage, Kept, Standing},
     trainer::{Objective, StepReport, Trainer},
+    validation::{Validation, ValidationReport},
 };
 use crate::{
     Error,
     data::{
-        Cache, Notice, Notices, OnBadExample,
+        Cache, Notice, Notices, OnBadExample, Supply,
         example::{Dataset, Example},
         files::Manifest,
         shapes::{Split, World, WorldTask},
@@ -94,6 +98,17 @@ pub enum RunEvent {
         /// Parameters of the networks that learn, frozen ones included.
         parameters: usize,
     },
+    /// A checkpoint is passed over, for it is damaged.
+    Damaged {
+        /// Its folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// Steps done at the one that the run goes on from.
+        resumed_at: u64,
+    },
+    /// Where the time of a step went; its report follows.
+    Timed(Stages),
     /// A step is done.
     Step(StepReport),
     /// An example cannot be used and is left out, as the recipe wants it.
@@ -107,6 +122,17 @@ pub enum RunEvent {
     },
     /// Something to know that does not stop the run, such as a file of the cache that cannot be read.
     Note(String),
+    /// The loss on held-out examples was measured.
+    Validated(ValidationReport),
+    /// The loss on held-out examples has not become lower for long, and the run ends. What is written is of its best step.
+    StoppedEarly {
+        /// Steps done.
+        step: u64,
+        /// The best step.
+        best: u64,
+        /// The loss there.
+        validation: f32,
+    },
     /// A preview was written.
     Preview {
         /// Steps done.
@@ -170,20 +196,53 @@ pub fn train_from(
     device: &Device,
     observer: RunObserver<'_>,
 ) -> Result<Outcome, Error> {
-    let run = Run::open(start, options, device)?;
+    train_in(&Alone, start, options, device, observer)
+}
+
+/// As [`train_from`], together with the other ranks of `group`, which were asked for the same. Rank 0 writes. All stop if one
+/// observer wants to.
+///
+/// # Errors
+/// As [`train`], on all ranks if it is so on one.
+pub fn train_in(
+    group: &dyn Group,
+    start: &Start,
+    options: &RunOptions,
+    device: &Device,
+    observer: RunObserver<'_>,
+) -> Result<Outcome, Error> {
+    let start = &start.clone().adjusted(&options.recipe()?);
+    let run = group::agree(group, Run::open(group, start, options, device))?;
+    // A recipe came from text and goes back to it.
+    group::same(group, "the recipe", || serde_json::to_vec(&run.recipe).unwrap_or_default())?;
+    group::same(group, "the newest checkpoint", || run.resumed_at().to_le_bytes().to_vec())?;
+    group::lead(group, || Ok(fs::create_dir_all(&options.out).map_err(ace_plus::Error::io(&options.out))?))?;
     if run.recipe.trains(NetworkName::AutoEncoder) { run.autoencoder(observer) } else { run.flow(observer) }
 }
 
 /// What every kind of run needs.
 struct Run<'a> {
+    group: &'a dyn Group,
     start: &'a Start,
     options: &'a RunOptions,
     recipe: Recipe,
     data: Box<dyn Dataset>,
     /// Where it goes on.
     checkpoint: Option<Checkpoint>,
+    /// Newer checkpoints that cannot be used.
+    damages: Vec<Damage>,
     device: &'a Device,
     notices: Notices,
+}
+
+/// What is there before the transformer is.
+struct Prepared<'a> {
+    objective: FlowObjective<'a>,
+    validation: Option<Validation>,
+    /// Only where they are drawn.
+    previews: Option<Previews>,
+    /// Whether the encoders must go before the transformer comes.
+    is_large: bool,
 }
 
 impl From<Notice> for RunEvent {
@@ -196,23 +255,40 @@ impl From<Notice> for RunEvent {
 }
 
 impl<'a> Run<'a> {
-    fn open(start: &'a Start, options: &'a RunOptions, device: &'a Device) -> Result<Self, Error> {
+    fn open(
+        group: &'a dyn Group,
+        start: &'a Start,
+        options: &'a RunOptions,
+        device: &'a Device,
+    ) -> Result<Self, Error> {
         let recipe = options.recipe()?;
+        let problem = |problem| Error::recipe(&options.recipe, problem);
+        Emphasis::check(recipe.loss, start.card()).map_err(problem)?;
+        start.check_lora(&recipe, &options.recipe, device)?;
         let data = open_data(&recipe, &options.recipe)?;
-        let checkpoint = Checkpoint::newest(&options.out)?;
+        if let (Some(section), Some(of)) = (&recipe.validation, data.len().map(|len| len as u64)) {
+            if section.manifest.is_none() && section.examples >= of {
+                return Err(problem(RecipeProblem::NothingButHeldOut { examples: section.examples, of }));
+            }
+        }
+        let (checkpoint, damages) = Checkpoint::newest(&options.out)?;
         match &checkpoint {
             Some(checkpoint) if options.resume => checkpoint.check(&recipe)?,
             Some(checkpoint) => return Err(Error::state(&checkpoint.path, StateProblem::RunExists)),
             None => {}
         }
-        fs::create_dir_all(&options.out).map_err(ace_plus::Error::io(&options.out))?;
         let notices = Notices::default();
         // The transformer's examples may turn out bad when they are encoded; there it is the supply that skips.
         let data = match (recipe.data.on_bad_example, recipe.trains(NetworkName::AutoEncoder)) {
             (OnBadExample::Skip, true) => Box::new(Skipping::new(data, notices.clone())),
             _ => data,
         };
-        Ok(Self { start, options, recipe, data, checkpoint, device, notices })
+        Ok(Self { group, start, options, recipe, data, checkpoint, damages, device, notices })
+    }
+
+    /// Whether this process writes what the run writes.
+    fn leads(&self) -> bool {
+        self.group.rank() == 0
     }
 
     fn note(&self) -> String {
@@ -227,30 +303,40 @@ impl<'a> Run<'a> {
     fn autoencoder(&self, observer: RunObserver<'_>) -> Result<Outcome, Error> {
         let learning = self.device.clone().autodiff();
         let (recipe, card) = (&self.recipe, &self.start.card());
-        let mut model = self.start.autoencoder(recipe, &learning)?;
+        let mut model = group::agree(self.group, self.start.autoencoder(recipe, &learning))?;
         if recipe.autoencoder.as_ref().is_some_and(|section| section.decoder_only) {
             model.encoder = model.encoder.no_grad();
         }
         let mut trainer = Trainer::new(model, &recipe.optimizer);
-        let mut objective = AutoEncoderObjective::new(recipe, self.data.as_ref(), card, &learning)?;
-        let examples = self.preview_examples()?;
-        let stopped = self.turn(&mut trainer, &mut objective, observer, &mut |model: &AutoEncoder| {
-            let rows = examples.iter().map(|example| {
-                let planes = example.planes(&card.canvas)?;
-                let decode = |plane| pixels::download(model.decode(model.encode(pixels::upload(plane, self.device))));
-                Ok(planes.iter().flat_map(|plane| [plane.to_rgb(), decode(plane).to_rgb()]).collect())
-            });
-            Ok(preview::sheet(&rows.collect::<Result<Vec<Vec<_>>, Error>>()?))
-        })?;
+        let objective = AutoEncoderObjective::new(recipe, self.data.as_ref(), card, &learning);
+        let mut objective = group::agree(self.group, objective)?;
+        let examples = group::lead(self.group, || self.preview_examples())?.unwrap_or_default();
+        let stopped = self.turn(
+            &mut trainer,
+            &mut objective,
+            observer,
+            &mut |model: &AutoEncoder| {
+                let rows = examples.iter().map(|example| {
+                    let planes = example.planes(&card.canvas)?;
+                    let decode =
+                        |plane| pixels::download(model.decode(model.encode(pixels::upload(plane, self.device))));
+                    Ok(planes.iter().flat_map(|plane| [plane.to_rgb(), decode(plane).to_rgb()]).collect())
+                });
+                Ok(preview::sheet(&rows.collect::<Result<Vec<Vec<_>>, Error>>()?))
+            },
+            &mut |_, _, _| Ok(None),
+        )?;
         if stopped {
             return Ok(Outcome::Stopped { step: trainer.step });
         }
-        let model = trainer.result();
-        let (shift_factor, scaling_factor) = self.measure(&model)?;
-        observer(RunEvent::Measured { shift_factor, scaling_factor });
-        let file = card.weights.autoencoder.first();
-        let weights = start::write_network(&self.options.out, file, &model, Network::AutoEncoder, &self.note())?;
-        Ok(Outcome::Finished { step: trainer.step, weights: vec![weights] })
+        let weights = group::lead(self.group, || {
+            let model = trainer.result();
+            let (shift_factor, scaling_factor) = self.measure(&model)?;
+            observer(RunEvent::Measured { shift_factor, scaling_factor });
+            let file = card.weights.autoencoder.first();
+            start::write_network(&self.options.out, file, &model, Network::AutoEncoder, &self.note())
+        })?;
+        Ok(Outcome::Finished { step: trainer.step, weights: weights.into_iter().collect() })
     }
 
     /// Mean and one over the standard deviation of raw latents, on answers.
@@ -271,42 +357,97 @@ impl<'a> Run<'a> {
 
     fn flow(&self, observer: RunObserver<'_>) -> Result<Outcome, Error> {
         let learning = self.device.clone().autodiff();
-        let (recipe, start) = (&self.recipe, self.start);
-        let dtype = start.flux_dtype(recipe);
-        let data = self.data.as_ref();
-        let mut supply =
-            start.supply(recipe, data, self.device)?.on_bad(recipe.data.on_bad_example, self.notices.clone());
-        if supply.pool().is_some() {
-            supply = supply.cached(Cache::new(self.cache_folder(), start.digests(recipe)?, self.notices.clone()));
+        let (recipe, start, group) = (&self.recipe, self.start, self.group);
+        let stopped = Ok(Outcome::Stopped { step: self.resumed_at() });
+        let prepared = group::agree(group, self.prepare(&learning, observer))?;
+        let go_on = group::all(group, Ok(prepared.is_some()))?;
+        let Some(Prepared { mut objective, validation, previews, is_large }) = prepared.filter(|_| go_on) else {
+            return stopped;
+        };
+        // Without an end to the examples there is no encoding all of them.
+        if objective.pool().is_some() && is_large {
+            // Each rank encodes its share. Then it reads what the others have encoded.
+            let own = Some(Share::of(group)).filter(|share| *share != Share::ALL);
+            for share in own.into_iter().chain([Share::ALL]) {
+                let steps = self.resumed_at()..recipe.optimizer.steps;
+                let tell = &mut |done: u64, of: u64| self.tell(observer) & observer(RunEvent::Encoding { done, of });
+                if !group::all(group, objective.encode_ahead(steps, share, tell))? {
+                    return stopped;
+                }
+            }
         }
-        let previews = match recipe.preview_every {
-            0 => None,
-            _ => {
+        let mut trainer = Trainer::new(group::agree(group, start.trained(recipe, &learning))?, &recipe.optimizer);
+        let dtype = start.flux_dtype(recipe);
+        let mut draw = |model: &TrainedNetworks| match &previews {
+            Some(previews) => previews.draw(&model.flux, model.text(), dtype),
+            None => Ok(preview::sheet(&[])),
+        };
+        let mut measure = |objective: &FlowObjective<'_>, model: &TrainedNetworks, step| {
+            validation.as_ref().map(|validation| validation.measure(objective, model, step)).transpose()
+        };
+        if self.turn(&mut trainer, &mut objective, observer, &mut draw, &mut measure)? {
+            return Ok(Outcome::Stopped { step: trainer.step });
+        }
+        let weights = group::lead(group, || {
+            start::write(&self.options.out, start.card(), recipe, &trainer.result(), &self.note())
+        })?;
+        Ok(Outcome::Finished { step: trainer.step, weights: weights.unwrap_or_default() })
+    }
+
+    /// What the transformer learns from, and all else that must be encoded before it is loaded. `None` if the observer stopped
+    /// it.
+    fn prepare(&self, learning: &Device, observer: RunObserver<'_>) -> Result<Option<Prepared<'_>>, Error> {
+        let (recipe, start) = (&self.recipe, self.start);
+        let is_large = start.encoder_bytes(recipe)? > start.encoder_budget;
+        let mut supply = self.supply(self.data.as_ref())?;
+        let previews = match recipe.preview_every > 0 && self.leads() {
+            false => None,
+            true => {
                 let (card, autoencoder) = (start.card(), supply.autoencoder()?.clone());
                 let text = &mut |words: &str| supply.text(words);
                 Some(Previews::of(card, &autoencoder, self.device, self.preview_examples()?, text)?)
             }
         };
-        let mut objective = FlowObjective::of(recipe, supply, dtype, &learning)?;
-        // Without an end to the examples there is no encoding all of them.
-        if objective.pool().is_some() && start.encoder_bytes(recipe)? > start.encoder_budget {
-            let steps = self.resumed_at()..recipe.optimizer.steps;
-            let tell = &mut |done: u64, of: u64| self.tell(observer) & observer(RunEvent::Encoding { done, of });
-            if !objective.encode_ahead(steps, tell)? {
-                return Ok(Outcome::Stopped { step: self.resumed_at() });
+        let mut tell =
+            |done: u64, of: u64| self.tell(observer) & (!is_large || observer(RunEvent::Encoding { done, of }));
+        let validation = match &recipe.validation {
+            None => None,
+            Some(section) => match self.validation(section, &mut supply, &mut tell)? {
+                Some(validation) => Some(validation),
+                None => return Ok(None),
+            },
+        };
+        let objective = FlowObjective::of(recipe, supply, start.flux_dtype(recipe), learning)?;
+        Ok(Some(Prepared { objective, validation, previews, is_large }))
+    }
+
+    /// What is measured on held-out examples: a dataset of their own, or else a part of what is learned from. `None` if
+    /// `tell` wants no more.
+    fn validation(
+        &self,
+        section: &ValidationRecipe,
+        supply: &mut Supply<'_>,
+        tell: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<Option<Validation>, Error> {
+        let data: Box<dyn Dataset> = match (&section.manifest, self.data.len()) {
+            (Some(manifest), _) => open_manifest(&self.recipe, &beside(&self.options.recipe).join(manifest))?,
+            (None, Some(len)) => {
+                let indices = self.recipe.learned_of(len as u64)..len as u64;
+                return Validation::take(section, &self.recipe, supply, indices, tell);
             }
-        }
-        let mut trainer = Trainer::new(start.trained(recipe, &learning)?, &recipe.optimizer);
-        let stopped =
-            self.turn(&mut trainer, &mut objective, observer, &mut |model: &TrainedNetworks| match &previews {
-                Some(previews) => previews.draw(&model.flux, model.text(), dtype),
-                None => Ok(preview::sheet(&[])),
-            })?;
-        if stopped {
-            return Ok(Outcome::Stopped { step: trainer.step });
-        }
-        let weights = start::write(&self.options.out, start.card(), recipe, &trainer.result(), &self.note())?;
-        Ok(Outcome::Finished { step: trainer.step, weights })
+            (None, None) => Box::new(open_world(&self.recipe, &self.options.recipe, Split::HeldOut)?),
+        };
+        let count = data.len().map_or(section.examples, |len| section.examples.min(len as u64));
+        let mut own = self.supply(data.as_ref())?;
+        Validation::take(section, &self.recipe, &mut own, 0..count, tell)
+    }
+
+    /// Which checkpoints stay.
+    fn kept(&self) -> Kept {
+        let section = &self.recipe.checkpoints;
+        let validation = self.recipe.validation.as_ref();
+        let stops = validation.is_some_and(|validation| validation.early_stop.is_some());
+        Kept { last: section.keep, best: stops || section.best.unwrap_or(validation.is_some()) }
     }
 
     /// The examples that previews show: the first that can be used.
@@ -326,6 +467,16 @@ impl<'a> Run<'a> {
         Ok(rows)
     }
 
+    /// The examples of `data` as the transformer sees them, with what is kept of them.
+    fn supply<'b>(&'b self, data: &'b dyn Dataset) -> Result<Supply<'b>, Error> {
+        let (recipe, notices) = (&self.recipe, || self.notices.clone());
+        let supply = self.start.supply(recipe, data, self.device)?.on_bad(recipe.data.on_bad_example, notices());
+        match supply.pool() {
+            Some(_) => Ok(supply.cached(Cache::new(self.cache_folder(), self.start.digests(recipe)?, notices()))),
+            None => Ok(supply),
+        }
+    }
+
     /// Where encoded examples are kept.
     fn cache_folder(&self) -> PathBuf {
         match &self.recipe.data.cache {
@@ -339,62 +490,152 @@ impl<'a> Run<'a> {
         self.notices.take().into_iter().fold(true, |go_on, notice| go_on & observer(notice.into()))
     }
 
-    /// The loop: steps, log, previews, checkpoints. Answers whether the observer stopped it.
+    /// The loop: steps, log, measurements, previews, checkpoints. Answers whether the observer stopped it.
     fn turn<O: Objective>(
         &self,
         trainer: &mut Trainer<O::Model>,
         objective: &mut O,
         observer: RunObserver<'_>,
         draw: &mut dyn FnMut(&O::Model) -> Result<RgbImage, Error>,
+        measure: &mut dyn FnMut(&O, &O::Model, u64) -> Result<Option<ValidationReport>, Error>,
     ) -> Result<bool, Error> {
-        let (recipe, out) = (&self.recipe, &self.options.out);
+        let (recipe, out, group) = (&self.recipe, &self.options.out, self.group);
+        let mut standing = Standing::default();
         if let Some(checkpoint) = &self.checkpoint {
-            checkpoint.restore(trainer)?;
+            let restored = checkpoint.restore(trainer).and_then(|()| checkpoint.standing());
+            standing = group::agree(group, restored)?;
         }
-        let mut log = Log::open(&out.join("log.jsonl"), trainer.step)?;
+        let mut log = group::lead(group, || Log::open(&out.join("log.jsonl"), trainer.step))?;
         let steps = recipe.optimizer.steps;
-        let learned = params::count_learned(&trainer.model);
-        let parameters = trainer.model.num_params();
-        let mut go_on = observer(RunEvent::Started {
+        let resumed_at = trainer.step;
+        let mut go_on = true;
+        for Damage { path, reason } in &self.damages {
+            go_on &= observer(RunEvent::Damaged { path: path.clone(), reason: reason.clone(), resumed_at });
+        }
+        go_on &= observer(RunEvent::Started {
             name: recipe.name.clone(),
             steps,
-            resumed_at: trainer.step,
-            learned,
-            parameters,
+            resumed_at,
+            learned: params::count_learned(&trainer.model),
+            parameters: trainer.model.num_params(),
         });
-        while go_on && trainer.step < steps {
-            let report = trainer.step(objective, self.options.workers);
-            go_on = self.tell(observer);
+        go_on = group::all(group, Ok(go_on))?;
+        let mut losses = Mean::default();
+        while go_on && trainer.step < steps && !self.is_enough(&standing) {
+            let report = trainer.step_in(group, objective, self.options.workers);
+            let mut mine = self.tell(observer);
             let report = report?;
             let step = report.step;
-            if step.is_multiple_of(recipe.log_every) || step == steps {
-                log.write(&report)?;
+            losses.add(report.loss);
+            standing.score = None;
+            // What a rank does alone, and may fail in alone.
+            let tell = || {
+                if let Some(log) = log.as_mut().filter(|_| step.is_multiple_of(recipe.log_every) || step == steps) {
+                    log.write(&report)?;
+                }
+                mine &= observer(RunEvent::Timed(trainer.stages));
+                mine &= observer(RunEvent::Step(report));
+                if recipe.validation.as_ref().is_some_and(|section| step.is_multiple_of(section.every) || step == steps)
+                    && let Some(report) = measure(objective, &trainer.result(), step)?
+                {
+                    self.compare(&mut standing, &report);
+                    log.as_mut().map_or(Ok(()), |log| log.write(&report))?;
+                    mine &= observer(RunEvent::Validated(report));
+                }
+                if self.leads()
+                    && recipe.preview_every > 0
+                    && (step.is_multiple_of(recipe.preview_every) || step == steps)
+                {
+                    let path = out.join(format!("preview-{step:06}.png"));
+                    let picture = draw(&trainer.result())?;
+                    ace_plus::picture::write_png(&path, &picture)?;
+                    mine &= observer(RunEvent::Preview { step, path });
+                }
+                Ok(mine)
+            };
+            go_on = group::all(group, tell())?;
+            // The best one can be kept only if it was written.
+            let is_best = standing.score.is_some() && standing.since == 0;
+            let is_last = step == steps || self.is_enough(&standing);
+            if step.is_multiple_of(recipe.save_every) || is_best || is_last || !go_on {
+                if recipe.validation.is_none() {
+                    standing.score = std::mem::take(&mut losses).value();
+                }
+                group::same(group, "what was learned", || params::fingerprint(&trainer.model).to_le_bytes().to_vec())?;
+                let saved = group::lead(group, || state::save(out, trainer, recipe, standing, self.kept()))?;
+                let mine = saved.is_none_or(|path| observer(RunEvent::Saved { step, path }));
+                go_on &= group::all(group, Ok(mine))?;
             }
-            go_on &= observer(RunEvent::Step(report));
-            if recipe.preview_every > 0 && (step.is_multiple_of(recipe.preview_every) || step == steps) {
-                let path = out.join(format!("preview-{step:06}.png"));
-                let picture = draw(&trainer.result())?;
-                ace_plus::picture::write_png(&path, &picture)?;
-                go_on &= observer(RunEvent::Preview { step, path });
+        }
+        if self.is_enough(&standing) {
+            if let Some((best, validation)) = group::agree(group, Checkpoint::best(out))? {
+                observer(RunEvent::StoppedEarly { step: trainer.step, best: best.step, validation });
+                group::agree(group, best.restore(trainer))?;
             }
-            if step.is_multiple_of(recipe.save_every) || step == steps || !go_on {
-                let path = state::save(out, trainer, recipe)?;
-                go_on &= observer(RunEvent::Saved { step, path });
-            }
+            return Ok(false);
         }
         Ok(trainer.step < steps)
     }
+
+    /// Whether the loss on held-out examples has not become lower for long.
+    fn is_enough(&self, standing: &Standing) -> bool {
+        let section = self.recipe.validation.as_ref().and_then(|section| section.early_stop);
+        section.is_some_and(|stop| standing.since >= stop.patience)
+    }
+
+    /// Takes a measurement in.
+    fn compare(&self, standing: &mut Standing, report: &ValidationReport) {
+        let section = self.recipe.validation.as_ref().and_then(|section| section.early_stop);
+        let min_delta = section.map_or(0.0, |stop| stop.min_delta);
+        standing.score = Some(report.validation);
+        match standing.best {
+            Some(best) if report.validation >= best - min_delta => standing.since += 1,
+            _ => (standing.best, standing.since) = (Some(report.validation), 0),
+        }
+    }
+}
+
+/// A mean of losses.
+#[derive(Default)]
+struct Mean {
+    sum: f64,
+    count: u32,
+}
+
+impl Mean {
+    fn add(&mut self, value: f32) {
+        self.sum += f64::from(value);
+        self.count += 1;
+    }
+
+    fn value(self) -> Option<f32> {
+        (self.count > 0).then(|| (self.sum / f64::from(self.count)) as f32)
+    }
+}
+
+/// The folder that a recipe's paths start from.
+fn beside(recipe: &Path) -> &Path {
+    recipe.parent().unwrap_or(Path::new(""))
 }
 
 /// The world or the manifest that the recipe at `path` names.
 fn open_data(recipe: &Recipe, path: &Path) -> Result<Box<dyn Dataset>, Error> {
-    if let Some(manifest) = &recipe.data.manifest {
-        let place = path.parent().unwrap_or(Path::new("")).join(manifest);
-        return Ok(Box::new(match recipe.data.on_bad_example {
-            OnBadExample::Stop => Manifest::open(place)?,
-            OnBadExample::Skip => Manifest::open_with_bad(place)?,
-        }));
+    match &recipe.data.manifest {
+        Some(manifest) => open_manifest(recipe, &beside(path).join(manifest)),
+        None => Ok(Box::new(open_world(recipe, path, Split::Train)?)),
     }
+}
+
+/// Examples on disk.
+fn open_manifest(recipe: &Recipe, place: &Path) -> Result<Box<dyn Dataset>, Error> {
+    Ok(Box::new(match recipe.data.on_bad_example {
+        OnBadExample::Stop => Manifest::open(place)?,
+        OnBadExample::Skip => Manifest::open_with_bad(place)?,
+    }))
+}
+
+/// The world that the recipe at `path` names.
+fn open_world(recipe: &Recipe, path: &Path, split: Split) -> Result<World, Error> {
     let tasks = match recipe.data.tasks.is_empty() {
         true => WorldTask::ALL.to_vec(),
         false => {
@@ -407,13 +648,16 @@ fn open_data(recipe: &Recipe, path: &Path) -> Result<Box<dyn Dataset>, Error> {
             recipe.data.tasks.iter().map(find).collect::<Result<Vec<_>, _>>()?
         }
     };
-    Ok(Box::new(World::new(recipe.data.world.unwrap_or_default(), &tasks, Split::Train)?))
+    Ok(World::new(recipe.data.world.unwrap_or_default(), &tasks, split)?)
 }
 
-/// JSON lines, one per logged step. A resumed run removes the lines of steps after its checkpoint.
+/// JSON lines, one per logged step ([`StepReport`]) or measurement ([`ValidationReport`]). A resumed run removes the lines of
+/// steps after its checkpoint.
 struct Log {
     path: PathBuf,
     file: fs::File,
+    /// Bytes of whole lines.
+    len: u64,
 }
 
 impl Log {
@@ -421,19 +665,29 @@ impl Log {
         let io = || ace_plus::Error::io(path);
         let kept: String = match fs::read_to_string(path) {
             Ok(text) if step > 0 => {
-                let is_past =
-                    |line: &&str| serde_json::from_str::<StepReport>(line).is_ok_and(|line| line.step <= step);
+                let is_past = |line: &&str| {
+                    let line = serde_json::from_str::<serde_json::Value>(line);
+                    line.is_ok_and(|line| line["step"].as_u64().is_some_and(|line| line <= step))
+                };
                 text.lines().filter(is_past).flat_map(|line| [line, "\n"]).collect()
             }
             _ => String::new(),
         };
         ace_weights::replace::write(path, kept.as_bytes())?;
         let file = fs::OpenOptions::new().append(true).open(path).map_err(io())?;
-        Ok(Self { path: path.to_owned(), file })
+        Ok(Self { path: path.to_owned(), file, len: kept.len() as u64 })
     }
 
-    fn write(&mut self, report: &StepReport) -> Result<(), Error> {
-        let line = serde_json::to_string(report).unwrap_or_default(); // plain numbers always serialize
-        Ok(writeln!(self.file, "{line}").map_err(ace_plus::Error::io(&self.path))?)
+    fn write(&mut self, report: &impl serde::Serialize) -> Result<(), Error> {
+        let line = serde_json::to_string(report).unwrap_or_default() + "\n"; // plain numbers always serialize
+        match self.file.write_all(line.as_bytes()) {
+            Ok(()) => self.len += line.len() as u64,
+            Err(source) => {
+                // Half a line says nothing. If that cannot be undone either, the first error is the one that matters.
+                let _ = self.file.set_len(self.len);
+                return Err(ace_plus::Error::io(&self.path)(source).into());
+            }
+        }
+        Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use super::{
     flow::TrainedNetworks,
     params,
-    recipe::{NetworkName, Recipe},
+    recipe::{LoraRecipe, NetworkName, Recipe, Spelling},
 };
 use crate::{
     Error,
@@ -20,7 +20,10 @@ use ace_nn::{
 use ace_plus::{Card, Model, model::Component, text::Tokenizers};
 use ace_weights::{Network, WeightFile, adapter};
 use burn::{module::Module, prelude::*, tensor::FloatDType};
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 /// Where a run starts: a model, and the numbers in which its frozen networks are held.
 ///
@@ -71,8 +74,22 @@ impl Start {
             true => vec![home.clone()],
             false => recipe.weights.iter().map(|weights| beside.join(weights)).collect(),
         };
-        let model = find_networks(Model::of(card, home), &folders)?;
-        Ok(Self::of(model.dtype(recipe.frozen_dtype.into())))
+        let mut model = find_networks(Model::of(card, home), &folders)?;
+        if let Some(flux) = &recipe.flux {
+            model = model.network(Network::Flux, flux.clone());
+        }
+        Ok(Self::of(model.dtype(recipe.frozen_dtype.into())).adjusted(recipe))
+    }
+
+    /// The same model as the recipe wants it to be learned on: within its tokens, without the card's LoRAs if it says so.
+    pub fn adjusted(self, recipe: &Recipe) -> Self {
+        let model = self.model.with_card(|card| {
+            card.canvas.max_seq_len = recipe.max_seq_len.unwrap_or(card.canvas.max_seq_len);
+            if !recipe.with_adapters {
+                card.adapter.clear();
+            }
+        });
+        Self { model, ..self }
     }
 
     /// The autoencoder, in f32.
@@ -185,21 +202,39 @@ impl Start {
                 adapter::attach(&mut flux, &source.open()?, weight, device)?;
             }
         }
+        if let Some((lora, from)) = recipe.lora.as_ref().and_then(|lora| Some((lora, lora.from.as_ref()?))) {
+            if lora.fuse {
+                // As a frozen branch: the sum is the same, and a packed base stays packed.
+                adapter::attach(&mut flux, &WeightFile::open(from)?, 1.0, device)?;
+            }
+        }
         if is_frozen {
             flux = flux.no_grad();
         } else {
             flux.for_each_linear(&mut |_, linear| linear.lora = std::mem::take(&mut linear.lora).no_grad());
         }
         if let Some(lora) = &recipe.lora {
-            let scale = lora.alpha / lora.rank as f64;
-            flux.for_each_linear(&mut |path, linear| {
-                if is_adapted(path) {
-                    let branch = LoraBranch::new(linear.features(), lora.rank, scale, device);
-                    linear.lora.push(params::initialize(branch, &format!("lora.{path}"), recipe.seed, device));
-                }
-            });
+            branch_out(&mut flux, lora, recipe.seed, device)?;
         }
         Ok(flux)
+    }
+
+    /// Whether the recipe's branches fit the card's transformer, before anything large is read.
+    ///
+    /// # Errors
+    /// If a pattern is of no layer, or the LoRA to start from cannot be read or does not fit.
+    pub fn check_lora(&self, recipe: &Recipe, path: &Path, device: &Device) -> Result<(), Error> {
+        let Some(lora) = &recipe.lora else { return Ok(()) };
+        // Nothing is allocated before a parameter is asked for.
+        let mut flux = self.card().flux.init(device);
+        let mut layers = Vec::new();
+        flux.for_each_linear(&mut |path, _| layers.push(path.to_owned()));
+        lora.check_names(&layers).map_err(|problem| Error::recipe(path, problem))?;
+        match &lora.from {
+            Some(from) if lora.fuse => Ok(adapter::check(&mut flux, &WeightFile::open(from)?)?),
+            Some(from) => go_on_from(&mut flux, lora, from, device),
+            None => Ok(()),
+        }
     }
 
     /// The numbers in which the transformer computes.
@@ -235,9 +270,60 @@ pub(super) fn trains_text(recipe: &Recipe) -> bool {
     recipe.trains(NetworkName::T5) || recipe.trains(NetworkName::Clip)
 }
 
-/// Whether a layer gets a branch. The released adapters have one for every linear layer of the blocks.
-fn is_adapted(path: &str) -> bool {
-    path.contains("_blocks.")
+/// Gives layers the branches that learn: those of the LoRA to start from, fresh ones elsewhere.
+fn branch_out(flux: &mut Flux, lora: &LoraRecipe, seed: u64, device: &Device) -> Result<(), Error> {
+    let frozen = count_branches(flux);
+    if let Some(from) = lora.from.as_ref().filter(|_| !lora.fuse) {
+        go_on_from(flux, lora, from, device)?;
+    }
+    flux.for_each_linear(&mut |path, linear| {
+        let Some((rank, scale)) = lora.branch(path) else { return };
+        if linear.lora.len() == frozen[path] {
+            let branch = LoraBranch::new(linear.features(), rank, scale, device);
+            linear.lora.push(params::initialize(branch, &format!("lora.{path}"), seed, device));
+        }
+    });
+    Ok(())
+}
+
+/// How many branches every layer has.
+fn count_branches(flux: &mut Flux) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    flux.for_each_linear(&mut |path, linear| {
+        counts.insert(path.to_owned(), linear.lora.len());
+    });
+    counts
+}
+
+/// Adds the branches of a LoRA file, which are to go on learning.
+///
+/// # Errors
+/// If it has a branch where the recipe wants none, one of another rank, or more than branches.
+fn go_on_from(flux: &mut Flux, lora: &LoraRecipe, from: &Path, device: &Device) -> Result<(), Error> {
+    let before = count_branches(flux);
+    let report = adapter::attach(flux, &WeightFile::open(from)?, 1.0, device)?;
+    let mut problem = (report.parameters > 0).then(|| {
+        format!(
+            "it also changes {} weights, biases or norms, which do not learn; fuse = true takes it",
+            report.parameters
+        )
+    });
+    flux.for_each_linear(&mut |path, linear| {
+        let Some(branch) = linear.lora.get(before[path]) else { return };
+        let [rank, _] = branch.lora_a.dims();
+        // Queries, keys and values of other spellings stand below each other.
+        let is_fused = path.ends_with("qkv") || path.ends_with("linear1");
+        let found = match lora.branch(path) {
+            None => Some(format!("it has a branch for {path}, which gets none here")),
+            Some((wanted, _)) if rank == wanted || is_fused && rank.is_multiple_of(wanted) => None,
+            Some((wanted, _)) => Some(format!("its branch for {path} has rank {rank}, not {wanted}")),
+        };
+        problem = problem.take().or(found);
+    });
+    match problem {
+        Some(reason) => Err(Error::recipe(from, RecipeProblem::OtherLora { reason })),
+        None => Ok(()),
+    }
 }
 
 /// A card and its folder.
@@ -298,8 +384,8 @@ pub fn widen(mut flux: Flux, from: &FluxConfig, to: &FluxConfig) -> Result<Flux,
     Ok(flux)
 }
 
-/// Writes what a run on transformer and text encoders learned: the new LoRA as `<recipe's name>.safetensors`, or whole
-/// networks under the names that the card has for them.
+/// Writes what a run on transformer and text encoders learned: the new LoRA as `<recipe's name>.safetensors` and in the
+/// other spellings that the recipe asks for, or whole networks under the names that the card has for them.
 ///
 /// # Errors
 /// If the folder cannot be written.
@@ -310,10 +396,20 @@ pub fn write(
     model: &TrainedNetworks,
     note: &str,
 ) -> Result<Vec<PathBuf>, Error> {
-    if recipe.lora.is_some() {
-        let path = folder.join(format!("{}.safetensors", recipe.name));
-        adapter::write(&path, &with_new_branches(&model.flux), &[("made_by", note)])?;
-        return Ok(vec![path]);
+    if let Some(lora) = &recipe.lora {
+        let flux = with_new_branches(&model.flux, lora);
+        let mut written = Vec::new();
+        for spelling in lora.spellings() {
+            let (ending, spelling) = match spelling {
+                Spelling::Kohya => (".safetensors", adapter::Spelling::Kohya),
+                Spelling::Diffusers => ("-diffusers.safetensors", adapter::Spelling::Diffusers),
+                Spelling::Peft => ("-peft", adapter::Spelling::Peft),
+            };
+            let path = folder.join(format!("{}{ending}", recipe.name));
+            adapter::write_as(&path, &flux, spelling, &[("made_by", note)])?;
+            written.push(path);
+        }
+        return Ok(written);
     }
     let files = &card.weights;
     let mut written = Vec::new();
@@ -347,10 +443,10 @@ pub fn write_network<M: Module>(
 }
 
 /// The transformer with the branches alone that were learned: the last of every layer that has one.
-fn with_new_branches(flux: &Flux) -> Flux {
+fn with_new_branches(flux: &Flux, lora: &LoraRecipe) -> Flux {
     let mut flux = flux.clone();
     flux.for_each_linear(&mut |path, linear| {
-        let older = linear.lora.len() - usize::from(is_adapted(path) && !linear.lora.is_empty());
+        let older = linear.lora.len() - usize::from(lora.branch(path).is_some() && !linear.lora.is_empty());
         linear.lora.drain(..older);
     });
     flux

@@ -1,7 +1,7 @@
 //! LoRA files: onto the transformer's layers, and back to a file.
 //!
-//! Read is what trainers write, each in its own spelling ([`Dialect`]); the layers of all are the same. Written is the
-//! ACE++ release's spelling (kohya's), with `alpha`.
+//! Read is what trainers write, each in its own spelling ([`Dialect`]); the layers of all are the same. Written are
+//! the ACE++ release's spelling (kohya's, ComfyUI's), diffusers' and PEFT's.
 //!
 //! ```text
 //! key ─ dialect ─▶ stem + role ─ place ─▶ rows of a layer ─ plan ─▶ checked ─ delta ─▶ branch, weight, bias
@@ -12,19 +12,25 @@ mod delta;
 mod dialect;
 mod place;
 mod plan;
+mod write;
 #[cfg(test)]
 mod tests;
 
 pub use dialect::Dialect;
+pub use write::{Spelling, write, write_as};
+pub(crate) use write::{diffusers, released};
 
-use crate::{Error, Result, WeightFile, store};
+use crate::{Result, WeightFile};
 use ace_nn::flux::Flux;
-use burn::{prelude::*, tensor::DType};
+use burn::prelude::*;
 use delta::Delta;
 use dialect::Role;
 use place::Places;
 use plan::Plan;
-use std::{collections::BTreeMap, ops::RangeInclusive, path::Path};
+use std::{collections::BTreeMap, ops::RangeInclusive};
+
+/// PEFT's configuration, beside the factors.
+const CONFIG: &str = "adapter_config.json";
 
 /// What [`attach`] did.
 #[derive(Debug, Clone, PartialEq)]
@@ -119,50 +125,6 @@ pub fn ranks(file: &WeightFile) -> Result<Option<RangeInclusive<usize>>> {
     let mut all = shapes.iter().filter(|(key, _)| is_down(key)).filter_map(|(_, shape)| shape.first().copied());
     let first = all.next();
     Ok(first.map(|first| all.fold(first..=first, |range, rank| rank.min(*range.start())..=rank.max(*range.end()))))
-}
-
-/// Writes the transformer's branches, one per layer, to a file in the release's spelling.
-///
-/// # Errors
-/// If the file cannot be written, or a layer has several branches.
-pub fn write(path: &Path, flux: &Flux, metadata: &[(&str, &str)]) -> Result<()> {
-    let mut crowded = None;
-    let mut flux = flux.clone();
-    flux.for_each_linear(&mut |name, linear| {
-        if linear.lora.len() > 1 {
-            crowded = Some(name.to_owned());
-        }
-    });
-    match crowded {
-        Some(name) => Err(Error::input(format!("{name} has several branches"), "one LoRA at a time can be written")),
-        None => store::write(path, &released(&mut flux), metadata),
-    }
-}
-
-/// The transformer's branches in the release's spelling (kohya's): `lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight`
-/// and its siblings, in f32.
-pub(crate) fn released(flux: &mut Flux) -> BTreeMap<String, TensorData> {
-    let mut tensors = BTreeMap::new();
-    flux.for_each_linear(&mut |path, linear| {
-        for branch in &linear.lora {
-            let stem = format!("lora_unet_{}", path.replace('.', "_"));
-            let [rank, _] = branch.lora_a.dims();
-            tensors.insert(format!("{stem}.lora_down.weight"), on_host(branch.lora_a.val()));
-            tensors.insert(format!("{stem}.lora_up.weight"), on_host(branch.lora_b.val()));
-            tensors.insert(format!("{stem}.alpha"), alpha(branch.scale * rank as f64));
-        }
-    });
-    tensors
-}
-
-/// A factor on the host, in f32.
-pub(crate) fn on_host(factor: Tensor<2>) -> TensorData {
-    factor.cast(DType::F32).into_data()
-}
-
-/// The number by which a branch counts, times its rank.
-pub(crate) fn alpha(value: f64) -> TensorData {
-    TensorData::new(vec![value as f32], [0_usize; 0])
 }
 
 /// Whether a key is of a down projection, or of an up projection.

@@ -11,10 +11,7 @@ use crate::{
     network::flux as keys,
     replace, store,
 };
-use ace_nn::{
-    flux::{Flux, FluxConfig},
-    lora::LoraBranch,
-};
+use ace_nn::flux::FluxConfig;
 use burn::{prelude::*, tensor::FloatDType};
 use std::{collections::BTreeMap, path::Path};
 
@@ -42,7 +39,7 @@ pub(super) fn convert(
         return Err(file.misfit(reason, "only branches can be written in another spelling; use the file as it is"));
     }
     let tensors = match format {
-        Format::Diffusers => diffusers(&mut flux),
+        Format::Diffusers => adapter::diffusers(&mut flux),
         Format::Bfl | Format::ComfyUi => adapter::released(&mut flux),
     };
     let tensors: BTreeMap<String, TensorData> =
@@ -154,75 +151,4 @@ fn doubles(names: &[(String, &str, &[usize])]) -> usize {
         name[at + "transformer_blocks_".len()..].split('_').next()?.parse::<usize>().ok()
     };
     names.iter().filter_map(|(name, _, _)| index(name)).max().map_or(0, |last| last + 1)
-}
-
-/// diffusers' spelling; alphas only where branches do not count as they are.
-fn diffusers(flux: &mut Flux) -> BTreeMap<String, TensorData> {
-    let mut tensors = BTreeMap::new();
-    flux.for_each_linear(&mut |path, linear| {
-        let target = keys::DIFFUSERS.rows(&keys::BFL.path(&format!("{path}.weight")));
-        let [width, height] = linear.features();
-        for branch in &linear.lora {
-            let mut at = 0;
-            let mut parts = Vec::new();
-            for (key, height) in target.keys.iter().zip(target.heights(height, width)) {
-                let used = used(branch, at, height);
-                parts.push((key, Part { at, height, swapped: target.swapped, used }));
-                at += height;
-            }
-            // Rows that the branch leaves alone have no part, unless it is one that has learned nothing yet.
-            if parts.iter().any(|(_, part)| !part.used.is_empty()) {
-                parts.retain(|(_, part)| !part.used.is_empty());
-            }
-            let is_cut = target.keys.len() > 1;
-            for (key, part) in parts {
-                let stem = format!("transformer.{}", key.trim_end_matches(".weight"));
-                let (a, b) = part.factors(branch, is_cut);
-                let [rank, _] = a.dims();
-                tensors.insert(format!("{stem}.lora_A.weight"), adapter::on_host(a));
-                tensors.insert(format!("{stem}.lora_B.weight"), adapter::on_host(b));
-                if branch.scale != 1.0 {
-                    tensors.insert(format!("{stem}.alpha"), adapter::alpha(branch.scale * rank as f64));
-                }
-            }
-        }
-    });
-    tensors
-}
-
-/// Rows of a branch that stand under one name.
-struct Part {
-    at: usize,
-    height: usize,
-    swapped: bool,
-    /// Directions of the rank that reach these rows.
-    used: Vec<i32>,
-}
-
-impl Part {
-    /// Its factors. Where a layer is cut, whole directions of the rank may be for other rows only, as when the file was
-    /// made of such parts: those are left out.
-    fn factors(&self, branch: &LoraBranch, is_cut: bool) -> (Tensor<2>, Tensor<2>) {
-        let (a, b) = (branch.lora_a.val(), branch.lora_b.val().narrow(0, self.at, self.height));
-        let half = self.height / 2;
-        let b = match self.swapped {
-            true => Tensor::cat(vec![b.clone().narrow(0, half, self.height - half), b.narrow(0, 0, half)], 0),
-            false => b,
-        };
-        let [rank, _] = a.dims();
-        if !is_cut || self.used.is_empty() || self.used.len() == rank {
-            return (a, b);
-        }
-        let indices = TensorData::new(self.used.clone(), [self.used.len()]);
-        let indices = Tensor::<1, Int>::from_data(indices, &a.device());
-        (a.select(0, indices.clone()), b.select(1, indices))
-    }
-}
-
-/// Directions of the rank that change any of `height` rows from row `at` on.
-fn used(branch: &LoraBranch, at: usize, height: usize) -> Vec<i32> {
-    let [_, rank] = branch.lora_b.dims();
-    let rows: Vec<f32> = adapter::on_host(branch.lora_b.val().narrow(0, at, height)).iter::<f32>().collect();
-    let is_used = |column: &i32| rows.iter().skip(*column as usize).step_by(rank).any(|value| *value != 0.0);
-    (0..rank as i32).filter(is_used).collect()
 }

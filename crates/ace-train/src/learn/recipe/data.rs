@@ -1,6 +1,6 @@
 //! `[data]`: what to learn from.
 
-use crate::data::{Dataset, OnBadExample};
+use crate::data::OnBadExample;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -32,12 +32,6 @@ pub struct DataRecipe {
 }
 
 impl DataRecipe {
-    /// How many distinct examples of `data` are drawn from; `None` if there is no end to them.
-    pub fn pool_of(&self, data: &dyn Dataset) -> Option<u64> {
-        let all = data.len().map(|len| len as u64);
-        self.pool.map(|pool| pool.min(all.unwrap_or(u64::MAX))).or(all)
-    }
-
     /// The part of it that decides what is learned: where encoded examples are kept does not, nor does what would happen to
     /// bad ones.
     pub(in crate::learn) fn deciding(&self) -> Self {

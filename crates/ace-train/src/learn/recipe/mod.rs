@@ -1,18 +1,24 @@
 //! A recipe says how to train: what, on what, how long. Recipes are the commented TOML files under `models/<name>/`.
 
 mod autoencoder;
+mod checkpoints;
 mod data;
 mod lora;
+mod loss;
 mod optimizer;
 mod timesteps;
+mod validation;
 
 pub use autoencoder::AutoEncoderRecipe;
+pub use checkpoints::CheckpointRecipe;
 pub use data::DataRecipe;
-pub use lora::LoraRecipe;
-pub use optimizer::{OptimizerRecipe, RateSchedule};
-pub use timesteps::TimestepRecipe;
+pub use lora::{LoraModules, LoraRecipe, RankedModules, Spelling};
+pub use loss::LossRecipe;
+pub use optimizer::{OptimizerRecipe, OptimizerState, RateSchedule, Reduce};
+pub use timesteps::{ShiftLaw, TimestepLaw, TimestepRecipe, TimestepShift};
+pub use validation::{EarlyStop, ValidationRecipe};
 
-use crate::{Error, error::RecipeProblem};
+use crate::{Error, data::Dataset, error::RecipeProblem};
 use burn::tensor::FloatDType;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -40,6 +46,16 @@ pub struct Recipe {
     /// in the Hugging Face cache.
     #[serde(default)]
     pub weights: Vec<PathBuf>,
+    /// The transformer's file to start from instead of the card's, relative to the recipe. A caller that names another
+    /// comes first.
+    #[serde(default)]
+    pub flux: Option<PathBuf>,
+    /// Whether the card's own LoRAs lie under what is learned. Without them the base learns alone, as when they were made.
+    #[serde(default = "yes")]
+    pub with_adapters: bool,
+    /// Tokens that the pictures of an example may take, instead of the card's: sampling may have more than learning.
+    #[serde(default)]
+    pub max_seq_len: Option<usize>,
     /// Numbers in which frozen networks are held and compute. What learns is always in f32.
     #[serde(default)]
     pub frozen_dtype: FrozenDtype,
@@ -67,6 +83,15 @@ pub struct Recipe {
     /// At which times the transformer learns.
     #[serde(default)]
     pub timesteps: TimestepRecipe,
+    /// What counts more in the transformer's loss.
+    #[serde(default)]
+    pub loss: LossRecipe,
+    /// Measuring on examples that are not learned from; not for the autoencoder.
+    #[serde(default)]
+    pub validation: Option<ValidationRecipe>,
+    /// Which checkpoints are kept.
+    #[serde(default)]
+    pub checkpoints: CheckpointRecipe,
     /// Probability that the instruction is replaced by an empty one.
     #[serde(default)]
     pub drop_instruction: f64,
@@ -148,7 +173,11 @@ impl Recipe {
     /// As [`Recipe::load`].
     pub fn load_with(path: &Path, manifest: Option<&Path>) -> Result<Self, Error> {
         let text = fs::read_to_string(path).map_err(ace_plus::Error::io(path))?;
-        let mut recipe: Self = toml::from_str(&text).map_err(|source| {
+        Self::from_text(&text, path, manifest)
+    }
+
+    fn from_text(text: &str, path: &Path, manifest: Option<&Path>) -> Result<Self, Error> {
+        let mut recipe: Self = toml::from_str(text).map_err(|source| {
             let line = source.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
             Error::recipe(path, RecipeProblem::Syntax { line, reason: source.message().to_owned() })
         })?;
@@ -157,8 +186,20 @@ impl Recipe {
             recipe.data.world = None;
             recipe.data.tasks.clear();
         }
+        let from = recipe.lora.as_mut().and_then(|lora| lora.from.as_mut());
+        for file in from.into_iter().chain(&mut recipe.flux) {
+            *file = path.parent().unwrap_or(Path::new("")).join(&*file);
+        }
         recipe.check().map_err(|problem| Error::recipe(path, problem))?;
         Ok(recipe)
+    }
+
+    /// A recipe from its text, checked.
+    ///
+    /// # Errors
+    /// As [`Recipe::load`].
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        Self::from_text(text, Path::new("recipe.toml"), None)
     }
 
     fn check(&self) -> Result<(), RecipeProblem> {
@@ -183,14 +224,37 @@ impl Recipe {
         if self.data.pool == Some(0) {
             return Err(RecipeProblem::EmptyPool);
         }
-        let &OptimizerRecipe { batch, accumulate, .. } = &self.optimizer;
-        if batch == 0 || accumulate == 0 || !batch.is_multiple_of(accumulate) {
-            return Err(RecipeProblem::UnevenBatch { batch, accumulate });
+        self.optimizer.check()?;
+        self.timesteps.check()?;
+        self.loss.check()?;
+        self.checkpoints.check()?;
+        if let Some(lora) = &self.lora {
+            lora.check()?;
+        }
+        if let Some(validation) = &self.validation {
+            validation.check()?;
+            if self.trains(NetworkName::AutoEncoder) {
+                return Err(RecipeProblem::ValidationOfAutoEncoder);
+            }
         }
         if !(0.0..=1.0).contains(&self.drop_instruction) {
             return Err(RecipeProblem::NoProbability { value: self.drop_instruction });
         }
         Ok(())
+    }
+
+    /// How many distinct examples of `data` are drawn from; `None` if there is no end to them.
+    pub fn pool_of(&self, data: &dyn Dataset) -> Option<u64> {
+        let all = data.len().map(|len| self.learned_of(len as u64));
+        self.data.pool.map(|pool| pool.min(all.unwrap_or(u64::MAX))).or(all)
+    }
+
+    /// How many of a dataset's examples, the first ones, are learned from: the others are held out for validation.
+    pub fn learned_of(&self, len: u64) -> u64 {
+        match &self.validation {
+            Some(ValidationRecipe { manifest: None, examples, .. }) => len.saturating_sub(*examples).max(1),
+            _ => len,
+        }
     }
 
     /// Whether a network learns.
@@ -240,5 +304,47 @@ mod tests {
         ] {
             assert_eq!(parsed(from, to).unwrap().check(), Err(problem));
         }
+    }
+
+    #[test]
+    fn numbers_out_of_their_range_are_named() {
+        for (more, field) in [
+            ("[timesteps]\nstd = -1.0", "timesteps.std is -1"),
+            ("[timesteps]\nshift = 0.0", "timesteps.shift is 0"),
+            ("[loss]\nmask_weight = -2.0", "loss.mask_weight is -2"),
+            ("[loss]\nreference_weight = nan", "loss.reference_weight is NaN"),
+            ("[checkpoints]\nkeep = 0", "checkpoints.keep is 0"),
+            ("[validation]\nevery = 0", "validation.every is 0"),
+            ("[validation]\nevery = 1\ntimesteps = [0.5, 1.5]", "validation.timesteps is 1.5"),
+            ("[validation]\nevery = 1\nearly_stop = { patience = 0 }", "validation.early_stop.patience is 0"),
+        ] {
+            let problem = parsed("[data]", &format!("{more}\n[data]")).unwrap().check().unwrap_err().to_string();
+            assert!(problem.starts_with(field), "{problem}");
+        }
+    }
+
+    #[test]
+    fn times_are_drawn_as_the_recipe_says() {
+        let times =
+            |more: &str| parsed("[data]", &format!("[timesteps]\n{more}\n[data]")).map(|recipe| recipe.timesteps);
+        // As recipes were written before there were other laws.
+        let old = times("mean = 0.5\nstd = 1.2").unwrap();
+        assert_eq!(old, TimestepRecipe { mean: 0.5, std: 1.2, ..TimestepRecipe::default() });
+        assert_eq!(parsed("", "").unwrap().timesteps, TimestepRecipe::default());
+        let moved = times("law = \"uniform\"\nshift = 3.0").unwrap();
+        assert_eq!((moved.law, moved.shift), (TimestepLaw::Uniform, Some(TimestepShift::Constant(3.0))));
+        let moved = times("law = \"official\"\nshift = \"dynamic\"").unwrap();
+        assert_eq!((moved.law, moved.shift), (TimestepLaw::Official, Some(TimestepShift::Named(ShiftLaw::Dynamic))));
+        assert!(times("law = \"cubic\"").is_err() && times("shift = \"upwards\"").is_err());
+    }
+
+    #[test]
+    fn a_recipe_is_the_same_after_it_was_stored() {
+        let more = "modules = [\"double_blocks.*\", { pattern = \"single_blocks.*\", rank = 4 }]\nsave_as = [\"peft\"]\n\
+                    [timesteps]\nlaw = \"uniform\"\nshift = \"dynamic\"\n[loss]\nmask_weight = 2.0\n\
+                    [validation]\nevery = 5\nearly_stop = { patience = 3 }\n[checkpoints]\nkeep = 4\nbest = true\n[data]";
+        let recipe = parsed("[data]", more).unwrap();
+        let stored = serde_json::to_string(&recipe).unwrap();
+        assert_eq!(serde_json::from_str::<Recipe>(&stored).unwrap(), recipe);
     }
 }

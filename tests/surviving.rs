@@ -1,0 +1,144 @@
+//! What goes wrong while learning: the run stops with a clear word, nothing is half-written, and it goes on from where it
+//! was.
+
+use crate::{
+    support::{self, TestDir, ace},
+    train::{FRESH, losses, options, write_recipe},
+};
+use ace_train::{
+    Error,
+    learn::{RunEvent, train},
+};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+const LEARNING: &str = "batch = 2\nlearning_rate = 1e-3\nschedule = \"constant\"";
+
+/// What a run has written, without what it keeps for the next one.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).expect("written").filter_map(Result::ok);
+    let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.retain(|name| name != "cache");
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn a_damaged_checkpoint_is_passed_over_and_said() {
+    let dir = TestDir::new("surviving-damage");
+    let recipe = |steps| write_recipe(&dir, "run", FRESH, "pool = 6", &format!("steps = {steps}\n{LEARNING}"));
+    let whole = options(&recipe(6), dir.file("whole"));
+    let expected = losses(&whole);
+    let mut run = options(&recipe(4), dir.file("out"));
+    losses(&run);
+    assert_eq!(
+        names(&run.out),
+        ["checkpoint-2", "checkpoint-4", "clip.safetensors", "flux.safetensors", "log.jsonl", "t5.safetensors"]
+    );
+
+    recipe(6);
+    run.resume = true;
+    for file in ["optimizer.bin", "weights.safetensors", "state.json"] {
+        let path = run.out.join("checkpoint-4").join(file);
+        let bytes = fs::read(&path).expect("written");
+        fs::write(&path, &bytes[..bytes.len() / 2]).expect("writable");
+        let mut said = Vec::new();
+        let mut first = None;
+        let stopped = train(&run, &support::device(), &mut |event| {
+            match event {
+                RunEvent::Damaged { path, reason, resumed_at } => said.push((path, reason, resumed_at)),
+                RunEvent::Step(step) => first = first.or(Some(step.step)),
+                _ => {}
+            }
+            false
+        });
+        stopped.expect("it can be resumed");
+        assert_eq!(first, None, "it was stopped before a step");
+        let [(folder, reason, 2)] = &said[..] else { panic!("{said:?}") };
+        assert!(folder.ends_with("checkpoint-4") && reason.contains(file), "{said:?}");
+        fs::write(&path, bytes).expect("writable");
+    }
+    let cut = run.out.join("checkpoint-4/optimizer.bin");
+    fs::write(&cut, b"short").expect("writable");
+    assert_eq!(losses(&run), expected[2..]);
+    let read = |out: &Path, file: &str| fs::read(out.join(file)).expect("written");
+    for file in ["flux.safetensors", "t5.safetensors", "log.jsonl"] {
+        assert!(read(&run.out, file) == read(&whole.out, file), "{file} differs");
+    }
+
+    for step in [4, 6] {
+        fs::write(run.out.join(format!("checkpoint-{step}/weights.safetensors")), b"short").expect("writable");
+    }
+    let error = train(&run, &support::device(), &mut |_| true).expect_err("nothing is whole").to_string();
+    assert!(error.contains("checkpoint-6") && error.contains("weights.safetensors has 5 of its"), "{error}");
+}
+
+#[test]
+fn a_loss_that_is_no_number_ends_the_run_and_leaves_the_last_checkpoint() {
+    let dir = TestDir::new("surviving-nan");
+    let recipe = write_recipe(
+        &dir,
+        "run",
+        &FRESH.replace("save_every = 2", "save_every = 1"),
+        "pool = 2",
+        "steps = 40\nbatch = 1\nlearning_rate = 1e30",
+    );
+    let run = options(&recipe, dir.file("out"));
+    let mut done = 0;
+    let error = train(&run, &support::device(), &mut |event| {
+        if let RunEvent::Step(step) = event {
+            done = step.step;
+        }
+        true
+    });
+    let error = error.expect_err("it cannot learn so");
+    assert!(matches!(error, Error::Diverged { step, .. } if step == done + 1), "{error} after {done}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("lower learning_rate")), "{error}");
+    assert!(done >= 1);
+    let names = names(&run.out);
+    assert!(names.contains(&format!("checkpoint-{done}")), "{names:?}");
+    assert!(names.iter().all(|name| name == "log.jsonl" || name.starts_with("checkpoint-")), "{names:?}");
+}
+
+/// A run of the program on a recipe, of which no file may become larger than `blocks` of 512 bytes, as on a full disk.
+#[cfg(unix)]
+fn limited(recipe: &Path, out: &Path, more: &[&str], blocks: u64) -> std::process::Output {
+    let program = ace().get_program().to_owned();
+    std::process::Command::new("sh")
+        // A write past the limit is to fail, not to kill.
+        .args(["-c", &format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"")])
+        .arg(program)
+        .args(["train", "--recipe", &recipe.to_string_lossy(), "--out", &out.to_string_lossy()])
+        .args(more)
+        .output()
+        .expect("the program starts")
+}
+
+#[cfg(unix)]
+#[test]
+fn a_full_disk_ends_the_run_and_nothing_is_half_written() {
+    let dir = TestDir::new("surviving-disk");
+    let recipe = |steps| write_recipe(&dir, "run", FRESH, "pool = 6", &format!("steps = {steps}\n{LEARNING}"));
+    let whole = options(&recipe(4), dir.file("whole"));
+    losses(&whole);
+    let mut run = options(&recipe(2), dir.file("out"));
+    losses(&run);
+    let before: Vec<String> = names(&run.out);
+    let state = fs::read(run.out.join("checkpoint-2/state.json")).expect("written");
+
+    let output = limited(&recipe(4), &run.out, &["--resume"], 64);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("checkpoint.part") && said.to_lowercase().contains("too large"), "{said}");
+    assert_eq!(names(&run.out), before);
+    assert_eq!(fs::read(run.out.join("checkpoint-2/state.json")).expect("still there"), state);
+
+    run.resume = true;
+    losses(&run);
+    for file in ["flux.safetensors", "clip.safetensors", "log.jsonl"] {
+        let read = |out: &PathBuf| fs::read(out.join(file)).expect("written");
+        assert!(read(&run.out) == read(&whole.out), "{file} differs");
+    }
+}
