@@ -395,6 +395,20 @@ fn a_training_leaves_log_plot_previews_and_weights_and_goes_on_when_asked() {
     let steps: Vec<_> =
         log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON")).collect();
     assert_eq!(steps.iter().map(|line| line["step"].as_u64()).collect::<Vec<_>>(), [Some(1), Some(2), Some(3)]);
+    // TensorBoard sees the same steps, each once, and the page shows them.
+    let told = ace_train::learn::board::scalars(&out).expect("an event file");
+    let losses: Vec<_> = told.iter().filter(|scalar| scalar.tag == "loss").collect();
+    assert_eq!(losses.iter().map(|scalar| scalar.step).collect::<Vec<_>>(), [1, 2, 3]);
+    let logged = |at: usize| steps[at]["loss"].as_f64().expect("a number") as f32;
+    assert!(losses.iter().enumerate().all(|(at, scalar)| scalar.value == logged(at)));
+    assert!(stdout(&output).contains("peak memory"), "{}", stdout(&output));
+    let output = run(&dir, &["report", "out/train/short"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let page = fs::read_to_string(out.join("report.html")).expect("written");
+    for part in ["<h2>Loss</h2>", "after 3 steps", "autoencoder.crop", "samples/s"] {
+        assert!(page.contains(part), "{part}");
+    }
+    fails(&dir, &["report", "model"], 2, "it has no log.jsonl", "the folder that ace train wrote to");
 
     let text = fs::read_to_string(dir.file("short.toml")).expect("readable");
     fs::write(dir.file("short.toml"), text.replace("batch = 1", "batch = 2")).expect("writable");

@@ -18,6 +18,7 @@ Usage: cargo xtask <verb> [--backend NAME] [options of the verb]
   fetch | doctor                   get a model from the Hugging Face Hub, and see whether it is whole
   inspect | convert                weight files; nothing is computed
   data                             look at examples before training on them
+  report                           a page on a training
   check                            fmt, clippy, test and doc, cheapest first
 
 Backends: flex (default: pure Rust on the CPU), wgpu, vulkan, metal, cuda, rocm, and wgpu-software, which is wgpu for a
@@ -25,7 +26,7 @@ software Vulkan device. Each but flex has a target folder of its own, because a 
 
 const VERBS: [&str; 5] = ["sample", "session", "train", "eval", "verify"];
 /// Verbs that compute nothing and know no backend.
-const FILE_VERBS: [&str; 5] = ["fetch", "doctor", "inspect", "convert", "data"];
+const FILE_VERBS: [&str; 6] = ["fetch", "doctor", "inspect", "convert", "data", "report"];
 const CPU: &str = "flex";
 const SOFTWARE: &str = "wgpu-software";
 /// Exit code for words that are not understood.

@@ -1,6 +1,13 @@
 //! What can be said on the command line. What is said here and cannot be, clap answers; the rest, the verbs.
 
+mod bench;
+mod train;
+
+pub use bench::{BenchArgs, BenchVerb, PlanArgs, PlanVerb};
+pub use train::{ReportArgs, TrainArgs};
+
 use crate::model::{Lora, ModelArgs, Overrides};
+use ace_nn::weight::Packing;
 use ace_plus::{
     Compat, Placement, Request, SeedNoise,
     request::{DTYPES, InputFile, ModelRequest, RegionRequest},
@@ -19,6 +26,7 @@ Examples:
   ace sample --task recolor --image in.png --mask mask.png -p \"make the circle green\" --out o.png
   ace sample --reference item.png --image scene.png --mask m.png -p \"put the item in the box\"
   ace train                                      a LoRA on the miniature, in minutes
+  ace report out/train/tiny-subject              a page on it
   ace eval --tasks recolor,fill                  judge it on examples it never saw
   ace verify                                     does this machine compute right?
 
@@ -35,16 +43,6 @@ Examples:
   ace sample -p \"a blue star\" --count 4 --out out/star.png
   ace sample --model ace-plus-portrait --reference me.jpg -p \"…\" --fetch --dtype bf16
   ace sample --noise noise.safetensors --save-latents latents.safetensors -p \"a blue star\"";
-
-const TRAIN_EXAMPLES: &str = "\
-A model is anything that `ace sample` takes. Ctrl-C saves and says how to go on. Beside the checkpoints, --out gets log.jsonl, loss.png and the previews.
-
-Examples:
-  ace train                                      models/tiny/lora-subject.toml into out/train/tiny-subject
-  ace train --model ace-plus-portrait --dtype bf16 --data pictures.jsonl
-  ace train --model FLUX.1-Fill-dev/ --recipe lora.toml --data pictures.jsonl
-  ace train --recipe models/tiny/stage2.toml --resume
-  ace train --steps 20 --out out/short           a look before a long run";
 
 const EVAL_EXAMPLES: &str = "\
 Every task is judged on examples that no training saw. Beside the model stand the input returned unchanged, and the
@@ -73,6 +71,20 @@ pub enum Verb {
     /// Look at examples before training on them
     #[command(subcommand)]
     Data(DataVerb),
+    /// Write a page on a training: losses, previews, settings, speed
+    Report(ReportArgs),
+    /// Say beforehand what something takes
+    Plan {
+        /// What is planned.
+        #[command(subcommand)]
+        what: PlanVerb,
+    },
+    /// Measure how fast something is
+    Bench {
+        /// What is measured.
+        #[command(subcommand)]
+        what: BenchVerb,
+    },
     /// Judge a model on held-out examples, task by task
     Eval(EvalArgs),
     /// Compare every network with its recording
@@ -178,12 +190,18 @@ pub struct SampleArgs {
     /// Numbers of transformer and text encoders: f32, bf16 or f16, as far as the device computes in them [default: f32]
     #[arg(long, value_name = "NAME", value_parser = dtype)]
     pub dtype: Option<FloatDType>,
-    /// Widen weights of a GGUF file in Q8_0 once, when they are read: faster, and two to four times the memory
+    /// Widen weights of a GGUF file in Q8_0 or Q4_0 once, when they are read: faster, and two to seven times the memory
     #[arg(long)]
     pub widen: bool,
+    /// Pack the blocks of transformer and text encoders when they are read: q8_0, q4_0 or nf4
+    #[arg(long, value_name = "NAME", value_parser = packing)]
+    pub quantize: Option<Packing>,
     /// One network in memory at a time: the weights are read again for every picture
-    #[arg(long)]
+    #[arg(long, conflicts_with = "placement")]
     pub low_memory: bool,
+    /// Where weights are: resident, one-at-a-time (as --low-memory), or streamed, which reads the transformer block by block
+    #[arg(long, value_name = "NAME", value_parser = placement)]
+    pub placement: Option<Placement>,
     /// Encode and decode pictures in tiles of at most so many pixels along a side: memory is then that of one tile
     #[arg(long, value_name = "PIXELS")]
     pub tile: Option<u32>,
@@ -211,7 +229,8 @@ impl SampleArgs {
                 loras: self.lora.iter().map(Lora::request).collect(),
                 dtype: self.dtype.map(|dtype| dtype_name(dtype).to_owned()),
                 widen: self.widen.then_some(true),
-                placement: self.low_memory.then_some(Placement::OneAtATime),
+                quantize: self.quantize.map(|packing| packing.name().to_owned()),
+                placement: self.placement.or(self.low_memory.then_some(Placement::OneAtATime)),
                 ..self.model.request()
             },
             instruction: self.prompt.clone(),
@@ -234,36 +253,6 @@ impl SampleArgs {
             compat: self.compat,
         }
     }
-}
-
-/// `ace train`.
-#[derive(Debug, Args)]
-#[command(after_help = TRAIN_EXAMPLES)]
-pub struct TrainArgs {
-    /// What to train, on what, how long [default: a LoRA of the miniature; with --data, models/lora.toml]
-    #[arg(long, value_name = "FILE")]
-    pub recipe: Option<PathBuf>,
-    /// Your own pictures, instead of what the recipe learns from: JSON lines, a folder of pictures with .txt captions, a
-    /// folder with before/ and after/, or an ACE++ list (see `ace data check --help`)
-    #[arg(long, value_name = "FILE|DIR")]
-    pub data: Option<PathBuf>,
-    #[command(flatten)]
-    pub model: ModelArgs,
-    /// Numbers of the frozen networks: f32, bf16 or f16 [default: the recipe's]; what learns is in f32
-    #[arg(long, value_name = "NAME", value_parser = dtype)]
-    pub dtype: Option<FloatDType>,
-    /// Where log, plot, previews, checkpoints and weights go [default: out/train/ and the name of the recipe]
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
-    /// Go on from the newest checkpoint in --out
-    #[arg(long)]
-    pub resume: bool,
-    /// Optimizer steps instead of the recipe's
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub steps: Option<u64>,
-    /// Where to compute: flex, wgpu, vulkan, metal, cuda or rocm, as far as compiled in
-    #[arg(long, value_name = "NAME")]
-    pub backend: Option<String>,
 }
 
 const DATA_EXAMPLES: &str = "\
@@ -489,6 +478,16 @@ pub fn dtype(name: &str) -> Result<FloatDType, String> {
 /// The name of a kind of numbers.
 pub fn dtype_name(dtype: FloatDType) -> &'static str {
     DTYPES.iter().find_map(|(name, known)| (*known == dtype).then_some(*name)).unwrap_or("f32")
+}
+
+/// A packing by its name.
+fn packing(name: &str) -> Result<Packing, String> {
+    named(name, &Packing::ALL.map(|packing| (packing.name(), packing)))
+}
+
+/// A placement by its name.
+fn placement(name: &str) -> Result<Placement, String> {
+    named(name, &Placement::ALL)
 }
 
 /// A format by its name.

@@ -7,29 +7,37 @@
 #![allow(clippy::print_stderr)]
 
 mod args;
+mod chart;
 mod clock;
 mod device;
 mod files;
+mod memory;
 mod miniature;
 mod model;
+mod pace;
 mod panics;
 mod plot;
 mod progress;
+mod ranks;
+mod record;
 mod report;
 mod sheet;
 
+mod bench;
 mod convert;
 mod data;
 mod doctor;
 mod eval;
 mod fetch;
 mod inspect;
+mod page;
+mod plan;
 mod sample;
 mod session;
 mod train;
 mod verify;
 
-use args::{Cli, Verb, VerifyArgs};
+use args::{BenchVerb, Cli, PlanVerb, Verb, VerifyArgs};
 use clap::Parser;
 use std::{
     process::ExitCode,
@@ -48,6 +56,9 @@ fn main() -> ExitCode {
         Verb::Sample(args) => sample::run(&args),
         Verb::Train(args) => train::run(&args),
         Verb::Data(verb) => data::run(&verb),
+        Verb::Report(args) => page::run(&args),
+        Verb::Plan { what: PlanVerb::Train(args) } => plan::run(&args),
+        Verb::Bench { what: BenchVerb::Train(args) } => bench::run(&args),
         Verb::Eval(args) => eval::run(&args),
         Verb::Verify(args) => verify(&args),
         Verb::Session(args) => session::run(&args),
@@ -65,16 +76,24 @@ fn main() -> ExitCode {
     })
 }
 
-/// From now on Ctrl-C asks the work to stop, `what` it then does; a second one ends the program at once.
+/// From now on Ctrl-C asks the work to stop, `what` it then does, or silently; a second one ends the program at once.
 fn listen_to_interrupts(what: &'static str) {
     let set = ctrlc::set_handler(move || {
         if INTERRUPTED.swap(true, Ordering::Relaxed) {
             std::process::exit(INTERRUPTED_TWICE);
         }
-        eprintln!("\n{what}; Ctrl-C again ends at once");
+        if !what.is_empty() {
+            eprintln!("\n{what}; Ctrl-C again ends at once");
+        }
     });
     // Without a handler Ctrl-C ends the program, which is no reason not to work.
     drop(set);
+}
+
+/// Asks the work to stop, as Ctrl-C does.
+#[cfg(feature = "mpi")]
+fn interrupt() {
+    INTERRUPTED.store(true, Ordering::Relaxed);
 }
 
 /// Whether the user wants the work to stop.

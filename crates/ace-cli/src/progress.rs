@@ -37,7 +37,7 @@ impl Progress {
     pub fn at(&mut self, done: u64, message: impl Into<String>) {
         let message = message.into();
         if stderr().is_terminal() {
-            self.bar.set_message(message);
+            self.bar.set_message(if message.is_empty() { message } else { message + "," });
             self.bar.set_position(done);
         } else if self.spoke.elapsed() >= PAUSE {
             self.spoke = Instant::now();

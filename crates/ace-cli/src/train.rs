@@ -2,16 +2,23 @@
 
 use crate::{
     args::TrainArgs,
-    device, files, interrupted, miniature, model, plot,
-    progress::{Progress, duration},
+    device, files, interrupted, memory, miniature,
+    model::{self, ModelArgs},
+    pace::Pace,
+    plot,
+    progress::Progress,
+    ranks::{Place, Ranks},
     report,
 };
 use ace_plus::request::ModelRequest;
-use ace_train::{Outcome, Recipe, RunEvent, RunOptions, Start, StepReport, train_from};
+use ace_train::{Outcome, Recipe, RunEvent, RunOptions, Start, StepReport, learn::board::Board, train_in};
+use ace_weights::Network;
+use burn::tensor::{Device, FloatDType};
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Instant,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 /// The recipe that is trained when none is named, and the one for own pictures: where a clone has it, and its text.
@@ -22,34 +29,70 @@ const RUNS: &str = "out/train";
 /// How much a new loss counts in the one that the bar shows.
 const SMOOTHING: f32 = 0.05;
 
-/// Trains as a recipe says.
+/// Trains as a recipe says, alone or together with the processes that a launcher started.
 ///
 /// # Errors
 /// If recipe, weights, data or output are unusable, or the loss diverges.
 pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
-    let recipe_path = recipe_file(args)?;
-    let manifest = args.data.as_deref().map(|path| std::path::absolute(path).map_err(ace_plus::Error::io(path)));
-    let manifest = manifest.transpose()?;
-    let recipe = Recipe::load_with(&recipe_path, manifest.as_deref())?;
-    let out = args.out.clone().unwrap_or_else(|| Path::new(RUNS).join(&recipe.name));
-    files::check_folder(&out)?;
-    let start = start(args, &recipe, &recipe_path)?;
-    let device = device::open(args.backend.as_deref())?;
-    let device_name = device::name(&device);
-    let options = RunOptions {
-        manifest,
-        resume: args.resume,
-        steps: args.steps,
-        workers: device::workers(&device),
-        ..RunOptions::new(recipe_path, &out)
-    };
+    let ranks = Ranks::find()?;
+    ranks.run(|| train(args, &ranks))
+}
+
+/// What training starts with.
+struct Prepared {
+    recipe: Recipe,
+    start: Start,
+    device: Device,
+    options: RunOptions,
+}
+
+impl Prepared {
+    fn new(args: &TrainArgs, place: Place) -> anyhow::Result<Self> {
+        let recipe_path = recipe_file(args.recipe.as_deref(), args.data.is_some())?;
+        let manifest = args.data.as_deref().map(|path| std::path::absolute(path).map_err(ace_plus::Error::io(path)));
+        let manifest = manifest.transpose()?;
+        let recipe = Recipe::load_with(&recipe_path, manifest.as_deref())?;
+        let out = args.out.clone().unwrap_or_else(|| Path::new(RUNS).join(&recipe.name));
+        files::check_folder(&out)?;
+        let start = start(&args.model, args.dtype, &recipe, &recipe_path)?;
+        if recipe.fresh.is_empty() {
+            // Whatever is missing is named at once, not when the encoders are done.
+            start.model.files()?;
+        }
+        let device = device::open_nth(args.backend.as_deref(), place.index)?;
+        let options = RunOptions {
+            manifest,
+            resume: args.resume,
+            steps: args.steps,
+            workers: device::workers(&device, place.sharers),
+            ..RunOptions::new(recipe_path, &out)
+        };
+        Ok(Self { recipe, start, device, options })
+    }
+}
+
+fn train(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
+    let Prepared { recipe, start, device, options } = ranks.agree(Prepared::new(args, ranks.place()))?;
+    let (device_name, out) = (device::name(&device), options.out.clone());
+    ranks.expect_the_end(&out, &resume_command(args, &options));
+    if !ranks.leads() {
+        crate::listen_to_interrupts("");
+        let outcome = train_in(ranks.group(), &start, &options, &device, &mut |_| !interrupted())?;
+        return Ok(exit_code(&outcome));
+    }
     crate::listen_to_interrupts("stopping after this step, then saving");
 
-    let begin = Instant::now();
     let mut bar: Option<Progress> = None;
     let mut shown = Shown::default();
     let mut left_out = 0;
-    let outcome = train_from(&start, &options, &device, &mut |report| {
+    let mut told = Told { every: recipe.log_every, steps: options.recipe()?.optimizer.steps, board: None };
+    let mut pace = Pace::new(recipe.optimizer.batch);
+    let mut broken = None;
+    let outcome = train_in(ranks.group(), &start, &options, &device, &mut |report| {
+        if let Err(error) = told.take(&report, &pace, &out) {
+            // What was learned so far is saved, then it is said.
+            broken = Some(error);
+        }
         match report {
             RunEvent::Encoding { done, of } => {
                 bar.get_or_insert_with(|| Progress::new("encode", 0, of)).at(done, "");
@@ -58,11 +101,19 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
                 drop(bar.take());
                 let from = if resumed_at > 0 { format!(", from step {resumed_at}") } else { String::new() };
                 eprintln!("{name} on {device_name}: {steps} steps{from}, {learned} of {parameters} parameters learn");
-                eprintln!("log.jsonl, loss.png, previews, checkpoints and weights go to {}", out.display());
+                if let Some(line) = shares(ranks.place(), options.workers) {
+                    eprintln!("{line}");
+                }
+                eprintln!(
+                    "log.jsonl, loss.png, an event file, previews, checkpoints and weights go to {}",
+                    out.display()
+                );
                 bar = Some(Progress::new("train", resumed_at, steps));
+                pace = Pace::new(recipe.optimizer.batch);
             }
+            RunEvent::Timed(stages) => pace.take(stages),
             RunEvent::Step(step) => {
-                let message = shown.take(&step);
+                let message = format!("{}, {}", shown.take(&step), pace.now());
                 if let Some(bar) = &mut bar {
                     bar.at(step.step, message);
                 }
@@ -98,21 +149,24 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
             }
             _ => {}
         }
-        !interrupted()
+        !interrupted() && broken.is_none()
     })?;
     drop(bar);
+    if let Some(error) = broken {
+        return Err(error);
+    }
 
     if left_out > 0 {
         report::print(&format!("{left_out} examples could not be used and were left out"));
     }
     let plotted = draw_plot(&out)?;
-    Ok(match outcome {
+    match &outcome {
         Outcome::Finished { step, weights } => {
-            report::print(&format!("{}: {step} steps, {} for this part", recipe.name, duration(begin.elapsed())));
+            report::print(&format!("{}: step {step}; {}", recipe.name, pace.summary(None)));
             if let Some(plotted) = plotted {
                 report::print(&format!("{}: {plotted}", out.join("loss.png").display()));
             }
-            for path in &weights {
+            for path in weights {
                 report::print(&format!("weights: {}", path.display()));
             }
             if let (Some(_), [lora, ..]) = (&recipe.lora, weights.as_slice()) {
@@ -120,26 +174,37 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
                 let model = model.map_or(String::new(), |name| format!(" --model {name}"));
                 report::print(&format!("use it: ace sample{model} --lora {}", lora.display()));
             }
-            ExitCode::SUCCESS
         }
-        Outcome::Stopped { step: 0 } => {
-            report::print("stopped before the first step; nothing was saved");
-            ExitCode::FAILURE
-        }
+        Outcome::Stopped { step: 0 } => report::print("stopped before the first step; nothing was saved"),
         Outcome::Stopped { step } => {
             report::print(&format!("stopped and saved at step {step}; go on with: {}", resume_command(args, &options)));
-            ExitCode::FAILURE
         }
-    })
+    }
+    Ok(exit_code(&outcome))
+}
+
+fn exit_code(outcome: &Outcome) -> ExitCode {
+    match outcome {
+        Outcome::Finished { .. } => ExitCode::SUCCESS,
+        Outcome::Stopped { .. } => ExitCode::FAILURE,
+    }
+}
+
+/// How the work is shared, if it is.
+fn shares(place: Place, workers: usize) -> Option<String> {
+    let Place { processes, here, .. } = place;
+    let threads = if workers == 1 { "1 thread".to_owned() } else { format!("{workers} threads") };
+    let line = || format!("{processes} processes, {here} of them on this machine; this one measures on {threads}");
+    (processes > 1).then(line)
 }
 
 /// The recipe's file: the one that is named, or a shipped one. Where there is no clone, that is written to a folder of its
 /// own, so that it can be read and changed.
-fn recipe_file(args: &TrainArgs) -> anyhow::Result<PathBuf> {
-    if let Some(path) = &args.recipe {
-        return Ok(path.clone());
+fn recipe_file(named: Option<&Path>, has_data: bool) -> anyhow::Result<PathBuf> {
+    if let Some(path) = named {
+        return Ok(path.to_owned());
     }
-    let (shipped, text) = if args.data.is_some() { OWN_PICTURES } else { DEMONSTRATION };
+    let (shipped, text) = if has_data { OWN_PICTURES } else { DEMONSTRATION };
     let path = model::shipped(Path::new(shipped));
     if path.is_file() {
         return Ok(path);
@@ -151,8 +216,8 @@ fn recipe_file(args: &TrainArgs) -> anyhow::Result<PathBuf> {
 }
 
 /// The model that is trained: what is said on the command line, or else what the recipe says, or else the miniature.
-fn start(args: &TrainArgs, recipe: &Recipe, recipe_path: &Path) -> anyhow::Result<Start> {
-    let asked = args.model.request();
+fn start(model: &ModelArgs, dtype: Option<FloatDType>, recipe: &Recipe, recipe_path: &Path) -> anyhow::Result<Start> {
+    let asked = model.request();
     let is_said = asked != ModelRequest::default();
     let has_model = recipe.card.is_some() || recipe.model.is_some();
     let beside = recipe_path.parent().unwrap_or(Path::new(""));
@@ -160,22 +225,38 @@ fn start(args: &TrainArgs, recipe: &Recipe, recipe_path: &Path) -> anyhow::Resul
         (false, true) => {
             let start = Start::of_recipe(recipe, recipe_path)?;
             // The miniature is part of this program.
-            let is_elsewhere = recipe.weights.is_empty() && recipe.card.is_none() && start.model.files().is_err();
+            let is_plain = recipe.weights.is_empty() && recipe.card.is_none() && recipe.flux.is_none();
+            let is_elsewhere = is_plain && start.model.files().is_err();
             let asked = ModelRequest { name: recipe.model.clone(), ..asked };
             if is_elsewhere { Start::of(model::find(&asked, beside)?) } else { start }
         }
         (true, _) if asked.name.is_none() && recipe.model.is_some() => {
             let named = ModelRequest { name: recipe.model.clone(), ..ModelRequest::default() };
-            Start::of(asked.apply(model::find(&named, beside)?, Path::new(""))?)
+            let mut model = model::find(&named, beside)?;
+            if let Some(flux) = &recipe.flux {
+                model = model.network(Network::Flux, flux.clone());
+            }
+            Start::of(asked.apply(model, Path::new(""))?)
         }
         _ => Start::of(model::find(&asked, Path::new(""))?),
     };
-    start.model = start.model.dtype(args.dtype.unwrap_or(recipe.frozen_dtype.into()));
-    if recipe.fresh.is_empty() {
-        // Whatever is missing is named at once, not when the encoders are done.
-        start.model.files()?;
-    }
+    start = start.adjusted(recipe);
+    start.model = start.model.dtype(dtype.unwrap_or(recipe.frozen_dtype.into()));
     Ok(start)
+}
+
+/// The recipe and the model of a training that is planned; nothing of the model needs to be there.
+///
+/// # Errors
+/// If recipe or card cannot be used.
+pub fn planned(recipe: Option<&Path>, model: &ModelArgs) -> anyhow::Result<(Recipe, Start)> {
+    let path = recipe_file(recipe, true)?;
+    // What a recipe learns from does not matter here.
+    let text = fs::read_to_string(&path).map_err(ace_plus::Error::io(&path))?;
+    let has_data = text.lines().any(|line| line.trim_start().starts_with("[data]") || line.contains("data ="));
+    let recipe = Recipe::load_with(&path, (!has_data).then_some(Path::new("pictures.jsonl")))?;
+    let start = start(model, None, &recipe, &path)?;
+    Ok((recipe, start))
 }
 
 fn say(bar: Option<&Progress>, line: &str) {
@@ -187,6 +268,45 @@ fn say(bar: Option<&Progress>, line: &str) {
 
 fn draw_plot(out: &Path) -> anyhow::Result<Option<String>> {
     plot::draw(&out.join("log.jsonl"), &out.join("loss.png"))
+}
+
+/// What TensorBoard is told.
+struct Told {
+    /// Steps between two numbers, as in the log.
+    every: u64,
+    /// The last step.
+    steps: u64,
+    board: Option<Board>,
+}
+
+impl Told {
+    fn take(&mut self, event: &RunEvent, pace: &Pace, out: &Path) -> anyhow::Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
+        if let RunEvent::Started { resumed_at, .. } = event {
+            self.board = Some(Board::open(out, *resumed_at, now)?);
+        }
+        let Some(board) = &mut self.board else { return Ok(()) };
+        match event {
+            RunEvent::Step(report) if report.step.is_multiple_of(self.every) || report.step == self.steps => {
+                let mut values = vec![
+                    ("loss", report.loss),
+                    ("learning_rate", report.learning_rate as f32),
+                    ("grad_norm", report.grad_norm),
+                    ("samples_per_second", pace.samples_per_second() as f32),
+                    ("memory_gb", memory::allocated() as f32 / 1e9),
+                    ("peak_memory_gb", memory::peak() as f32 / 1e9),
+                ];
+                values.extend(report.figures.iter().map(|(name, value)| (name.as_str(), *value)));
+                board.scalars(report.step, now, &values)?;
+            }
+            RunEvent::Preview { step, path } => {
+                let size = image::image_dimensions(path)?;
+                board.picture(*step, now, "preview", fs::read(path).map_err(ace_plus::Error::io(path))?, size)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
 }
 
 /// The losses as the bar shows them: smoothed, because single steps jump with their timesteps.

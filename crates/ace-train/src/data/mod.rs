@@ -17,6 +17,7 @@ pub mod skipping;
 pub mod check;
 pub mod packing;
 pub mod batch;
+mod random;
 
 pub use batch::Batch;
 pub use cache::{Cache, Digests};

@@ -2,6 +2,7 @@
 
 use super::{
     emphasis::Emphasis,
+    group::Share,
     recipe::Recipe,
     recompute,
     times::Times,
@@ -22,7 +23,7 @@ use ace_nn::{
     flux::{Blocks, DoubleBlock, Flux, FluxInput, Own, Shared, SingleBlock, Walk},
     t5::T5,
 };
-use ace_plus::{flow, sample, text::TextConditioning};
+use ace_plus::{Card, flow, sample, text::TextConditioning};
 use burn::{
     module::Module,
     prelude::*,
@@ -34,7 +35,8 @@ use rand_distr::{Distribution, StandardNormal};
 use std::{
     collections::BTreeSet,
     ops::{ControlFlow, Range},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
 /// Guidance that is embedded while learning: the distilled scale of no guidance.
@@ -192,13 +194,47 @@ impl Walk for Visiting<'_> {
     }
 }
 
+/// Where encoded examples come from.
+enum Examples<'a> {
+    /// They are encoded, or read from the cache, when they are needed.
+    Supplied(Box<Supply<'a>>),
+    /// They are all here.
+    Given(Vec<Arc<Encoded>>),
+}
+
+impl Examples<'_> {
+    /// As [`Supply::pool`].
+    fn pool(&self) -> Option<u64> {
+        match self {
+            Self::Supplied(supply) => supply.pool(),
+            Self::Given(examples) => Some(examples.len() as u64),
+        }
+    }
+
+    /// As [`Supply::ensure`].
+    fn ensure(&mut self, indices: &[u64]) -> Result<Vec<u64>, Error> {
+        match self {
+            Self::Supplied(supply) => supply.ensure(indices),
+            Self::Given(_) => Ok(indices.to_vec()),
+        }
+    }
+
+    /// As [`Supply::get`].
+    fn get(&self, index: u64) -> &Arc<Encoded> {
+        match self {
+            Self::Supplied(supply) => supply.get(index),
+            Self::Given(examples) => &examples[index as usize],
+        }
+    }
+}
+
 /// Draws batches from a dataset and measures the loss on them.
 ///
 /// Which examples a step draws follows from the seed and the step alone. So all that a run will need can be encoded before
 /// it begins ([`FlowObjective::encode_ahead`]), and the encoders are gone when the transformer comes. Otherwise examples
 /// are encoded when a step draws them.
 pub struct FlowObjective<'a> {
-    supply: Supply<'a>,
+    examples: Examples<'a>,
     empty: EncodedText,
     features: usize,
     drop_instruction: f64,
@@ -220,7 +256,9 @@ impl<'a> FlowObjective<'a> {
     /// Learns from `data` on `device` (with gradients) with a transformer that computes in `dtype`.
     pub fn new(recipe: &Recipe, data: &'a dyn Dataset, encoders: Encoders, dtype: FloatDType, device: &Device) -> Self {
         let empty = encoders.encode_text("");
-        Self::build(recipe, Supply::of(data, encoders, recipe.pool_of(data)), empty, dtype, device)
+        let supply = Supply::of(data, encoders, recipe.pool_of(data));
+        let card = supply.card().clone();
+        Self::build(recipe, &card, Examples::Supplied(Box::new(supply)), empty, dtype, device)
     }
 
     /// As [`FlowObjective::new`], with examples that are encoded elsewhere.
@@ -229,18 +267,38 @@ impl<'a> FlowObjective<'a> {
     /// If the empty instruction is not encoded yet, and the text encoders cannot be loaded.
     pub fn of(recipe: &Recipe, mut supply: Supply<'a>, dtype: FloatDType, device: &Device) -> Result<Self, Error> {
         let empty = supply.text("")?;
-        Ok(Self::build(recipe, supply, empty, dtype, device))
+        let card = supply.card().clone();
+        Ok(Self::build(recipe, &card, Examples::Supplied(Box::new(supply)), empty, dtype, device))
     }
 
-    fn build(recipe: &Recipe, supply: Supply<'a>, empty: EncodedText, dtype: FloatDType, device: &Device) -> Self {
-        let emphasis = Emphasis::new(recipe.loss, supply.card());
+    /// Learns from examples that are encoded already, all of them.
+    pub fn of_encoded(
+        recipe: &Recipe,
+        card: &Card,
+        examples: Vec<Encoded>,
+        dtype: FloatDType,
+        device: &Device,
+    ) -> Self {
+        let empty = EncodedText::blank(&card.flux, examples.first().map_or(0, Encoded::text_len));
+        let examples = Examples::Given(examples.into_iter().map(Arc::new).collect());
+        Self::build(recipe, card, examples, empty, dtype, device)
+    }
+
+    fn build(
+        recipe: &Recipe,
+        card: &Card,
+        examples: Examples<'a>,
+        empty: EncodedText,
+        dtype: FloatDType,
+        device: &Device,
+    ) -> Self {
         Self {
-            features: supply.card().flux.out_channels,
-            supply,
+            features: card.flux.out_channels,
+            examples,
             empty,
+            emphasis: Emphasis::new(recipe.loss, card),
             drop_instruction: recipe.drop_instruction,
             times: Times::new(recipe.timesteps, recipe.seed),
-            emphasis,
             batch: recipe.optimizer.batch,
             chunk: recipe.optimizer.batch / recipe.optimizer.accumulate,
             pack_tokens: recipe.data.pack_tokens,
@@ -259,23 +317,27 @@ impl<'a> FlowObjective<'a> {
 
     /// How many distinct examples are drawn from; `None` if there is no end to them.
     pub fn pool(&self) -> Option<u64> {
-        self.supply.pool()
+        self.examples.pool()
     }
 
-    /// Encodes every example that the steps (counted from 0) draw, then drops the encoders. `progress` hears how many are
-    /// done and how many there are, and answers whether to go on. The result says whether all is done.
+    /// Encodes `share` of the examples that the steps (counted from 0) draw, then drops the encoders. `progress` hears how
+    /// many are done and how many there are, and answers whether to go on. The result says whether all is done.
     ///
     /// # Errors
     /// If an example cannot be read, or its pictures do not fit each other or the card.
     pub fn encode_ahead(
         &mut self,
         steps: Range<u64>,
+        share: Share,
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<bool, Error> {
         let draws = steps.flat_map(|step| self.draw_indices(&mut sample::rng(self.seed, step)));
-        let wanted: BTreeSet<u64> = draws.collect();
-        let is_whole = self.supply.ensure_all(&wanted, progress)?;
-        self.supply.release();
+        let all: BTreeSet<u64> = draws.collect();
+        let wanted =
+            all.into_iter().enumerate().filter(|(place, _)| share.has(*place)).map(|(_, index)| index).collect();
+        let Examples::Supplied(supply) = &mut self.examples else { return Ok(true) };
+        let is_whole = supply.ensure_all(&wanted, progress)?;
+        supply.release();
         Ok(is_whole)
     }
 
@@ -311,19 +373,27 @@ impl Objective for FlowObjective<'_> {
     /// # Panics
     /// If the encoders were dropped after encoding other steps than this one.
     fn micro_batches(&mut self, step: u64) -> Result<Vec<FlowMicroBatch>, Error> {
+        self.share_of(step, Share::ALL)
+    }
+
+    /// Every rank draws the whole step; only its share goes to the device.
+    ///
+    /// # Panics
+    /// As [`FlowObjective::micro_batches`].
+    fn share_of(&mut self, step: u64, share: Share) -> Result<Vec<FlowMicroBatch>, Error> {
         let mut rng = sample::rng(self.seed, step);
         let drawn = self.draw_indices(&mut rng);
-        let indices = self.supply.ensure(&drawn)?;
+        let indices = self.examples.ensure(&drawn)?;
         let features = self.features;
         let draws: Vec<Draw> = indices
             .into_iter()
             .map(|index| {
-                let len = self.supply.get(index).geometry().len();
+                let len = self.examples.get(index).geometry().len();
                 draw(index, len, features, self.drop_instruction, &self.times, &mut rng)
             })
             .collect();
 
-        let example = |draw: &Draw| self.supply.get(draw.index);
+        let example = |draw: &Draw| self.examples.get(draw.index);
         let pack_tokens = self.pack_tokens.filter(|_| draws.iter().all(|draw| example(draw).can_be_packed()));
         let mut groups: Vec<Vec<&Draw>> = Vec::new();
         if let Some(budget) = pack_tokens {
@@ -344,7 +414,8 @@ impl Objective for FlowObjective<'_> {
         let numbers = |group: &[&Draw]| group.iter().map(|draw| draw.noise.len()).sum::<usize>() as f64;
         let total: f64 = groups.iter().map(|group| numbers(group)).sum();
         let is_packed = pack_tokens.is_some();
-        Ok(groups.iter().map(|group| self.micro_batch(group, is_packed, numbers(group) / total)).collect())
+        let own = groups.iter().enumerate().filter(|(index, _)| share.has(*index));
+        Ok(own.map(|(_, group)| self.micro_batch(group, is_packed, numbers(group) / total)).collect())
     }
 
     fn loss(&self, model: &TrainedNetworks, micro_batch: FlowMicroBatch) -> Loss {
@@ -366,9 +437,9 @@ impl Objective for FlowObjective<'_> {
         let judge = |answer: Tensor<3>| {
             let FlowLoss { value, reference, target } = question.judge(answer);
             let known = f64::from(value.clone().inner().into_scalar::<f32>());
-            (value * weight, (known, figures(reference, target)))
+            (value * weight, (known, figures(reference, target), Instant::now()))
         };
-        let ((loss, figures), grads) = match &self.blocks {
+        let ((loss, figures, known_at), grads) = match &self.blocks {
             None => recompute::gradients(&model.flux, &mut Own, &inputs, ask, judge),
             Some(blocks) => {
                 // A thread that panicked has ended the run.
@@ -376,7 +447,7 @@ impl Objective for FlowObjective<'_> {
                 recompute::gradients(&model.flux, blocks.as_mut(), &inputs, ask, judge)
             }
         };
-        Measured { loss: loss * weight, grads, figures }
+        Measured { loss: loss * weight, grads, figures, known_at }
     }
 }
 
@@ -418,7 +489,7 @@ impl FlowObjective<'_> {
 
     fn micro_batch(&self, group: &[&Draw], is_packed: bool, weight: f64) -> FlowMicroBatch {
         let examples: Vec<(&Encoded, bool)> =
-            group.iter().map(|draw| (self.supply.get(draw.index).as_ref(), draw.dropped)).collect();
+            group.iter().map(|draw| (self.examples.get(draw.index).as_ref(), draw.dropped)).collect();
         // One alone is the same either way.
         let batch = match is_packed && examples.len() > 1 {
             true => Batch::pack(&examples, &self.empty, &self.device),

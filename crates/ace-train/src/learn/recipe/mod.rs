@@ -14,7 +14,7 @@ pub use checkpoints::CheckpointRecipe;
 pub use data::DataRecipe;
 pub use lora::{LoraModules, LoraRecipe, RankedModules, Spelling};
 pub use loss::LossRecipe;
-pub use optimizer::{OptimizerRecipe, RateSchedule};
+pub use optimizer::{OptimizerRecipe, OptimizerState, RateSchedule, Reduce};
 pub use timesteps::{ShiftLaw, TimestepLaw, TimestepRecipe, TimestepShift};
 pub use validation::{EarlyStop, ValidationRecipe};
 
@@ -46,6 +46,16 @@ pub struct Recipe {
     /// in the Hugging Face cache.
     #[serde(default)]
     pub weights: Vec<PathBuf>,
+    /// The transformer's file to start from instead of the card's, relative to the recipe. A caller that names another
+    /// comes first.
+    #[serde(default)]
+    pub flux: Option<PathBuf>,
+    /// Whether the card's own LoRAs lie under what is learned. Without them the base learns alone, as when they were made.
+    #[serde(default = "yes")]
+    pub with_adapters: bool,
+    /// Tokens that the pictures of an example may take, instead of the card's: sampling may have more than learning.
+    #[serde(default)]
+    pub max_seq_len: Option<usize>,
     /// Numbers in which frozen networks are held and compute. What learns is always in f32.
     #[serde(default)]
     pub frozen_dtype: FrozenDtype,
@@ -163,7 +173,11 @@ impl Recipe {
     /// As [`Recipe::load`].
     pub fn load_with(path: &Path, manifest: Option<&Path>) -> Result<Self, Error> {
         let text = fs::read_to_string(path).map_err(ace_plus::Error::io(path))?;
-        let mut recipe: Self = toml::from_str(&text).map_err(|source| {
+        Self::from_text(&text, path, manifest)
+    }
+
+    fn from_text(text: &str, path: &Path, manifest: Option<&Path>) -> Result<Self, Error> {
+        let mut recipe: Self = toml::from_str(text).map_err(|source| {
             let line = source.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
             Error::recipe(path, RecipeProblem::Syntax { line, reason: source.message().to_owned() })
         })?;
@@ -172,11 +186,20 @@ impl Recipe {
             recipe.data.world = None;
             recipe.data.tasks.clear();
         }
-        if let Some(from) = recipe.lora.as_mut().and_then(|lora| lora.from.as_mut()) {
-            *from = path.parent().unwrap_or(Path::new("")).join(&*from);
+        let from = recipe.lora.as_mut().and_then(|lora| lora.from.as_mut());
+        for file in from.into_iter().chain(&mut recipe.flux) {
+            *file = path.parent().unwrap_or(Path::new("")).join(&*file);
         }
         recipe.check().map_err(|problem| Error::recipe(path, problem))?;
         Ok(recipe)
+    }
+
+    /// A recipe from its text, checked.
+    ///
+    /// # Errors
+    /// As [`Recipe::load`].
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        Self::from_text(text, Path::new("recipe.toml"), None)
     }
 
     fn check(&self) -> Result<(), RecipeProblem> {

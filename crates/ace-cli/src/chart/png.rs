@@ -1,0 +1,118 @@
+//! A chart as pixels. The letters are a dependency's bitmaps: a font would be a file or a system's matter.
+
+use super::{
+    Chart,
+    layout::{self, Anchor, Mark, SIZE},
+};
+use image::RgbImage;
+use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
+use plotters::prelude::*;
+
+const HEIGHT: RasterHeight = RasterHeight::Size16;
+const WEIGHT: FontWeight = FontWeight::Regular;
+
+/// The chart as a picture.
+///
+/// # Errors
+/// If it cannot be drawn.
+pub fn png(chart: &Chart) -> anyhow::Result<RgbImage> {
+    let (width, height) = SIZE;
+    let mut pixels = vec![255; (width * height * 3) as usize];
+    let marks = layout::marks(chart);
+    strokes(&mut pixels, &marks).map_err(|problem| anyhow::anyhow!("drawing a chart: {problem}"))?;
+    let picture = RgbImage::from_raw(width, height, pixels);
+    let mut picture = picture.ok_or_else(|| anyhow::anyhow!("drawing a chart: its pixels are gone"))?;
+    for mark in &marks {
+        if let Mark::Word { at, anchor, color, text } = mark {
+            write(&mut picture, *at, *anchor, *color, text);
+        }
+    }
+    Ok(picture)
+}
+
+fn strokes(pixels: &mut [u8], marks: &[Mark]) -> Result<(), String> {
+    let root = BitMapBackend::with_buffer(pixels, SIZE).into_drawing_area();
+    let ink = |[red, green, blue]: [u8; 3]| RGBColor(red, green, blue);
+    let place = |(x, y): &(f64, f64)| (x.round() as i32, y.round() as i32);
+    for mark in marks {
+        let drawn = match mark {
+            Mark::Stroke { points, color, width } => {
+                let points: Vec<_> = points.iter().map(place).collect();
+                root.draw(&PathElement::new(points, ink(*color).stroke_width(*width)))
+            }
+            Mark::Dot { at, color } => root.draw(&Circle::new(place(at), 4, ink(*color).filled())),
+            Mark::Word { .. } => Ok(()),
+        };
+        drawn.map_err(|problem| problem.to_string())?;
+    }
+    root.present().map_err(|problem| problem.to_string())
+}
+
+/// Writes a word; what the font lacks is a question mark, what is outside the picture is left out.
+fn write(picture: &mut RgbImage, (x, y): (f64, f64), anchor: Anchor, color: [u8; 3], text: &str) {
+    let letter = get_raster_width(WEIGHT, HEIGHT) as i64;
+    let width = letter * text.chars().count() as i64;
+    let before = match anchor {
+        Anchor::Start => 0,
+        Anchor::Middle => width / 2,
+        Anchor::End => width,
+    };
+    let (mut left, top) = (x.round() as i64 - before, y.round() as i64 - HEIGHT.val() as i64 / 2);
+    for character in text.chars() {
+        let raster = get_raster(character, WEIGHT, HEIGHT).or_else(|| get_raster('?', WEIGHT, HEIGHT));
+        for (row, line) in raster.iter().flat_map(|raster| raster.rows()).enumerate() {
+            for (column, &cover) in line.iter().enumerate() {
+                let (x, y) = (left + column as i64, top + row as i64);
+                let pixel = u32::try_from(x).ok().zip(u32::try_from(y).ok());
+                let Some(pixel) = pixel.and_then(|(x, y)| picture.get_pixel_mut_checked(x, y)) else { continue };
+                for (paper, ink) in pixel.0.iter_mut().zip(color) {
+                    let (cover, full) = (u32::from(cover), u32::from(u8::MAX));
+                    *paper = ((u32::from(ink) * cover + u32::from(*paper) * (full - cover)) / full) as u8;
+                }
+            }
+        }
+        left += letter;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chart::{Line, Look, Scale, example};
+
+    /// Pixels of exactly this color.
+    fn count(picture: &RgbImage, color: [u8; 3]) -> usize {
+        picture.pixels().filter(|pixel| pixel.0 == color).count()
+    }
+
+    #[test]
+    fn lines_and_words_are_seen() {
+        let picture = png(&example()).unwrap();
+        assert_eq!(picture.dimensions(), SIZE);
+        for look in [Look::Faint, Look::Strong, Look::Dotted] {
+            // The edges of a slanted line are blended with the paper.
+            assert!(count(&picture, look.color()) > 20, "{look:?}");
+        }
+        // The name of the vertical axis is in the corner, where nothing else is.
+        let corner = (8..160).flat_map(|x| (8..28).map(move |y| (x, y)));
+        assert!(corner.filter(|(x, y)| picture.get_pixel(*x, *y).0 != [255; 3]).count() > 200);
+    }
+
+    #[test]
+    fn any_losses_can_be_plotted() {
+        for points in [vec![(1.0, 0.5)], vec![(10.0, 1e-9), (20.0, 1e9)], vec![(0.0, 1.0), (1.0, 1.0)]] {
+            let line = Line { name: "loss".to_owned(), points: points.clone(), look: Look::Strong };
+            let chart = Chart { across: "step", up: "loss", scale: Scale::Logarithmic, lines: vec![line] };
+            assert!(count(&png(&chart).unwrap(), Look::Strong.color()) > 30, "{points:?}");
+        }
+    }
+
+    #[test]
+    fn a_word_at_the_edge_is_cut_off() {
+        let mut picture = RgbImage::new(10, 10);
+        write(&mut picture, (0.0, 0.0), Anchor::End, [255; 3], "left");
+        assert_eq!(count(&picture, [0; 3]), 100);
+        write(&mut picture, (5.0, 5.0), Anchor::Middle, [255; 3], "µ");
+        assert!(count(&picture, [0; 3]) < 100);
+    }
+}

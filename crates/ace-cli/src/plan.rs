@@ -1,0 +1,83 @@
+//! `ace plan train`: what memory a training takes, and which settings of a recipe fit.
+
+use crate::{
+    args::PlanArgs,
+    device,
+    report::{self, bytes},
+    train,
+};
+use ace_train::plan::{Fit, Prediction, Sequence, fit};
+use std::process::ExitCode;
+
+/// Prints what the recipe takes, and ways to take less.
+///
+/// # Errors
+/// If recipe or card cannot be used.
+pub fn run(args: &PlanArgs) -> anyhow::Result<ExitCode> {
+    let (recipe, start) = train::planned(args.recipe.as_deref(), &args.model)?;
+    let card = start.card();
+    let longest = Sequence::longest(card);
+    let sequence = Sequence { image: args.tokens.unwrap_or(longest.image), ..longest };
+    let fits = fit(card, &recipe, sequence, (device::threads(1), args.examples, start.encoder_budget));
+    let chosen = args.memory.and_then(|memory| fits.iter().find(|fit| fit.prediction.peak() <= memory));
+    if args.json {
+        report::print(&serde_json::to_string_pretty(&json(&fits, chosen))?);
+    } else {
+        report::print(&format!("{} on {}", recipe.name, card.name));
+        print(&fits, chosen, args.memory);
+    }
+    Ok(if args.memory.is_some() && chosen.is_none() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn print(fits: &[Fit], chosen: Option<&Fit>, memory: Option<u64>) {
+    let widest = fits.iter().map(|fit| fit.about.chars().count()).max().unwrap_or_default();
+    for fit in fits {
+        let peak = fit.prediction.peak();
+        let verdict = match memory {
+            Some(memory) if peak <= memory => "fits",
+            Some(_) => "does not fit",
+            None => "",
+        };
+        let tokens = format!("{} + {} tokens", fit.sequence.image, fit.sequence.text);
+        report::print(format!("  {:widest$}  {tokens:>18}  {:>8}  {verdict}", fit.about, bytes(peak)).trim_end());
+    }
+    let Some(shown) = chosen.or(fits.first().filter(|_| memory.is_none())) else {
+        report::print("none of these fits: smaller pictures (--tokens), or a machine with more memory");
+        return;
+    };
+    report::print(&format!("\nof {}, at the highest point:", bytes(shown.prediction.peak())));
+    parts(&shown.prediction);
+    if !shown.lines.is_empty() {
+        report::print("\nfor the recipe:");
+        for line in &shown.lines {
+            report::print(&format!("  {line}"));
+        }
+    }
+}
+
+fn parts(prediction: &Prediction) {
+    let widest = prediction.parts.iter().map(|part| part.name.len()).max().unwrap_or_default();
+    for part in &prediction.parts {
+        report::print(&format!("  {:widest$}  {:>8}", part.name, bytes(part.bytes)));
+    }
+    if prediction.encoding > 0 {
+        let note = "before, while examples are encoded";
+        report::print(&format!("  {note}: {}", bytes(prediction.encoding)));
+    }
+}
+
+fn json(fits: &[Fit], chosen: Option<&Fit>) -> serde_json::Value {
+    let one = |fit: &Fit| {
+        let parts: serde_json::Map<_, _> =
+            fit.prediction.parts.iter().map(|part| (part.name.to_owned(), part.bytes.into())).collect();
+        serde_json::json!({
+            "about": fit.about,
+            "recipe": fit.lines,
+            "tokens": [fit.sequence.image, fit.sequence.text],
+            "peak": fit.prediction.peak(),
+            "encoding": fit.prediction.encoding,
+            "parts": parts,
+        })
+    };
+    serde_json::json!({ "ways": fits.iter().map(one).collect::<Vec<_>>(), "fits": chosen.map(one) })
+}

@@ -1,0 +1,182 @@
+//! How fast a training goes on a device: steps of the trainer itself, on a transformer and examples of random numbers.
+
+use crate::{
+    Error, Recipe,
+    data::Encoded,
+    learn::{
+        Stages, Start,
+        flow::{FlowObjective, TrainedNetworks},
+        params,
+        trainer::Trainer,
+    },
+    plan::{Sequence, count},
+};
+use ace_nn::flux::Flux;
+use ace_plus::Card;
+use burn::{
+    module::{Module, ModuleMapper, Param},
+    prelude::*,
+    tensor::{Distribution, FloatDType},
+};
+use std::time::{Duration, Instant};
+
+/// Distinct examples: as many as a small set of pictures has, so that none stays in a cache.
+pub const EXAMPLES: usize = 8;
+
+/// What is measured.
+#[derive(Debug, Clone)]
+pub struct Bench {
+    /// Sizes of the transformer; nothing is read.
+    pub card: Card,
+    /// What learns, in which batches.
+    pub recipe: Recipe,
+    /// Tokens of an example.
+    pub sequence: Sequence,
+    /// Steps that do not count.
+    pub warmup: u64,
+    /// Steps that do.
+    pub steps: u64,
+    /// Micro-batches that are measured at the same time.
+    pub workers: usize,
+}
+
+/// What came out.
+#[derive(Debug, Clone)]
+pub struct Measured {
+    /// Time of every step that counts.
+    pub steps: Vec<Stages>,
+    /// Parameters of the transformer, and how many of them learn.
+    pub parameters: u64,
+    /// Parameters that learn.
+    pub learned: u64,
+    /// Multiplications and additions of a step, without what is computed a second time.
+    pub operations: f64,
+    /// Multiplications and additions per second of the best of some products of large matrices, in the numbers of the
+    /// transformer.
+    pub matmul_peak: f64,
+}
+
+impl Measured {
+    /// Median seconds of a step, the fastest and the slowest.
+    pub fn seconds(&self) -> [f64; 3] {
+        let mut seconds: Vec<f64> = self.steps.iter().map(|step| step.total().as_secs_f64()).collect();
+        seconds.sort_by(f64::total_cmp);
+        let middle = seconds.len() / 2;
+        let median = match seconds.len() % 2 {
+            0 if middle > 0 => (seconds[middle - 1] + seconds[middle]) / 2.0,
+            _ => seconds.get(middle).copied().unwrap_or_default(),
+        };
+        let end = |at: Option<&f64>| at.copied().unwrap_or_default();
+        [median, end(seconds.first()), end(seconds.last())]
+    }
+
+    /// All steps together.
+    pub fn stages(&self) -> Stages {
+        self.steps.iter().fold(Stages::default(), |mut sum, step| {
+            sum += *step;
+            sum
+        })
+    }
+}
+
+impl Bench {
+    /// Takes the steps. `progress` hears how many are done and answers whether to go on.
+    ///
+    /// # Errors
+    /// If the recipe cannot be used, the device does not compute in its numbers, or the loss is no number.
+    pub fn run(&self, device: &Device, progress: &mut dyn FnMut(u64) -> bool) -> Result<Measured, Error> {
+        let learning = device.clone().autodiff();
+        let mut recipe = self.recipe.clone();
+        recipe.fresh = vec![crate::learn::recipe::NetworkName::Flux];
+        let start = Start::of(ace_plus::Model::of(self.card.clone(), ""));
+        let dtype: FloatDType = if recipe.lora.is_some() { recipe.frozen_dtype.into() } else { FloatDType::F32 };
+        if !device.supports_dtype(dtype) {
+            return Err(Error::Dtype { dtype });
+        }
+        let matmul_peak = matmul_peak(dtype, device);
+        let flux = frozen_in(start.flux(&recipe, &learning)?, dtype);
+        let parameters = flux.num_params() as u64;
+        let grid = self.sequence.grid();
+        let examples =
+            (0..EXAMPLES as u64).map(|seed| Encoded::random(&self.card.flux, grid, self.sequence.text, seed)).collect();
+        let mut objective = FlowObjective::of_encoded(&recipe, &self.card, examples, dtype, &learning);
+        let mut trainer = Trainer::new(TrainedNetworks { flux, t5: None, clip: None }, &recipe.optimizer);
+        let mut steps = Vec::new();
+        for step in 0..self.warmup + self.steps {
+            trainer.step(&mut objective, self.workers)?;
+            if step >= self.warmup {
+                steps.push(trainer.stages);
+            }
+            if !progress(step + 1) {
+                break;
+            }
+        }
+        let each = count::step_operations(&self.card.flux, self.sequence, recipe.lora.is_some());
+        Ok(Measured {
+            steps,
+            parameters,
+            learned: params::count_learned(&trainer.model) as u64,
+            operations: each * recipe.optimizer.batch as f64,
+            matmul_peak,
+        })
+    }
+}
+
+/// What does not learn, in other numbers.
+fn frozen_in(flux: Flux, dtype: FloatDType) -> Flux {
+    struct Cast(FloatDType);
+    impl ModuleMapper for Cast {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            if param.val().is_require_grad() { param } else { param.map(|value| value.cast(self.0)) }
+        }
+    }
+    if dtype == FloatDType::F32 { flux } else { flux.map(&mut Cast(dtype)) }
+}
+
+/// Operations per second of a product of two square matrices: larger ones until one takes long enough to be measured,
+/// then the best of a few.
+fn matmul_peak(dtype: FloatDType, device: &Device) -> f64 {
+    const LARGEST: usize = 8192;
+    const LONG: Duration = Duration::from_millis(100);
+    const TIMES: usize = 3;
+    let mut size = 1024;
+    loop {
+        let matrix = || Tensor::<2>::random([size, size], Distribution::Default, device).cast(dtype);
+        let (a, b) = (matrix(), matrix());
+        let once = || {
+            let begin = Instant::now();
+            // One number of the product must be there before the clock stops.
+            let _ = a.clone().matmul(b.clone()).narrow(0, 0, 1).narrow(1, 0, 1).into_data();
+            begin.elapsed()
+        };
+        once();
+        let best = (0..TIMES).map(|_| once()).min().unwrap_or_default();
+        if best >= LONG || size >= LARGEST {
+            return 2.0 * (size as f64).powi(3) / best.as_secs_f64().max(f64::MIN_POSITIVE);
+        }
+        size *= 2;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        let measured = |seconds: &[u64]| Measured {
+            steps: seconds
+                .iter()
+                .map(|seconds| Stages { forward: Duration::from_secs(*seconds), ..Stages::default() })
+                .collect(),
+            parameters: 0,
+            learned: 0,
+            operations: 0.0,
+            matmul_peak: 0.0,
+        };
+        assert_eq!(measured(&[3, 1, 9]).seconds(), [3.0, 1.0, 9.0]);
+        assert_eq!(measured(&[3, 1, 9, 4]).seconds(), [3.5, 1.0, 9.0]);
+        assert_eq!(measured(&[]).seconds(), [0.0; 3]);
+        assert_eq!(measured(&[3, 1]).stages().total(), Duration::from_secs(4));
+    }
+}
