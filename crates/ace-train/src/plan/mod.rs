@@ -110,8 +110,7 @@ impl Base {
 
 /// Rank of the branch that a layer gets.
 fn rank(recipe: &Recipe, path: &str) -> Option<usize> {
-    let lora = recipe.lora.as_ref()?;
-    path.contains("_blocks.").then_some(lora.rank)
+    recipe.lora.as_ref()?.branch(path).map(|(rank, _)| rank)
 }
 
 /// What a training of the transformer takes on examples of `sequence`, with `workers` micro-batches at the same time and
@@ -152,7 +151,7 @@ pub fn predict(
         Part { name: "base weights", bytes: if is_frozen { base.bytes(whole) } else { 0 } },
         Part { name: if is_frozen { "adapters" } else { "weights" }, bytes: learned * F32 },
         Part { name: "gradients", bytes: gradients },
-        Part { name: "optimizer", bytes: 2 * learned * F32 },
+        Part { name: "optimizer", bytes: optimizer.state.bytes(learned) },
         Part { name: "moving average", bytes: if optimizer.ema.is_some() { learned * F32 } else { 0 } },
         Part { name: "encoders", bytes: stays },
         Part { name: "examples", bytes: examples * each + at_once * sizes.question() },
