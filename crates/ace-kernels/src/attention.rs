@@ -4,6 +4,9 @@
 //! A row's weights are positive and divided by their own sum, so that its roundings scale the output by a few units of
 //! the last place and shift nothing.
 
+#[cfg(feature = "flex")]
+use crate::flex;
+use crate::{gelu_tanh, rms_norm, rotate_pairs};
 use burn::{
     prelude::*,
     tensor::{assert_shape, module::attention, ops::AttentionModuleOptions},
@@ -20,7 +23,95 @@ use burn::{
 /// If these shapes do not agree.
 pub fn full(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
     check(&q, &k, &v);
+    #[cfg(feature = "flex")]
+    if let Some(output) = flex::attend_heads([&q, &k, &v]) {
+        return output;
+    }
+    plain(q, k, v)
+}
+
+fn plain(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
     attention(q, k, v, None, None, AttentionModuleOptions::default())
+}
+
+/// What one stream brings to [`joint`].
+#[derive(Debug, Clone)]
+pub struct Stream {
+    /// `[B, L, 3·heads·d + rest]`: queries, keys and values, each head after head, and what is not for the attention.
+    pub rows: Tensor<3>,
+    /// `[d]`, what normed queries are multiplied with.
+    pub query_scale: Tensor<1>,
+    /// `[d]`, what normed keys are multiplied with.
+    pub key_scale: Tensor<1>,
+}
+
+/// Attention of all streams over all streams, one after the other on the sequence: queries and keys of every head are
+/// normed ([`rms_norm`]) and turned ([`rotate_pairs`]), then [`full`]. What else rows hold goes through [`gelu_tanh`]
+/// and follows the joined heads.
+///
+/// # Shapes
+/// - rows: `[B, Lᵢ, 3·heads·d + rest]` with the same `rest`
+/// - cos, sin: `[1, 1, L, d/2]` with `L = ΣLᵢ`
+/// - output: `[B, L, heads·d + rest]`
+///
+/// # Panics
+/// If these shapes do not agree.
+pub fn joint(streams: Vec<Stream>, num_heads: usize, epsilon: f64, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<3> {
+    let [_, _, tokens, pairs] = cos.dims();
+    assert_shape!(cos, [1, 1, tokens, pairs]);
+    assert_shape!(sin, [1, 1, tokens, pairs]);
+    let (width, [batch, _, row]) = (2 * pairs, streams.first().map_or([0; 3], |stream| stream.rows.dims()));
+    assert!(row >= 3 * num_heads * width, "rows of {row} for {num_heads} heads of {width}");
+    for Stream { rows, query_scale, key_scale } in &streams {
+        assert_shape!(rows, [batch, _, row]);
+        assert_shape!(query_scale, [width]);
+        assert_shape!(key_scale, [width]);
+    }
+    let len: usize = streams.iter().map(|stream| stream.rows.dims()[1]).sum();
+    assert_eq!(len, tokens, "tokens of all streams and of the tables");
+    #[cfg(feature = "flex")]
+    {
+        let inputs: Vec<_> =
+            streams.iter().map(|stream| (&stream.rows, [&stream.query_scale, &stream.key_scale])).collect();
+        if let Some(output) = flex::attend_rows(&inputs, [&cos, &sin], num_heads, epsilon) {
+            return output;
+        }
+    }
+    plain_joint(streams, num_heads, epsilon, cos, sin)
+}
+
+fn plain_joint(streams: Vec<Stream>, num_heads: usize, epsilon: f64, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<3> {
+    let attended = 2 * cos.dims()[3] * num_heads;
+    let (mut q, mut k, mut v, mut rests) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for Stream { rows, query_scale, key_scale } in streams {
+        let part = |i: usize| split_heads(rows.clone().narrow(2, i * attended, attended), num_heads);
+        q.push(rms_norm(part(0), query_scale, epsilon));
+        k.push(rms_norm(part(1), key_scale, epsilon));
+        v.push(part(2));
+        let rest = rows.dims()[2] - 3 * attended;
+        if rest > 0 {
+            rests.push(gelu_tanh(rows.narrow(2, 3 * attended, rest)));
+        }
+    }
+    let turned = |parts| rotate_pairs(Tensor::cat(parts, 2), cos.clone(), sin.clone());
+    let heads = join_heads(full(turned(q), turned(k), Tensor::cat(v, 2)));
+    if rests.is_empty() { heads } else { Tensor::cat(vec![heads, Tensor::cat(rests, 1)], 2) }
+}
+
+/// Splits the last axis into heads: `[B, L, heads·d]` to `[B, heads, L, d]`.
+///
+/// # Panics
+/// If the width is not a multiple of `num_heads`.
+pub fn split_heads(x: Tensor<3>, num_heads: usize) -> Tensor<4> {
+    let [batch, len, width] = x.dims();
+    assert!(width.is_multiple_of(num_heads), "{width} features are not a multiple of {num_heads} heads");
+    x.reshape([batch, len, num_heads, width / num_heads]).swap_dims(1, 2)
+}
+
+/// Joins heads again: `[B, heads, L, d]` to `[B, L, heads·d]`.
+pub fn join_heads(x: Tensor<4>) -> Tensor<3> {
+    let [batch, heads, len, width] = x.dims();
+    x.swap_dims(1, 2).reshape([batch, len, heads * width])
 }
 
 /// As [`full`], with each position seeing only itself and what came before.
@@ -54,8 +145,8 @@ fn check(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>) {
 
 #[cfg(test)]
 mod tests {
-    use super::{biased, causal, full};
-    use crate::testing::{random, relative_error, values};
+    use super::{Stream, biased, causal, full, joint, plain, plain_joint};
+    use crate::testing::{Inputs, compare, random, relative_error, values};
     use burn::prelude::*;
 
     const SHAPE: [usize; 4] = [2, 3, 5, 8];
@@ -123,5 +214,109 @@ mod tests {
     fn heads_of_another_width_are_a_mistake() {
         let [q, _, v] = inputs();
         full(q, random([2, 3, 5, 6], 2), v);
+    }
+
+    #[test]
+    fn gradients_follow_the_plain_formula() {
+        // Queries, keys, features of both and of values; several tiles of queries and of keys, and odd sizes.
+        for (heads, queries, keys, width, value_width) in
+            [(3, 5, 5, 8, 8), (1, 300, 1100, 16, 16), (2, 129, 77, 12, 20), (20, 3, 600, 4, 7), (1, 1, 2, 2, 2)]
+        {
+            let shapes: [&[usize]; 3] =
+                [&[2, heads, queries, width], &[2, heads, keys, width], &[2, heads, keys, value_width]];
+            compare(
+                "heads after each other",
+                &shapes,
+                [1e-6, 5e-6],
+                |i| full(i.get::<4>(0) * 3.0, i.get(1), i.get(2)),
+                |i| plain(i.get::<4>(0) * 3.0, i.get(1), i.get(2)),
+            );
+            // Heads beside each other in a token's row, and the output joined again.
+            let shapes: [&[usize]; 3] =
+                [&[2, queries, heads, width], &[2, keys, heads, width], &[2, keys, heads, value_width]];
+            let heads = |i: &Inputs, index: usize| i.get::<4>(index).swap_dims(1, 2);
+            compare(
+                "heads beside each other",
+                &shapes,
+                [1e-6, 5e-6],
+                |i| full(heads(i, 0), heads(i, 1), heads(i, 2)).swap_dims(1, 2),
+                |i| plain(heads(i, 0), heads(i, 1), heads(i, 2)).swap_dims(1, 2),
+            );
+        }
+    }
+
+    /// `f` of streams from inputs (rows and two scales each) and tables.
+    fn streams(
+        i: &Inputs,
+        count: usize,
+        [len, width]: [usize; 2],
+        f: impl Fn(Vec<Stream>, Tensor<4>, Tensor<4>) -> Tensor<3>,
+    ) -> Tensor<3> {
+        let stream = |s: usize| Stream {
+            rows: i.get::<3>(3 * s),
+            query_scale: i.get::<1>(3 * s + 1),
+            key_scale: i.get::<1>(3 * s + 2),
+        };
+        let streams: Vec<Stream> = (0..count).map(stream).collect();
+        let rows = &streams[0].rows;
+        let angles = random([1, 1, len, width / 2], 50).cast(rows.dtype()) * 5.0;
+        let [cos, sin] = [angles.clone().cos(), angles.sin()]
+            .map(|table| if rows.is_autodiff() { Tensor::from_inner(table) } else { table });
+        f(streams, cos, sin)
+    }
+
+    #[test]
+    fn joint_attention_follows_the_plain_formula() {
+        for (batch, heads, lens, width, rest) in [
+            (1, 2, [40, 0], 16, 13),
+            (2, 3, [7, 0], 6, 0),
+            (2, 3, [7, 12], 6, 0),
+            (1, 2, [100, 61], 8, 5),
+            (1, 1, [1, 1], 2, 1),
+        ] {
+            let row = 3 * heads * width + rest;
+            let shapes: [&[usize]; 6] =
+                [&[batch, lens[0], row], &[width], &[width], &[batch, lens[1], row], &[width], &[width]];
+            let count = if lens[1] == 0 { 1 } else { 2 };
+            let sizes = [lens[0] + lens[1], width];
+            compare(
+                &format!("{count} streams of {lens:?}, {rest} beside"),
+                &shapes[..3 * count],
+                [1e-6, 5e-6],
+                |i| streams(i, count, sizes, |streams, cos, sin| joint(streams, heads, 1e-6, cos, sin)),
+                |i| streams(i, count, sizes, |streams, cos, sin| plain_joint(streams, heads, 1e-6, cos, sin)),
+            );
+        }
+    }
+
+    #[cfg(feature = "flex")]
+    #[test]
+    fn the_number_of_threads_changes_no_bit() {
+        let gradients = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+            pool.install(|| {
+                let device = super::super::testing::device().autodiff();
+                let leaf = |seed: u64, len: usize| {
+                    let data = random([1, 2, len, 32], seed).into_data();
+                    Tensor::<4>::from_data(data, &device).require_grad()
+                };
+                let leaves = [leaf(1, 400), leaf(2, 1300), leaf(3, 1300)];
+                let [q, k, v] = leaves.clone();
+                let y = full(q, k, v);
+                let gradients = (y * Tensor::from_inner(random([1, 2, 400, 32], 4))).sum().backward();
+                leaves.map(|leaf| leaf.grad(&gradients).expect("a leaf").into_data())
+            })
+        };
+        let alone = gradients(1);
+        assert_eq!(gradients(2), alone);
+        assert_eq!(gradients(5), alone);
+    }
+
+    #[test]
+    #[should_panic(expected = "tokens of all streams and of the tables")]
+    fn tables_of_another_length_are_a_mistake() {
+        let one = || random([4], 1);
+        let stream = Stream { rows: random([1, 5, 24], 2), query_scale: one(), key_scale: one() };
+        joint(vec![stream], 2, 1e-6, random([1, 1, 6, 2], 3), random([1, 1, 6, 2], 4));
     }
 }

@@ -3,6 +3,8 @@
 //! Rows are a few thousand numbers long at most (a network's width), so that running sums in f32 are good to a few
 //! roundings; [`group_norm`](crate::group_norm), whose groups have millions, sums in two levels.
 
+#[cfg(feature = "flex")]
+use crate::flex;
 use crate::in_f32;
 use burn::{
     prelude::*,
@@ -19,6 +21,30 @@ pub fn layer_norm<const N: usize>(x: Tensor<N>, epsilon: f64) -> Tensor<N> {
         let ones = Tensor::ones([width], (&x.device(), x.dtype()));
         module::layer_norm(x, ones, None, epsilon)
     })
+}
+
+/// `layer_norm(x)·(1 + scale) + shift`, at least in f32.
+///
+/// # Shapes
+/// - x, output: `[B, L, width]`
+/// - shift, scale: `[B, 1, width]` or `[B, L, width]`
+///
+/// # Panics
+/// If these shapes do not agree.
+pub fn modulated_layer_norm(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>, epsilon: f64) -> Tensor<3> {
+    let ([batch, len, width], [_, rows, _]) = (x.dims(), shift.dims());
+    assert!(rows == 1 || rows == len, "shift has {rows} rows, neither 1 nor {len}");
+    assert_shape!(shift, [batch, rows, width]);
+    assert_shape!(scale, [batch, rows, width]);
+    #[cfg(feature = "flex")]
+    if let Some(y) = flex::modulate([&x, &shift, &scale], epsilon) {
+        return y;
+    }
+    plain_modulated(x, shift, scale, epsilon)
+}
+
+fn plain_modulated(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>, epsilon: f64) -> Tensor<3> {
+    layer_norm(x, epsilon) * (scale + 1.0) + shift
 }
 
 /// Layer norm, times `weight`, plus `bias`, at least in f32.
@@ -41,8 +67,8 @@ pub fn scaled_layer_norm<const N: usize>(x: Tensor<N>, weight: Tensor<1>, bias: 
 
 #[cfg(test)]
 mod tests {
-    use super::{layer_norm, scaled_layer_norm};
-    use crate::testing::{device, random, relative_error, values};
+    use super::{layer_norm, modulated_layer_norm, plain_modulated, scaled_layer_norm};
+    use crate::testing::{Inputs, compare, device, random, relative_error, values};
     use burn::{prelude::*, tensor::DType};
 
     /// The formula in f64.
@@ -92,5 +118,35 @@ mod tests {
     fn another_width_is_a_mistake() {
         let one = |width: usize| Tensor::<1>::ones([width], &device());
         scaled_layer_norm(random([2, 8], 1), one(7), one(8), 1e-6);
+    }
+
+    #[test]
+    fn modulation_follows_the_plain_formula() {
+        for ([batch, len, width], rows) in [([1, 70, 64], 1), ([2, 33, 37], 1), ([3, 5, 130], 5), ([1, 1, 1024], 1)] {
+            let (x, shift) = ([batch, len, width], [batch, rows, width]);
+            let shapes: [&[usize]; 3] = [&x, &shift, &shift];
+            compare(
+                "dense",
+                &shapes,
+                [1e-6, 2e-6],
+                |i| modulated_layer_norm(i.get(0), i.get(1), i.get(2), 1e-6),
+                |i| plain_modulated(i.get(0), i.get(1), i.get(2), 1e-6),
+            );
+            // Parts of wider rows, as a modulation's output is cut.
+            let part = |i: &Inputs, index: usize| i.get::<3>(index).narrow(2, 5, width - 7);
+            compare(
+                "parts",
+                &shapes,
+                [1e-6, 2e-6],
+                |i| modulated_layer_norm(part(i, 0), part(i, 1), part(i, 2), 1e-6),
+                |i| plain_modulated(part(i, 0), part(i, 1), part(i, 2), 1e-6),
+            );
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "shift has 2 rows, neither 1 nor 3")]
+    fn a_shift_of_another_length_is_a_mistake() {
+        modulated_layer_norm(random([1, 3, 4], 1), random([1, 2, 4], 2), random([1, 2, 4], 3), 1e-6);
     }
 }

@@ -6,21 +6,29 @@
 //!
 //! This crate knows no networks: it has no parameters and no sizes of its own.
 
+#[cfg(feature = "flex")]
+mod flex;
 mod precision;
 
 pub mod attention;
+mod gate;
 mod gelu;
 mod group_norm;
 mod layer_norm;
+mod linear;
 pub mod packed;
 mod rms_norm;
+mod rope;
 mod silu;
 
+pub use gate::gate_add;
 pub use gelu::{gelu, gelu_tanh, quick_gelu};
 pub use group_norm::group_norm;
-pub use layer_norm::{layer_norm, scaled_layer_norm};
+pub use layer_norm::{layer_norm, modulated_layer_norm, scaled_layer_norm};
+pub use linear::{LowRank, add_low_rank, linear};
 pub use precision::in_f32;
 pub use rms_norm::rms_norm;
+pub use rope::rotate_pairs;
 pub use silu::silu;
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 //!
 //! The squares of a row are a few thousand positive numbers: their running sum in f32 is good to a few roundings.
 
+#[cfg(feature = "flex")]
+use crate::flex;
 use crate::in_f32;
 use burn::{prelude::*, tensor::assert_shape};
 
@@ -16,6 +18,14 @@ use burn::{prelude::*, tensor::assert_shape};
 pub fn rms_norm<const N: usize>(x: Tensor<N>, scale: Tensor<1>, epsilon: f64) -> Tensor<N> {
     let width = x.dims()[N - 1];
     assert_shape!(scale, [width]);
+    #[cfg(feature = "flex")]
+    if let Some(y) = flex::root_norm(&x, &scale, epsilon) {
+        return y;
+    }
+    plain(x, scale, epsilon)
+}
+
+fn plain<const N: usize>(x: Tensor<N>, scale: Tensor<1>, epsilon: f64) -> Tensor<N> {
     let normed = in_f32(x, |x| {
         let mean_square = (x.clone() * x.clone()).mean_dim(N - 1);
         x / (mean_square + epsilon).sqrt()
@@ -25,8 +35,8 @@ pub fn rms_norm<const N: usize>(x: Tensor<N>, scale: Tensor<1>, epsilon: f64) ->
 
 #[cfg(test)]
 mod tests {
-    use super::rms_norm;
-    use crate::testing::{device, random, relative_error, values};
+    use super::{plain, rms_norm};
+    use crate::testing::{compare, device, random, relative_error, values};
     use burn::prelude::*;
 
     #[test]
@@ -51,5 +61,19 @@ mod tests {
     #[should_panic(expected = "assert_shape!(scale, [width]): axis 0 expected 8, got 7 (dims [7])")]
     fn another_width_is_a_mistake() {
         rms_norm(random([2, 8], 1), Tensor::ones([7], &device()), 1e-6);
+    }
+
+    #[test]
+    fn gradients_follow_the_plain_formula() {
+        for [rows, heads, width] in [[70, 3, 128], [1, 1, 5], [9, 2, 33]] {
+            let shapes: [&[usize]; 2] = [&[rows, heads, width], &[width]];
+            compare(
+                "heads before rows",
+                &shapes,
+                [1e-6, 2e-6],
+                |i| rms_norm(i.get::<3>(0).swap_dims(0, 1), i.get(1), 1e-6),
+                |i| plain(i.get::<3>(0).swap_dims(0, 1), i.get(1), 1e-6),
+            );
+        }
     }
 }

@@ -48,6 +48,11 @@ impl RmsNorm {
         Self { scale: empty([width], device), epsilon }
     }
 
+    /// What is added to the mean square.
+    pub fn epsilon(&self) -> f64 {
+        self.epsilon
+    }
+
     /// # Shapes
     /// - x, output: `[.., width]`
     ///

@@ -5,8 +5,9 @@
 
 use crate::{
     layers::empty,
-    weight::{Weight, change_in_f32, multiply},
+    weight::{Weight, change_in_f32},
 };
+use ace_kernels::{LowRank, add_low_rank, linear};
 use burn::{
     module::{Module, Param},
     prelude::*,
@@ -78,14 +79,19 @@ impl Linear {
     pub fn forward<const N: usize>(&self, x: Tensor<N>) -> Tensor<N> {
         let [input, _] = self.features();
         assert_shape!(x, [.., input]);
-        let mut y = self.weight.multiply(x.clone(), self.bias.as_ref().map(|bias| bias.val()));
-        for branch in &self.lora {
-            // Factors stay in f32 while they are trained; the product follows the model's dtype.
-            let a = branch.lora_a.val().cast(x.dtype());
-            let b = branch.lora_b.val().cast(x.dtype());
-            y = y + multiply(multiply(x.clone(), a, None), b, None) * branch.scale;
-        }
-        y
+        let bias = self.bias.as_ref().map(|bias| bias.val());
+        // Factors stay in f32 while they are trained; the product follows the model's dtype.
+        let mut branches = self.lora.iter().map(|branch| LowRank {
+            a: branch.lora_a.val().cast(x.dtype()),
+            b: branch.lora_b.val().cast(x.dtype()),
+            scale: branch.scale,
+        });
+        let y = match (&self.weight, branches.next()) {
+            (Weight::Dense(weight), branch) => linear(x.clone(), weight.val(), bias, branch),
+            (weight, None) => return weight.multiply(x, bias),
+            (weight, Some(branch)) => add_low_rank(weight.multiply(x.clone(), None), x.clone(), bias, branch),
+        };
+        branches.fold(y, |y, branch| add_low_rank(y, x.clone(), None, branch))
     }
 
     /// Adds every branch into the weight (in f32, then back to the weight's dtype) and keeps the branches apart, so

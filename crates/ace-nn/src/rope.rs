@@ -4,6 +4,7 @@
 //! Angles are computed in f64 on the host and stored in f32, as the reference does (`rope` in BFL's
 //! `flux/math.py`): positions beyond 256 would lose digits otherwise.
 
+use ace_kernels::rotate_pairs;
 use burn::{prelude::*, tensor::assert_shape};
 
 /// Cosines and sines of every token's angles, `[1, 1, L, d/2]` each.
@@ -42,13 +43,11 @@ impl Rope {
     pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
         let [_, _, tokens, pairs] = self.cos.dims();
         assert_shape!(x, [_, _, tokens, 2 * pairs]);
-        let [batch, heads, len, width] = x.dims();
-        let dtype = x.dtype();
-        let pairs = x.cast(self.cos.dtype()).reshape([batch, heads, len, width / 2, 2]);
-        let even = pairs.clone().narrow(4, 0, 1).squeeze_dim::<4>(4);
-        let odd = pairs.narrow(4, 1, 1).squeeze_dim::<4>(4);
-        let turned_even = even.clone() * self.cos.clone() - odd.clone() * self.sin.clone();
-        let turned_odd = even * self.sin.clone() + odd * self.cos.clone();
-        Tensor::stack::<5>(vec![turned_even, turned_odd], 4).reshape([batch, heads, len, width]).cast(dtype)
+        rotate_pairs(x, self.cos.clone(), self.sin.clone())
+    }
+
+    /// Cosines and sines, `[1, 1, L, d/2]` each.
+    pub(crate) fn tables(&self) -> [Tensor<4>; 2] {
+        [self.cos.clone(), self.sin.clone()]
     }
 }

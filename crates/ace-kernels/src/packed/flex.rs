@@ -110,7 +110,7 @@ fn product(
     let x = Flex::float_cast(x, FloatDType::F32).to_contiguous();
     let y = multiply(&Packed::of(words, scales, packing), x.storage(), rounding);
     let rows = x.layout().shape()[0];
-    let columns = if rows == 0 { 0 } else { y.len() / rows };
+    let columns = y.len().checked_div(rows).unwrap_or(0);
     Flex::float_cast(tensor(y, [rows, columns]), float(dtype))
 }
 

@@ -2,7 +2,12 @@
 //! and single (one stream, attention and feed-forward side by side).
 
 use super::modulation::Modulation;
-use crate::{attention, layers::RmsNorm, lora::Linear, rope::Rope};
+use crate::{
+    attention::{self, Stream},
+    layers::RmsNorm,
+    lora::Linear,
+    rope::Rope,
+};
 use ace_kernels::gelu_tanh;
 use burn::{module::Module, prelude::*, tensor::assert_shape};
 
@@ -26,30 +31,16 @@ impl QkNorm {
     }
 }
 
-/// Queries, keys and values, `[B, heads, L, d]` each.
-struct Qkv {
-    q: Tensor<4>,
-    k: Tensor<4>,
-    v: Tensor<4>,
-}
-
-impl Qkv {
-    /// Cuts a fused row `[q | k | v]`, each head-major, and normalizes queries and keys.
-    fn split(fused: Tensor<3>, num_heads: usize, norm: &QkNorm) -> Self {
-        let width = fused.dims()[2] / 3;
-        let part = |i: usize| attention::split_heads(fused.clone().narrow(2, i * width, width), num_heads);
-        Self { q: norm.query_norm.forward(part(0)), k: norm.key_norm.forward(part(1)), v: part(2) }
-    }
-
-    /// `self` before `other` on the sequence.
-    fn before(self, other: Self) -> Self {
-        let cat = |a, b| Tensor::cat(vec![a, b], 2);
-        Self { q: cat(self.q, other.q), k: cat(self.k, other.k), v: cat(self.v, other.v) }
-    }
-
-    fn attend(self, rope: &Rope) -> Tensor<3> {
-        attention::join_heads(attention::full(rope.apply(self.q), rope.apply(self.k), self.v))
-    }
+/// Attention of streams over each other, text first; each row is `[q | k | v | rest]`, head-major.
+fn attend<const N: usize>(streams: [(Tensor<3>, &QkNorm); N], num_heads: usize, rope: &Rope) -> Tensor<3> {
+    let epsilon = streams[0].1.query_norm.epsilon();
+    let stream = |(rows, norm): (Tensor<3>, &QkNorm)| Stream {
+        rows,
+        query_scale: norm.query_norm.scale.val(),
+        key_scale: norm.key_norm.scale.val(),
+    };
+    let [cos, sin] = rope.tables();
+    attention::joint(streams.map(stream).into(), num_heads, epsilon, cos, sin)
 }
 
 /// The attention weights of one stream of a double block.
@@ -153,17 +144,17 @@ impl DoubleBlock {
         let [txt_attn_mod, txt_mlp_mod] = self.txt_mod.forward::<2>(vec);
         let (text_len, image_len) = (txt.dims()[1], img.dims()[1]);
 
-        let qkv = |attn: &StreamAttention, x| Qkv::split(attn.qkv.forward(x), self.num_heads, &attn.norm);
-        let img_qkv = qkv(&self.img_attn, img_attn_mod.modulate(img.clone()));
-        let txt_qkv = qkv(&self.txt_attn, txt_attn_mod.modulate(txt.clone()));
-        let attended = txt_qkv.before(img_qkv).attend(rope);
+        let img_rows = self.img_attn.qkv.forward(img_attn_mod.modulate(img.clone()));
+        let txt_rows = self.txt_attn.qkv.forward(txt_attn_mod.modulate(txt.clone()));
+        let streams = [(txt_rows, &self.txt_attn.norm), (img_rows, &self.img_attn.norm)];
+        let attended = attend(streams, self.num_heads, rope);
         let txt_attended = attended.clone().narrow(1, 0, text_len);
         let img_attended = attended.narrow(1, text_len, image_len);
 
-        let img = img + img_attn_mod.gate * self.img_attn.proj.forward(img_attended);
-        let img = img.clone() + img_mlp_mod.gate.clone() * self.img_mlp.forward(img_mlp_mod.modulate(img));
-        let txt = txt + txt_attn_mod.gate * self.txt_attn.proj.forward(txt_attended);
-        let txt = txt.clone() + txt_mlp_mod.gate.clone() * self.txt_mlp.forward(txt_mlp_mod.modulate(txt));
+        let img = img_attn_mod.add(img, self.img_attn.proj.forward(img_attended));
+        let img = img_mlp_mod.add(img.clone(), self.img_mlp.forward(img_mlp_mod.modulate(img)));
+        let txt = txt_attn_mod.add(txt, self.txt_attn.proj.forward(txt_attended));
+        let txt = txt_mlp_mod.add(txt.clone(), self.txt_mlp.forward(txt_mlp_mod.modulate(txt)));
         (img, txt)
     }
 
@@ -201,7 +192,6 @@ pub struct SingleBlock {
     pub norm: QkNorm,
     num_heads: usize,
     hidden_size: usize,
-    mlp_hidden: usize,
 }
 
 impl SingleBlock {
@@ -215,7 +205,6 @@ impl SingleBlock {
             norm: QkNorm::new(d / size.num_heads, device),
             num_heads: size.num_heads,
             hidden_size: d,
-            mlp_hidden: size.mlp_hidden,
         }
     }
 
@@ -229,11 +218,10 @@ impl SingleBlock {
         assert_shape!(x, [batch, _, hidden_size]);
         assert_shape!(vec, [batch, hidden_size]);
         let [modulation] = self.modulation.forward::<1>(vec);
-        let fused = self.linear1.forward(modulation.modulate(x.clone()));
-        let qkv = fused.clone().narrow(2, 0, 3 * self.hidden_size);
-        let mlp = fused.narrow(2, 3 * self.hidden_size, self.mlp_hidden);
-        let attended = Qkv::split(qkv, self.num_heads, &self.norm).attend(rope);
-        x + modulation.gate * self.linear2.forward(Tensor::cat(vec![attended, gelu_tanh(mlp)], 2))
+        let rows = self.linear1.forward(modulation.modulate(x.clone()));
+        // The feed-forward's input follows queries, keys and values, and comes out behind the joined heads.
+        let both = attend([(rows, &self.norm)], self.num_heads, rope);
+        modulation.add(x, self.linear2.forward(both))
     }
 
     /// Calls `f` with the path and each linear layer of the block.

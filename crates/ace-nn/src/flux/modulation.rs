@@ -1,7 +1,7 @@
 //! Adaptive layer norm: the conditioning vector says how each block shifts, scales and gates.
 
 use crate::lora::Linear;
-use ace_kernels::{layer_norm, silu};
+use ace_kernels::{gate_add, modulated_layer_norm, silu};
 use burn::{module::Module, prelude::*, tensor::assert_shape};
 
 /// What FLUX adds to the variance in the norms that have no parameters.
@@ -33,6 +33,14 @@ impl Shift {
     pub fn modulate(&self, x: Tensor<3>) -> Tensor<3> {
         modulate(x, self.shift.clone(), self.scale.clone())
     }
+
+    /// `x + gate·y`: what a block adds to its stream.
+    ///
+    /// # Panics
+    /// If `x` or `y` has another batch or width, or they have not the same length.
+    pub fn add(&self, x: Tensor<3>, y: Tensor<3>) -> Tensor<3> {
+        gate_add(x, self.gate.clone(), y)
+    }
 }
 
 /// `norm(x)·(1 + scale) + shift` with a norm that has no parameters of its own.
@@ -47,7 +55,7 @@ pub fn modulate(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>) -> Tensor<3> {
     let [batch, _, hidden_size] = x.dims();
     assert_shape!(shift, [batch, 1, hidden_size]);
     assert_shape!(scale, [batch, 1, hidden_size]);
-    layer_norm(x, EPSILON) * (scale + 1.0) + shift
+    modulated_layer_norm(x, shift, scale, EPSILON)
 }
 
 impl Modulation {

@@ -1,0 +1,55 @@
+//! `x + gate·y`: how a block adds what it computed to its stream.
+
+#[cfg(feature = "flex")]
+use crate::flex;
+use burn::{prelude::*, tensor::assert_shape};
+
+/// `x + gate·y`
+///
+/// # Shapes
+/// - x, y, output: `[B, L, width]`
+/// - gate: `[B, 1, width]` or `[B, L, width]`
+///
+/// # Panics
+/// If these shapes do not agree.
+pub fn gate_add(x: Tensor<3>, gate: Tensor<3>, y: Tensor<3>) -> Tensor<3> {
+    let ([batch, len, width], [_, rows, _]) = (x.dims(), gate.dims());
+    assert!(rows == 1 || rows == len, "the gate has {rows} rows, neither 1 nor {len}");
+    assert_shape!(gate, [batch, rows, width]);
+    assert_shape!(y, [batch, len, width]);
+    #[cfg(feature = "flex")]
+    if let Some(sum) = flex::gate_add([&x, &gate, &y]) {
+        return sum;
+    }
+    plain(x, gate, y)
+}
+
+fn plain(x: Tensor<3>, gate: Tensor<3>, y: Tensor<3>) -> Tensor<3> {
+    x + gate * y
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{gate_add, plain};
+    use crate::testing::{compare, random};
+
+    #[test]
+    fn it_follows_the_plain_formula() {
+        for ([batch, len, width], rows) in [([1, 70, 64], 1), ([2, 33, 37], 1), ([3, 5, 130], 5)] {
+            let shapes: [&[usize]; 3] = [&[batch, len, width], &[batch, rows, 2 * width], &[batch, len, width]];
+            compare(
+                "a gate that is part of wider rows",
+                &shapes,
+                [1e-6, 1e-6],
+                |i| gate_add(i.get(0), i.get::<3>(1).narrow(2, width, width), i.get(2)),
+                |i| plain(i.get(0), i.get::<3>(1).narrow(2, width, width), i.get(2)),
+            );
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "the gate has 2 rows, neither 1 nor 3")]
+    fn a_gate_of_another_length_is_a_mistake() {
+        gate_add(random([1, 3, 4], 1), random([1, 2, 4], 2), random([1, 3, 4], 3));
+    }
+}
