@@ -6,7 +6,7 @@ use crate::{
     report::{self, bytes},
     train,
 };
-use ace_train::plan::{Fit, Prediction, Sequence, fit};
+use ace_train::plan::{Around, Fit, Prediction, Sequence, fit};
 use std::process::ExitCode;
 
 /// Prints what the recipe takes, and ways to take less.
@@ -18,7 +18,9 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<ExitCode> {
     let card = start.card();
     let longest = Sequence::longest(card);
     let sequence = Sequence { image: args.tokens.unwrap_or(longest.image), ..longest };
-    let fits = fit(card, &recipe, sequence, (device::threads(), args.examples, start.encoder_budget));
+    let encoder_budget = Some(start.encoder_budget);
+    let around = Around { workers: device::threads(), examples: args.examples, encoder_budget };
+    let fits = fit(card, &recipe, sequence, around);
     let chosen = args.memory.and_then(|memory| fits.iter().find(|fit| fit.prediction.peak() <= memory));
     if args.json {
         report::print(&serde_json::to_string_pretty(&json(&fits, chosen))?);

@@ -251,6 +251,9 @@ impl Told {
                 values.extend(report.figures.iter().map(|(name, value)| (name.as_str(), *value)));
                 board.scalars(report.step, now, &values)?;
             }
+            RunEvent::Validated(report) => {
+                board.scalars(report.step, now, &[("validation", report.validation)])?;
+            }
             RunEvent::Preview { step, path } => {
                 let size = image::image_dimensions(path)?;
                 board.picture(*step, now, "preview", fs::read(path).map_err(ace_plus::Error::io(path))?, size)?;

@@ -89,6 +89,9 @@ pub struct BenchArgs {
     /// Keep what every block computed instead of computing it twice
     #[arg(long)]
     pub plain: bool,
+    /// Compute every block twice, whatever the recipe says
+    #[arg(long, conflicts_with = "plain")]
+    pub recompute: bool,
     /// Steps that do not count
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub warmup: u64,
@@ -98,9 +101,6 @@ pub struct BenchArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// Where to compute: flex, wgpu, vulkan, metal, cuda or rocm, as far as compiled in
-    #[arg(long, value_name = "NAME")]
-    pub backend: Option<String>,
 }
 
 fn positive(text: &str) -> Result<usize, String> {

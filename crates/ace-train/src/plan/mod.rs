@@ -1,12 +1,13 @@
 //! What memory a training takes, before anything is loaded: arithmetic on a card and a recipe.
 //!
 //! ```text
-//! peak = base + learned + optimizer + average + cache + max(step, update)
-//!   step    gradients of the parts before + what the forward pass keeps + what one block needs on the way back
-//!   update  gradients + the parameters that take the place of the old ones
+//! peak = base + learned + optimizer + average + encoders + examples + the highest of these moments:
+//!   a block's way back   what the forward pass kept + the block at work + gradients so far
+//!   the update           all gradients + parameters that take the place of the old ones
 //! ```
 //!
-//! Everything but the activations follows from shapes. Of activations, [`activations`] has what was measured, and why.
+//! All but the activations follows from shapes; [`activations`] says what those are and why. It was counted on the CPU. On a
+//! card the same is allocated, but its pool holds some back, and its kernels need room of their own.
 
 pub mod activations;
 pub mod count;
@@ -15,14 +16,19 @@ mod fit;
 pub use activations::Sizes;
 pub use fit::{Fit, fit};
 
-use crate::Recipe;
-use crate::learn::recipe::{FrozenDtype, NetworkName};
-use ace_nn::{clip::ClipConfig, t5::T5Config};
+use crate::{
+    Recipe,
+    learn::recipe::{FrozenDtype, NetworkName},
+};
+use ace_nn::{clip::ClipConfig, flux::FluxConfig, t5::T5Config};
 use ace_plus::Card;
+use activations::Moment;
 use count::Numbers;
 
 /// Bytes of a number that learns or is computed with on the way.
 const F32: u64 = 4;
+/// What the program itself has.
+const PROGRAM: u64 = 4_000_000;
 
 /// Tokens of one example.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,99 +84,135 @@ impl Prediction {
     }
 }
 
-/// How a frozen matrix is held.
+/// How the matrices of frozen blocks are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Base {
-    /// As numbers of so many bytes.
-    Dense(u64),
+pub enum Packed {
+    /// In the numbers that are computed with.
+    Wide,
+    /// 34 bytes for 32 numbers.
+    Q8_0,
+    /// 18 bytes for 32 numbers.
+    Q4_0,
+    /// 36 bytes for 64 numbers.
+    Nf4,
+}
+
+/// How what does not learn is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Base {
+    /// Bytes of a number that is computed with.
+    pub bytes: u64,
+    /// Matrices of its blocks.
+    pub packed: Packed,
+    /// Whether a block is fetched when it runs: one is at work, the next on its way.
+    pub streamed: bool,
 }
 
 impl Base {
     /// As the recipe says.
     pub fn of(recipe: &Recipe) -> Self {
-        match recipe.frozen_dtype {
-            FrozenDtype::F32 => Self::Dense(4),
-            FrozenDtype::Bf16 | FrozenDtype::F16 => Self::Dense(2),
-        }
+        let bytes = match recipe.frozen_dtype {
+            FrozenDtype::F32 => 4,
+            FrozenDtype::Bf16 | FrozenDtype::F16 => 2,
+        };
+        Self { bytes, packed: Packed::Wide, streamed: false }
     }
 
-    fn bytes(self, numbers: Numbers) -> u64 {
-        match self {
-            Self::Dense(each) => numbers.all() * each,
-        }
+    fn of_block(self, numbers: Numbers) -> u64 {
+        let matrices = match self.packed {
+            Packed::Wide => numbers.matrices * self.bytes,
+            Packed::Q8_0 => numbers.matrices * 34 / 32,
+            Packed::Q4_0 => numbers.matrices * 18 / 32,
+            Packed::Nf4 => numbers.matrices * 36 / 64,
+        };
+        matrices + numbers.vectors * self.bytes
     }
 
-    /// Bytes of a number that is computed with.
-    fn computes_in(self) -> u64 {
-        match self {
-            Self::Dense(each) => each,
-        }
+    /// The whole transformer: what is outside of its blocks is never packed and always there.
+    fn of_all(self, flux: &FluxConfig) -> u64 {
+        let is_block = |path: &str| path.contains("_blocks.");
+        let blocks = match self.streamed {
+            false => self.of_block(count::numbers(flux, is_block)),
+            // The double blocks are the larger ones, unless there are none.
+            true => {
+                let first = if flux.depth > 0 { "double_blocks.0." } else { "single_blocks.0." };
+                2 * self.of_block(count::numbers(flux, |path| path.starts_with(first)))
+            }
+        };
+        blocks + count::numbers(flux, |path| !is_block(path)).all() * self.bytes
     }
 }
 
-/// Rank of the branch that a layer gets.
-fn rank(recipe: &Recipe, path: &str) -> Option<usize> {
-    let lora = recipe.lora.as_ref()?;
-    path.contains("_blocks.").then_some(lora.rank)
+/// What a training has besides transformer and optimizer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Around {
+    /// Micro-batches that are measured at the same time.
+    pub workers: usize,
+    /// Encoded examples that are kept in memory.
+    pub examples: u64,
+    /// Encoders of more bytes than this are dropped before the transformer comes; `None` if nothing is encoded at all.
+    pub encoder_budget: Option<u64>,
 }
 
-/// What a training of the transformer takes on examples of `sequence`, with `workers` micro-batches at the same time and
-/// `examples` of them kept. Encoders of more than `budget` bytes are dropped before the transformer comes.
-pub fn predict(
-    card: &Card,
-    recipe: &Recipe,
-    sequence: Sequence,
-    (workers, examples, budget): (usize, u64, u64),
-) -> Prediction {
+/// Numbers that learn in layers whose paths `wanted` takes.
+fn learned(flux: &FluxConfig, recipe: &Recipe, wanted: impl Fn(&str) -> bool) -> u64 {
+    match &recipe.lora {
+        Some(lora) => count::branches(flux, |path| lora.branch(path).map(|(rank, _)| rank).filter(|_| wanted(path))),
+        None if recipe.trains(NetworkName::Flux) => count::numbers(flux, wanted).all(),
+        None => 0,
+    }
+}
+
+/// What a training of the transformer takes on examples of `sequence`, with what is frozen held as `base` says.
+pub fn predict(card: &Card, recipe: &Recipe, base: Base, sequence: Sequence, around: Around) -> Prediction {
     let flux = &card.flux;
-    let base = Base::of(recipe);
-    let whole = count::numbers(flux, |_| true);
     let is_frozen = recipe.lora.is_some() || !recipe.trains(NetworkName::Flux);
-    let learned = match &recipe.lora {
-        Some(_) => count::branches(flux, |path| rank(recipe, path)),
-        None if is_frozen => 0,
-        None => whole.all(),
-    };
+    let all = F32 * learned(flux, recipe, |_| true);
+    let single = F32 * learned(flux, recipe, |path| path.starts_with("single_blocks."));
+    let double = F32 * learned(flux, recipe, |path| path.starts_with("double_blocks."));
+
     let optimizer = &recipe.optimizer;
-    let chunk = optimizer.batch / optimizer.accumulate;
-    let parts_of_step = optimizer.accumulate as u64;
-    let at_once = (workers as u64).min(parts_of_step).max(1);
+    let micro_batches = optimizer.accumulate as u64;
+    let at_once = (around.workers as u64).clamp(1, micro_batches);
+    let bytes = if is_frozen { base.bytes } else { F32 };
+    let batch = optimizer.batch / optimizer.accumulate;
+    let sizes = Sizes { flux: flux.clone(), sequence, batch, bytes };
 
-    let computes_in = if is_frozen { base.computes_in() } else { F32 };
-    let sizes = Sizes { flux: flux.clone(), sequence, batch: chunk, bytes: computes_in };
-    let gradients = learned * F32 * parts_of_step;
-    let kept = at_once * sizes.kept(recipe.recompute);
-    let block = at_once * sizes.one_block(recipe.recompute);
-    // On the way back gradients are made while activations are given up; then new parameters come beside the old.
-    let step = kept + block;
-    let update = learned * F32;
-    let encoders = encoder_bytes(card, recipe);
-    let stays = if encoders > budget { 0 } else { encoders };
-    let each = sizes.example();
+    // Gradients of the micro-batches before wait for those of the last.
+    let waiting = (micro_batches - at_once) * all;
+    let moment = |moment: Moment| {
+        let [of_single, of_double] = moment.gradients;
+        let gradients = waiting + at_once * (of_single * single as f64 + of_double * double as f64) as u64;
+        let part = |bytes: f64| at_once * bytes as u64;
+        [("gradients", gradients), ("activations kept", part(moment.kept)), ("one block at work", part(moment.block))]
+    };
+    let update = [("gradients", micro_batches * all), ("new weights beside the old", all), ("one block at work", 0)];
+    let moments = sizes.moments(recipe.recompute).into_iter().map(moment).chain([update]);
+    let bytes_of = |parts: &[(&str, u64); 3]| parts.iter().map(|(_, bytes)| bytes).sum::<u64>();
+    let highest = moments.max_by_key(bytes_of).unwrap_or(update);
 
+    let encoders = around.encoder_budget.map_or(0, |_| encoder_bytes(card, recipe));
+    let stays = if around.encoder_budget.is_some_and(|budget| encoders > budget) { 0 } else { encoders };
+    let examples = around.examples * sizes.example();
     let mut parts = vec![
-        Part { name: "base weights", bytes: if is_frozen { base.bytes(whole) } else { 0 } },
-        Part { name: if is_frozen { "adapters" } else { "weights" }, bytes: learned * F32 },
-        Part { name: "gradients", bytes: gradients },
-        Part { name: "optimizer", bytes: 2 * learned * F32 },
-        Part { name: "moving average", bytes: if optimizer.ema.is_some() { learned * F32 } else { 0 } },
-        Part { name: "encoders", bytes: stays },
-        Part { name: "examples", bytes: examples * each + at_once * sizes.question() },
+        ("base weights", if is_frozen { base.of_all(flux) } else { 0 }),
+        (if recipe.lora.is_some() { "adapters" } else { "weights" }, all),
+        ("optimizer", 2 * all),
+        ("moving average", if optimizer.ema.is_some() { all } else { 0 }),
+        ("encoders", stays),
+        ("examples", examples + at_once * sizes.question()),
+        ("the program", PROGRAM),
     ];
-    if step >= update {
-        parts.push(Part { name: "activations kept", bytes: kept });
-        parts.push(Part { name: "one block at work", bytes: block });
-    } else {
-        parts.push(Part { name: "new weights beside the old", bytes: update });
-    }
-    parts.retain(|part| part.bytes > 0);
-    parts.sort_by_key(|part| std::cmp::Reverse(part.bytes));
-    Prediction { parts, encoding: if stays == 0 { encoders + examples * each } else { 0 } }
+    parts.extend(highest);
+    parts.retain(|(_, bytes)| *bytes > 0);
+    parts.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+    let parts = parts.into_iter().map(|(name, bytes)| Part { name, bytes }).collect();
+    Prediction { parts, encoding: if stays < encoders { encoders + examples } else { 0 } }
 }
 
 /// Bytes of the networks that encode examples, in the numbers of frozen networks; the autoencoder is in f32.
 fn encoder_bytes(card: &Card, recipe: &Recipe) -> u64 {
-    let each = Base::of(recipe).computes_in();
+    let each = Base::of(recipe).bytes;
     (t5_numbers(&card.t5) + clip_numbers(&card.clip)) * each + autoencoder_numbers(card) * F32
 }
 
