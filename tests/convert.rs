@@ -2,17 +2,21 @@
 //! nothing is overwritten or misread.
 
 use crate::support::{TestDir, ace, data};
-use ace_nn::weight::Weight;
+use ace_nn::{
+    flux::{Blocks, Fetched, Flux, FluxConfig, FluxInput, SingleBlock},
+    weight::{Packing, Weight},
+};
 use ace_weights::{
-    Network, WeightFile, adapter,
+    Network, Streamed, WeightFile, adapter,
     convert::{self, Format, Options, Precision},
     store::float8::Float8,
 };
-use burn::tensor::{Device, FloatDType, TensorData};
+use burn::{module::Module, prelude::*, tensor::FloatDType};
 use half::bf16;
 use std::{
     collections::BTreeMap,
     fs,
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
@@ -380,4 +384,60 @@ fn q8_stays_packed_and_gives_what_the_widened_weights_give() {
     // With an adapter on top, and in other numbers.
     let lora = tiny.join("lora/restoration.safetensors");
     sample(&["--lora", lora.to_str().expect("plain"), "--dtype", "bf16"], "adapted.png");
+}
+
+#[test]
+fn blocks_from_a_file_give_what_blocks_in_memory_give_and_two_are_there_at_most() {
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
+    let card = ace_plus::Card::builtin("tiny").expect("a sound card");
+    let (config, device, dtype) = (&card.flux, Device::default(), Some(FloatDType::F32));
+    let open = |packing: Option<Packing>| {
+        let file = WeightFile::open(&tiny.join("flux.safetensors")).expect("shipped");
+        packing.into_iter().fold(file, WeightFile::packed)
+    };
+    for packing in [None, Some(Packing::Q4_0)] {
+        let whole = open(packing).flux(config, dtype, &device).expect("it fits");
+        let mut lean = open(packing).flux_without_blocks(config, dtype, &device).expect("it fits");
+        let mut streamed = Streamed::open(open(packing), config, dtype, &device).expect("it fits");
+        let absent = |flux: &mut Flux| {
+            let mut count = 0;
+            flux.for_each_linear(&mut |_, linear| count += usize::from(!linear.weight.is_present()));
+            count
+        };
+        assert_eq!(absent(&mut lean), 10 * config.depth + 3 * config.depth_single_blocks);
+        assert!(lean.num_params() * 4 < whole.num_params() || packing.is_some());
+
+        let input = input(&whole, config, &device);
+        let expected = whole.forward(input.clone()).into_data();
+        // Twice: the second pass begins with what was fetched ahead at the end of the first.
+        for _ in 0..2 {
+            let mut poll = || ControlFlow::Continue(());
+            let velocity = lean.forward_with(&mut Fetched::new(&mut streamed, &mut poll), input.clone());
+            assert_eq!(velocity.continue_value().expect("nothing breaks").into_data(), expected);
+        }
+        // A backward pass asks from the end; what is asked for twice is the same.
+        let linear1 = |block: SingleBlock| block.linear1.weight.val().into_data();
+        for (index, own) in whole.single_blocks.iter().enumerate().rev() {
+            let first = linear1(streamed.single(index, &lean.single_blocks[index]));
+            assert_eq!(first, linear1(own.clone()));
+            assert_eq!(first, linear1(streamed.single(index, &lean.single_blocks[index])));
+        }
+        assert_eq!(streamed.most_held(), 2);
+    }
+}
+
+/// A question to the transformer.
+fn input(flux: &Flux, config: &FluxConfig, device: &Device) -> FluxInput {
+    let numbers = |shape: [usize; 3]| {
+        let values: Vec<f32> = (0..shape.iter().product()).map(|i: usize| (i as f32 * 0.7).sin()).collect();
+        Tensor::<3>::from_data(TensorData::new(values, shape), device)
+    };
+    FluxInput {
+        tokens: numbers([1, 4, config.in_channels]),
+        rope: flux.rope(3, &[[0.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 1.0, 1.0]], device),
+        prompt_embeds: numbers([1, 3, config.context_in_dim]),
+        pooled_prompt_embeds: numbers([1, 1, config.vec_in_dim]).squeeze_dim(1),
+        timesteps: Tensor::from_data([0.5_f32], device),
+        guidance: Tensor::from_data([3.5_f32], device),
+    }
 }

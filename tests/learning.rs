@@ -5,6 +5,7 @@ use crate::{
     support::{self, TestDir},
     train::{FRESH, SHORT, losses, options, write_recipe},
 };
+use ace_plus::Model;
 use ace_train::{
     Error,
     data::shapes::{Split, World, WorldTask},
@@ -312,4 +313,52 @@ fn every_spelling_of_an_adapter_is_the_same_adapter() {
             assert!(support::distance(ours, expected.clone()) < 1e-7, "{}", other.display());
         }
     }
+}
+
+#[test]
+fn every_shipped_recipe_can_be_read_and_fits_its_card() {
+    let models = tiny().parent().expect("a folder of models").to_owned();
+    let folders = fs::read_dir(&models).expect("shipped").map(|entry| entry.expect("readable").path());
+    let files = folders.flat_map(|folder| match folder.is_dir() {
+        true => fs::read_dir(folder).expect("readable").map(|entry| entry.expect("readable").path()).collect(),
+        false => vec![folder],
+    });
+    let is_recipe = |path: &std::path::PathBuf| {
+        path.extension().is_some_and(|ending| ending == "toml")
+            && fs::read_to_string(path).expect("readable").contains("[optimizer]")
+    };
+    let mut published = Vec::new();
+    for path in files.filter(is_recipe) {
+        let own = Recipe::load(&path).ok();
+        let recipe = own.map_or_else(|| Recipe::load_with(&path, Some(Path::new("data.jsonl"))), Ok);
+        let recipe = recipe.unwrap_or_else(|error| panic!("{error}"));
+        let Some(name) = recipe.model.clone() else { continue };
+        let start = Start::of(Model::find(&name).expect("built in")).adjusted(&recipe);
+        start.check_lora(&recipe, &path, &support::device()).expect("its layers are the card's");
+        assert_eq!(start.card().canvas.max_seq_len, recipe.max_seq_len.expect("said"));
+        let channels = recipe.widen_from.unwrap_or(start.card().flux.in_channels);
+        let folder = path.parent().and_then(Path::file_name).expect("in a folder").to_string_lossy().into_owned();
+        let rank = recipe.lora.as_ref().map(|lora| (lora.rank, lora.alpha as usize));
+        published.push((
+            folder,
+            recipe.name,
+            start.card().adapter.len(),
+            channels,
+            rank,
+            recipe.optimizer.learning_rate,
+        ));
+    }
+    published.sort_by(|one, other| one.1.cmp(&other.1));
+    let names = |folder: &str, name: &str| (folder.to_owned(), name.to_owned());
+    let expected = [
+        (names("ace-plus-fft", "ace-plus-fft-stage1"), 64, None, 5e-5),
+        (names("ace-plus-fft", "ace-plus-fft-stage2"), 448, None, 5e-5),
+        (names("ace-plus-local-editing", "ace-plus-local-editing-lora"), 384, Some((16, 16)), 1e-3),
+        (names("ace-plus-portrait", "ace-plus-portrait-lora"), 384, Some((64, 64)), 1e-3),
+        (names("ace-plus-subject", "ace-plus-subject-lora"), 384, Some((16, 16)), 1e-3),
+    ];
+    assert_eq!(
+        published,
+        expected.map(|((folder, name), channels, rank, rate)| (folder, name, 0, channels, rank, rate))
+    );
 }

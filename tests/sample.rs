@@ -137,7 +137,13 @@ fn one_network_at_a_time_makes_the_same_picture() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         fs::read(dir.file(out)).expect("a picture")
     };
-    assert_eq!(picture(&[], "whole.png"), picture(&["--low-memory"], "lean.png"));
+    let whole = picture(&[], "whole.png");
+    assert_eq!(whole, picture(&["--low-memory"], "lean.png"));
+    assert_eq!(whole, picture(&["--placement", "streamed"], "streamed.png"));
+    // Packed from a wider file, in memory and block by block.
+    let packed = picture(&["--quantize", "q8_0"], "packed.png");
+    assert!(packed != whole);
+    assert_eq!(packed, picture(&["--quantize", "q8_0", "--placement", "streamed"], "packed-streamed.png"));
 }
 
 #[test]

@@ -48,6 +48,9 @@ mod learning;
 // What goes wrong while learning: a full disk, a damaged checkpoint, numbers that are none.
 mod surviving;
 
+// Several processes that learn together.
+mod group;
+
 // The shipped miniature: a recorded edit and the first losses of a recipe.
 mod golden;
 

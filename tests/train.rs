@@ -16,6 +16,7 @@ use ace_train::{
     learn::{
         Outcome, Recipe, RunEvent, RunOptions, Start,
         flow::{FlowObjective, TrainedNetworks},
+        group::Share,
         params::clip_global_norm,
         start, train, train_from,
         trainer::{Objective, Trainer},
@@ -418,7 +419,7 @@ fn what_is_encoded_ahead_is_what_would_be_encoded_when_it_is_drawn() {
         let mut objective = FlowObjective::new(&recipe, &world, encoders, start.flux_dtype(&recipe), &learning);
         if let Some(steps) = steps {
             let mut heard = 0;
-            let done = objective.encode_ahead(steps, &mut |done, of| {
+            let done = objective.encode_ahead(steps, Share::ALL, &mut |done, of| {
                 assert!(heard < done && done <= of && of <= 9);
                 heard = done;
                 true

@@ -7,6 +7,7 @@ pub use bench::{BenchArgs, BenchVerb, PlanArgs, PlanVerb};
 pub use train::{ReportArgs, TrainArgs};
 
 use crate::model::{Lora, ModelArgs, Overrides};
+use ace_nn::weight::Packing;
 use ace_plus::{
     Compat, Placement, Request, SeedNoise,
     request::{DTYPES, InputFile, ModelRequest, RegionRequest},
@@ -193,12 +194,18 @@ pub struct SampleArgs {
     /// Numbers of transformer and text encoders: f32, bf16 or f16, as far as the device computes in them [default: f32]
     #[arg(long, value_name = "NAME", value_parser = dtype)]
     pub dtype: Option<FloatDType>,
-    /// Widen weights of a GGUF file in Q8_0 once, when they are read: faster, and two to four times the memory
+    /// Widen weights of a GGUF file in Q8_0 or Q4_0 once, when they are read: faster, and two to seven times the memory
     #[arg(long)]
     pub widen: bool,
+    /// Pack the blocks of transformer and text encoders when they are read: q8_0, q4_0 or nf4
+    #[arg(long, value_name = "NAME", value_parser = packing)]
+    pub quantize: Option<Packing>,
     /// One network in memory at a time: the weights are read again for every picture
-    #[arg(long)]
+    #[arg(long, conflicts_with = "placement")]
     pub low_memory: bool,
+    /// Where weights are: resident, one-at-a-time (as --low-memory), or streamed, which reads the transformer block by block
+    #[arg(long, value_name = "NAME", value_parser = placement)]
+    pub placement: Option<Placement>,
     /// Encode and decode pictures in tiles of at most so many pixels along a side: memory is then that of one tile
     #[arg(long, value_name = "PIXELS")]
     pub tile: Option<u32>,
@@ -226,7 +233,8 @@ impl SampleArgs {
                 loras: self.lora.iter().map(Lora::request).collect(),
                 dtype: self.dtype.map(|dtype| dtype_name(dtype).to_owned()),
                 widen: self.widen.then_some(true),
-                placement: self.low_memory.then_some(Placement::OneAtATime),
+                quantize: self.quantize.map(|packing| packing.name().to_owned()),
+                placement: self.placement.or(self.low_memory.then_some(Placement::OneAtATime)),
                 ..self.model.request()
             },
             instruction: self.prompt.clone(),
@@ -474,6 +482,16 @@ pub fn dtype(name: &str) -> Result<FloatDType, String> {
 /// The name of a kind of numbers.
 pub fn dtype_name(dtype: FloatDType) -> &'static str {
     DTYPES.iter().find_map(|(name, known)| (*known == dtype).then_some(*name)).unwrap_or("f32")
+}
+
+/// A packing by its name.
+fn packing(name: &str) -> Result<Packing, String> {
+    named(name, &Packing::ALL.map(|packing| (packing.name(), packing)))
+}
+
+/// A placement by its name.
+fn placement(name: &str) -> Result<Placement, String> {
+    named(name, &Placement::ALL)
 }
 
 /// A format by its name.

@@ -25,7 +25,7 @@ const TOKENS: usize = 1024;
 /// If the recipe cannot be used, or the device does not compute in its numbers.
 pub fn run(args: &BenchArgs, backend: Option<&str>) -> anyhow::Result<ExitCode> {
     let device = device::open(backend)?;
-    let bench = bench(args, device::workers(&device))?;
+    let bench = bench(args, device::workers(&device, 1))?;
     crate::listen_to_interrupts("stopping after this step");
     let mut bar = Progress::new("bench", 0, bench.warmup + bench.steps);
     let measured = bench.run(&device, &mut |done| {

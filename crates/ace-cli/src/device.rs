@@ -15,6 +15,14 @@ const CPU: &str = "flex";
 /// # Errors
 /// If there is no such backend, it is not part of this build, or it finds no device.
 pub fn open(backend: Option<&str>) -> anyhow::Result<Device> {
+    open_nth(backend, 0)
+}
+
+/// As [`open`], the `nth` of the backend's cards, counted from 0, and around again where there are fewer.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_nth(backend: Option<&str>, nth: usize) -> anyhow::Result<Device> {
     let name = match backend {
         Some(name) => name,
         None => default_backend(&compiled()).ok_or_else(|| {
@@ -36,7 +44,10 @@ pub fn open(backend: Option<&str>) -> anyhow::Result<Device> {
         }
         .into());
     };
-    let device = make();
+    let device = match cards(name) {
+        cards if nth > 0 && !cards.is_empty() => cards[nth % cards.len()].clone(),
+        _ => make(),
+    };
     if name != CPU
         && let Err(reason) = probe(&device)
     {
@@ -53,7 +64,8 @@ pub fn open(backend: Option<&str>) -> anyhow::Result<Device> {
 
 /// A device's backend and its own name: `cuda (NVIDIA H200)`.
 pub fn name(device: &Device) -> String {
-    let backend = compiled().into_iter().find(|name| maker(name).is_some_and(|make| make() == *device));
+    let is_of = |name: &str| maker(name).is_some_and(|make| make() == *device) || cards(name).contains(device);
+    let backend = compiled().into_iter().find(|name| is_of(name));
     let card = card_name(device).unwrap_or_else(cpu_name);
     match backend {
         Some(backend) => format!("{backend} ({card})"),
@@ -62,9 +74,9 @@ pub fn name(device: &Device) -> String {
 }
 
 /// How many parts of a training step to measure at once: on the CPU one for each thread of the processor, because small
-/// networks leave most of them idle; on a card one, because it has its own queue.
-pub fn workers(device: &Device) -> usize {
-    if is_cpu(device) { threads() } else { 1 }
+/// networks leave most of them idle; on a card one, because it has its own queue. `sharers` processes share the processor.
+pub fn workers(device: &Device, sharers: usize) -> usize {
+    if is_cpu(device) { threads(sharers) } else { 1 }
 }
 
 /// Whether a device is the processor itself.
@@ -114,6 +126,26 @@ fn maker(name: &str) -> Option<fn() -> Device> {
     }
 }
 
+/// All cards of a backend that can have several.
+fn cards(name: &str) -> Vec<Device> {
+    match name {
+        #[cfg(feature = "wgpu")]
+        "wgpu" => several(burn::tensor::DeviceType::Wgpu),
+        #[cfg(feature = "vulkan")]
+        "vulkan" => several(burn::tensor::DeviceType::Vulkan),
+        #[cfg(feature = "cuda")]
+        "cuda" => several(burn::tensor::DeviceType::Cuda),
+        #[cfg(feature = "rocm")]
+        "rocm" => several(burn::tensor::DeviceType::Rocm),
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
+fn several(kind: burn::tensor::DeviceType) -> Vec<Device> {
+    Device::enumerate(kind).to_vec()
+}
+
 /// Adds two numbers: backends tell of a missing driver or card by panicking at the first use.
 fn probe(device: &Device) -> Result<(), String> {
     let silenced = panic::take_hook();
@@ -149,16 +181,16 @@ fn cpu_name() -> String {
         let line = text.lines().find(|line| line.starts_with("model name"))?;
         Some(line.split_once(':')?.1.trim().to_owned())
     });
-    let threads = match threads() {
+    let threads = match threads(1) {
         1 => "1 thread".to_owned(),
         several => format!("{several} threads"),
     };
     format!("{}, {threads}", told.unwrap_or_else(|| std::env::consts::ARCH.to_owned()))
 }
 
-/// Threads that the processor runs at the same time.
-pub fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+/// Threads of the processor for this process, one of `sharers`.
+pub fn threads(sharers: usize) -> usize {
+    (std::thread::available_parallelism().map_or(1, usize::from) / sharers).max(1)
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod pace;
 mod panics;
 mod plot;
 mod progress;
+mod ranks;
 mod record;
 mod report;
 mod sheet;
@@ -75,16 +76,24 @@ fn main() -> ExitCode {
     })
 }
 
-/// From now on Ctrl-C asks the work to stop, `what` it then does; a second one ends the program at once.
+/// From now on Ctrl-C asks the work to stop, `what` it then does, or silently; a second one ends the program at once.
 fn listen_to_interrupts(what: &'static str) {
     let set = ctrlc::set_handler(move || {
         if INTERRUPTED.swap(true, Ordering::Relaxed) {
             std::process::exit(INTERRUPTED_TWICE);
         }
-        eprintln!("\n{what}; Ctrl-C again ends at once");
+        if !what.is_empty() {
+            eprintln!("\n{what}; Ctrl-C again ends at once");
+        }
     });
     // Without a handler Ctrl-C ends the program, which is no reason not to work.
     drop(set);
+}
+
+/// Asks the work to stop, as Ctrl-C does.
+#[cfg(feature = "mpi")]
+fn interrupt() {
+    INTERRUPTED.store(true, Ordering::Relaxed);
 }
 
 /// Whether the user wants the work to stop.

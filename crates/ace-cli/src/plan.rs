@@ -19,7 +19,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<ExitCode> {
     let longest = Sequence::longest(card);
     let sequence = Sequence { image: args.tokens.unwrap_or(longest.image), ..longest };
     let encoder_budget = Some(start.encoder_budget);
-    let around = Around { workers: device::threads(), examples: args.examples, encoder_budget };
+    let around = Around { workers: device::threads(1), examples: args.examples, encoder_budget };
     let fits = fit(card, &recipe, sequence, around);
     let chosen = args.memory.and_then(|memory| fits.iter().find(|fit| fit.prediction.peak() <= memory));
     if args.json {

@@ -520,6 +520,8 @@ mod tests {
             "--dtype",
             "bf16",
             "--widen",
+            "--quantize",
+            "nf4",
             "--low-memory",
             "--tile",
             "64",

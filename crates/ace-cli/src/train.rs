@@ -7,11 +7,13 @@ use crate::{
     pace::Pace,
     plot,
     progress::Progress,
+    ranks::{Place, Ranks},
     report,
 };
 use ace_plus::request::ModelRequest;
-use ace_train::{Outcome, Recipe, RunEvent, RunOptions, Start, StepReport, learn::board::Board, train_from};
-use burn::tensor::FloatDType;
+use ace_train::{Outcome, Recipe, RunEvent, RunOptions, Start, StepReport, learn::board::Board, train_in};
+use ace_weights::Network;
+use burn::tensor::{Device, FloatDType};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -27,31 +29,57 @@ const RUNS: &str = "out/train";
 /// How much a new loss counts in the one that the bar shows.
 const SMOOTHING: f32 = 0.05;
 
-/// Trains as a recipe says.
+/// Trains as a recipe says, alone or together with the processes that a launcher started.
 ///
 /// # Errors
 /// If recipe, weights, data or output are unusable, or the loss diverges.
 pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
-    let recipe_path = recipe_file(args.recipe.as_deref(), args.data.is_some())?;
-    let manifest = args.data.as_deref().map(|path| std::path::absolute(path).map_err(ace_plus::Error::io(path)));
-    let manifest = manifest.transpose()?;
-    let recipe = Recipe::load_with(&recipe_path, manifest.as_deref())?;
-    let out = args.out.clone().unwrap_or_else(|| Path::new(RUNS).join(&recipe.name));
-    files::check_folder(&out)?;
-    let start = start(&args.model, args.dtype, &recipe, &recipe_path)?;
-    if recipe.fresh.is_empty() {
-        // Whatever is missing is named at once, not when the encoders are done.
-        start.model.files()?;
+    let ranks = Ranks::find()?;
+    ranks.run(|| train(args, &ranks))
+}
+
+/// What training starts with.
+struct Prepared {
+    recipe: Recipe,
+    start: Start,
+    device: Device,
+    options: RunOptions,
+}
+
+impl Prepared {
+    fn new(args: &TrainArgs, place: Place) -> anyhow::Result<Self> {
+        let recipe_path = recipe_file(args.recipe.as_deref(), args.data.is_some())?;
+        let manifest = args.data.as_deref().map(|path| std::path::absolute(path).map_err(ace_plus::Error::io(path)));
+        let manifest = manifest.transpose()?;
+        let recipe = Recipe::load_with(&recipe_path, manifest.as_deref())?;
+        let out = args.out.clone().unwrap_or_else(|| Path::new(RUNS).join(&recipe.name));
+        files::check_folder(&out)?;
+        let start = start(&args.model, args.dtype, &recipe, &recipe_path)?;
+        if recipe.fresh.is_empty() {
+            // Whatever is missing is named at once, not when the encoders are done.
+            start.model.files()?;
+        }
+        let device = device::open_nth(args.backend.as_deref(), place.index)?;
+        let options = RunOptions {
+            manifest,
+            resume: args.resume,
+            steps: args.steps,
+            workers: device::workers(&device, place.sharers),
+            ..RunOptions::new(recipe_path, &out)
+        };
+        Ok(Self { recipe, start, device, options })
     }
-    let device = device::open(args.backend.as_deref())?;
-    let device_name = device::name(&device);
-    let options = RunOptions {
-        manifest,
-        resume: args.resume,
-        steps: args.steps,
-        workers: device::workers(&device),
-        ..RunOptions::new(recipe_path, &out)
-    };
+}
+
+fn train(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
+    let Prepared { recipe, start, device, options } = ranks.agree(Prepared::new(args, ranks.place()))?;
+    let (device_name, out) = (device::name(&device), options.out.clone());
+    ranks.expect_the_end(&out, &resume_command(args, &options));
+    if !ranks.leads() {
+        crate::listen_to_interrupts("");
+        let outcome = train_in(ranks.group(), &start, &options, &device, &mut |_| !interrupted())?;
+        return Ok(exit_code(&outcome));
+    }
     crate::listen_to_interrupts("stopping after this step, then saving");
 
     let mut bar: Option<Progress> = None;
@@ -60,7 +88,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     let mut told = Told { every: recipe.log_every, steps: options.recipe()?.optimizer.steps, board: None };
     let mut pace = Pace::new(recipe.optimizer.batch);
     let mut broken = None;
-    let outcome = train_from(&start, &options, &device, &mut |report| {
+    let outcome = train_in(ranks.group(), &start, &options, &device, &mut |report| {
         if let Err(error) = told.take(&report, &pace, &out) {
             // What was learned so far is saved, then it is said.
             broken = Some(error);
@@ -73,6 +101,9 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
                 drop(bar.take());
                 let from = if resumed_at > 0 { format!(", from step {resumed_at}") } else { String::new() };
                 eprintln!("{name} on {device_name}: {steps} steps{from}, {learned} of {parameters} parameters learn");
+                if let Some(line) = shares(ranks.place(), options.workers) {
+                    eprintln!("{line}");
+                }
                 eprintln!(
                     "log.jsonl, loss.png, an event file, previews, checkpoints and weights go to {}",
                     out.display()
@@ -129,13 +160,13 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
         report::print(&format!("{left_out} examples could not be used and were left out"));
     }
     let plotted = draw_plot(&out)?;
-    Ok(match outcome {
+    match &outcome {
         Outcome::Finished { step, weights } => {
             report::print(&format!("{}: step {step}; {}", recipe.name, pace.summary(None)));
             if let Some(plotted) = plotted {
                 report::print(&format!("{}: {plotted}", out.join("loss.png").display()));
             }
-            for path in &weights {
+            for path in weights {
                 report::print(&format!("weights: {}", path.display()));
             }
             if let (Some(_), [lora, ..]) = (&recipe.lora, weights.as_slice()) {
@@ -143,17 +174,28 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
                 let model = model.map_or(String::new(), |name| format!(" --model {name}"));
                 report::print(&format!("use it: ace sample{model} --lora {}", lora.display()));
             }
-            ExitCode::SUCCESS
         }
-        Outcome::Stopped { step: 0 } => {
-            report::print("stopped before the first step; nothing was saved");
-            ExitCode::FAILURE
-        }
+        Outcome::Stopped { step: 0 } => report::print("stopped before the first step; nothing was saved"),
         Outcome::Stopped { step } => {
             report::print(&format!("stopped and saved at step {step}; go on with: {}", resume_command(args, &options)));
-            ExitCode::FAILURE
         }
-    })
+    }
+    Ok(exit_code(&outcome))
+}
+
+fn exit_code(outcome: &Outcome) -> ExitCode {
+    match outcome {
+        Outcome::Finished { .. } => ExitCode::SUCCESS,
+        Outcome::Stopped { .. } => ExitCode::FAILURE,
+    }
+}
+
+/// How the work is shared, if it is.
+fn shares(place: Place, workers: usize) -> Option<String> {
+    let Place { processes, here, .. } = place;
+    let threads = if workers == 1 { "1 thread".to_owned() } else { format!("{workers} threads") };
+    let line = || format!("{processes} processes, {here} of them on this machine; this one measures on {threads}");
+    (processes > 1).then(line)
 }
 
 /// The recipe's file: the one that is named, or a shipped one. Where there is no clone, that is written to a folder of its
@@ -183,16 +225,22 @@ fn start(model: &ModelArgs, dtype: Option<FloatDType>, recipe: &Recipe, recipe_p
         (false, true) => {
             let start = Start::of_recipe(recipe, recipe_path)?;
             // The miniature is part of this program.
-            let is_elsewhere = recipe.weights.is_empty() && recipe.card.is_none() && start.model.files().is_err();
+            let is_plain = recipe.weights.is_empty() && recipe.card.is_none() && recipe.flux.is_none();
+            let is_elsewhere = is_plain && start.model.files().is_err();
             let asked = ModelRequest { name: recipe.model.clone(), ..asked };
             if is_elsewhere { Start::of(model::find(&asked, beside)?) } else { start }
         }
         (true, _) if asked.name.is_none() && recipe.model.is_some() => {
             let named = ModelRequest { name: recipe.model.clone(), ..ModelRequest::default() };
-            Start::of(asked.apply(model::find(&named, beside)?, Path::new(""))?)
+            let mut model = model::find(&named, beside)?;
+            if let Some(flux) = &recipe.flux {
+                model = model.network(Network::Flux, flux.clone());
+            }
+            Start::of(asked.apply(model, Path::new(""))?)
         }
         _ => Start::of(model::find(&asked, Path::new(""))?),
     };
+    start = start.adjusted(recipe);
     start.model = start.model.dtype(dtype.unwrap_or(recipe.frozen_dtype.into()));
     Ok(start)
 }

@@ -68,7 +68,7 @@ pub fn joint(streams: Vec<Stream>, num_heads: usize, epsilon: f64, cos: Tensor<4
         assert_shape!(key_scale, [width]);
     }
     let len: usize = streams.iter().map(|stream| stream.rows.dims()[1]).sum();
-    assert_eq!(len, tokens, "tokens of all streams and of the tables");
+    assert!(len == tokens, "heads of all streams, [batch, heads, len, width]: axis 2 expected {tokens}, got {len}");
     #[cfg(feature = "flex")]
     {
         let inputs: Vec<_> =
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "tokens of all streams and of the tables")]
+    #[should_panic(expected = "axis 2 expected 6, got 5")]
     fn tables_of_another_length_are_a_mistake() {
         let one = || random([4], 1);
         let stream = Stream { rows: random([1, 5, 24], 2), query_scale: one(), key_scale: one() };

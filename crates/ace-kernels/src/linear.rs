@@ -156,14 +156,23 @@ mod tests {
     fn a_branch_on_another_product_follows_it_too() {
         let shapes: [&[usize]; 5] = [&[2, 50, 40], &[2, 50, 24], &[24], &[8, 40], &[24, 8]];
         let bounds = [1e-6, 2e-6];
+        let last = |i: &Inputs| i.get::<1>(2).unsqueeze::<3>();
         let bias = |i: &Inputs, with: bool| with.then(|| i.get::<1>(2));
         for with in [true, false] {
             compare(
                 "a fresh sum",
                 &shapes,
                 bounds,
-                |i| add_low_rank(i.get::<3>(1) * 2.0, i.get(0), bias(i, with), branch(i).expect("it is")) + i.get(1),
-                |i| plain_add(i.get::<3>(1) * 2.0, i.get(0), bias(i, with), branch(i).expect("it is")) + i.get(1),
+                |i| {
+                    add_low_rank(i.get::<3>(1) * 2.0, i.get(0), bias(i, with), branch(i).expect("it is"))
+                        + i.get(1)
+                        + last(i)
+                },
+                |i| {
+                    plain_add(i.get::<3>(1) * 2.0, i.get(0), bias(i, with), branch(i).expect("it is"))
+                        + i.get(1)
+                        + last(i)
+                },
             );
         }
         // What is added to stays as it was where others have it too.

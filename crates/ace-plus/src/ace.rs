@@ -11,7 +11,7 @@ use crate::{
 };
 use ace_nn::{autoencoder::AutoEncoder, clip::Clip, flux::Flux, t5::T5};
 use ace_weights::{
-    Placement, WeightFile,
+    Placement, Streamed, WeightFile,
     adapter::{self, AdapterReport},
 };
 use burn::{prelude::*, tensor::FloatDType};
@@ -37,7 +37,16 @@ pub struct Ace {
 #[derive(Debug)]
 enum Weights {
     Resident(Box<Networks>),
-    OneAtATime { files: Files, widen: bool },
+    Read { files: Files, holding: Holding, streamed: Option<Box<StreamedFlux>> },
+}
+
+/// A transformer whose blocks are fetched when they run.
+#[derive(Debug)]
+struct StreamedFlux {
+    /// All but the matrices of its blocks.
+    flux: Flux,
+    /// Every edit has a walk of its own over them.
+    blocks: Streamed,
 }
 
 /// Every network of a model.
@@ -98,17 +107,22 @@ impl Ace {
 
     /// Loads a model from files that were found before.
     pub(crate) fn open(card: &Card, files: Files, holding: Holding, device: &Device) -> Result<Self> {
-        let Holding { dtype, widen, placement } = holding;
+        let Holding { dtype, placement, .. } = holding;
         if !device.supports_dtype(dtype) {
             return Err(Error::input(format!("this device does not compute in {dtype:?}"), "choose f32"));
         }
         let tokenizers = Tokenizers::read(card, files.of(Component::T5Tokenizer), files.of(Component::ClipTokenizer))?;
-        let loader = Loader { card, files: &files, dtype, widen, device };
+        let loader = Loader { card, files: &files, holding, device };
         let mut adapters = Vec::new();
         let weights = match placement {
             Placement::OneAtATime => {
                 loader.check()?;
-                Weights::OneAtATime { files, widen }
+                Weights::Read { files, holding, streamed: None }
+            }
+            Placement::Streamed => {
+                loader.check()?;
+                let streamed = Some(Box::new(loader.streamed(&mut adapters)?));
+                Weights::Read { files, holding, streamed }
             }
             _ => Weights::Resident(Box::new(Networks {
                 flux: loader.flux_and_adapters(&mut adapters)?,
@@ -144,7 +158,7 @@ impl Ace {
     pub fn networks(&self) -> Option<&Networks> {
         match &self.weights {
             Weights::Resident(networks) => Some(networks),
-            Weights::OneAtATime { .. } => None,
+            Weights::Read { .. } => None,
         }
     }
 
@@ -152,7 +166,7 @@ impl Ace {
     pub fn networks_mut(&mut self) -> Option<&mut Networks> {
         match &mut self.weights {
             Weights::Resident(networks) => Some(networks),
-            Weights::OneAtATime { .. } => None,
+            Weights::Read { .. } => None,
         }
     }
 
@@ -236,8 +250,8 @@ impl Ace {
     pub fn encode_text(&self, instruction: &str, observer: Observer<'_>) -> Result<TextConditioning> {
         let (t5, clip) = match &self.weights {
             Weights::Resident(networks) => (Held::Resident(&networks.t5), Held::Resident(&networks.clip)),
-            Weights::OneAtATime { files, widen } => {
-                let loader = self.loader(files, *widen);
+            Weights::Read { files, holding, .. } => {
+                let loader = self.loader(files, *holding);
                 (Held::Read(Box::new(loader.t5()?)), Held::Read(Box::new(loader.clip()?)))
             }
         };
@@ -255,27 +269,35 @@ impl Ace {
         text: &TextConditioning,
         observer: Observer<'_>,
     ) -> Result<Tensor<3>> {
+        let mut streamed = None;
         let flux = match &self.weights {
             Weights::Resident(networks) => Held::Resident(&networks.flux),
-            Weights::OneAtATime { files, widen } => Held::Read(Box::new(self.loader(files, *widen).flux()?)),
+            Weights::Read { streamed: Some(all), .. } => {
+                streamed = Some(all.blocks.clone());
+                Held::Resident(&all.flux)
+            }
+            Weights::Read { files, holding, .. } => Held::Read(Box::new(self.loader(files, *holding).flux()?)),
         };
         let noise = sample::noise(&self.card, edit, units, &self.device)?;
         let times = sample::schedule(settings.num_steps, units.len(), &self.card.sampling.shift);
         let denoiser = sample::Denoiser { flux: &flux, units, text, guidance: settings.guidance, dtype: self.dtype };
-        let tokens = denoiser.denoise(noise, &times, observer)?;
-        self.settle(matches!(flux, Held::Read(_)))?;
+        let tokens = match &mut streamed {
+            Some(blocks) => denoiser.denoise_with(blocks, noise, &times, observer)?,
+            None => denoiser.denoise(noise, &times, observer)?,
+        };
+        self.settle(streamed.is_some() || matches!(flux, Held::Read(_)))?;
         Ok(tokens)
     }
 
     fn autoencoder(&self) -> Result<Held<'_, AutoEncoder>> {
         Ok(match &self.weights {
             Weights::Resident(networks) => Held::Resident(&networks.autoencoder),
-            Weights::OneAtATime { files, widen } => Held::Read(Box::new(self.loader(files, *widen).autoencoder()?)),
+            Weights::Read { files, holding, .. } => Held::Read(Box::new(self.loader(files, *holding).autoencoder()?)),
         })
     }
 
-    fn loader<'a>(&'a self, files: &'a Files, widen: bool) -> Loader<'a> {
-        Loader { card: &self.card, files, dtype: self.dtype, widen, device: &self.device }
+    fn loader<'a>(&'a self, files: &'a Files, holding: Holding) -> Loader<'a> {
+        Loader { card: &self.card, files, holding, device: &self.device }
     }
 
     /// Waits for a device that works ahead: it would still hold one network when the next comes.
@@ -291,8 +313,7 @@ impl Ace {
 struct Loader<'a> {
     card: &'a Card,
     files: &'a Files,
-    dtype: FloatDType,
-    widen: bool,
+    holding: Holding,
     device: &'a Device,
 }
 
@@ -303,12 +324,26 @@ impl Loader<'_> {
     }
 
     fn flux_and_adapters(&self, adapters: &mut Vec<(PathBuf, AdapterReport)>) -> Result<Flux> {
-        let mut flux = self.open(Component::Flux)?.flux(&self.card.flux, Some(self.dtype), self.device)?;
+        let mut flux = self.open(Component::Flux)?.flux(&self.card.flux, Some(self.holding.dtype), self.device)?;
+        self.adapt(&mut flux, adapters)?;
+        Ok(flux)
+    }
+
+    /// The transformer with its LoRAs, its blocks in the file.
+    fn streamed(&self, adapters: &mut Vec<(PathBuf, AdapterReport)>) -> Result<StreamedFlux> {
+        let (config, dtype) = (&self.card.flux, Some(self.holding.dtype));
+        let file = self.open(Component::Flux)?;
+        let mut flux = file.flux_without_blocks(config, dtype, self.device)?;
+        self.adapt(&mut flux, adapters)?;
+        Ok(StreamedFlux { flux, blocks: Streamed::open(file, config, dtype, self.device)? })
+    }
+
+    fn adapt(&self, flux: &mut Flux, adapters: &mut Vec<(PathBuf, AdapterReport)>) -> Result<()> {
         for (source, weight) in self.files.adapters() {
-            let report = adapter::attach(&mut flux, &source.open()?, weight, self.device)?;
+            let report = adapter::attach(flux, &source.open()?, weight, self.device)?;
             adapters.push((source.path().to_owned(), report));
         }
-        Ok(flux)
+        Ok(())
     }
 
     fn autoencoder(&self) -> Result<AutoEncoder> {
@@ -317,16 +352,15 @@ impl Loader<'_> {
     }
 
     fn t5(&self) -> Result<T5> {
-        Ok(self.open(Component::T5)?.t5(&self.card.t5, Some(self.dtype), self.device)?)
+        Ok(self.open(Component::T5)?.t5(&self.card.t5, Some(self.holding.dtype), self.device)?)
     }
 
     fn clip(&self) -> Result<Clip> {
-        Ok(self.open(Component::Clip)?.clip(&self.card.clip, Some(self.dtype), self.device)?)
+        Ok(self.open(Component::Clip)?.clip(&self.card.clip, Some(self.holding.dtype), self.device)?)
     }
 
     fn open(&self, component: Component) -> Result<WeightFile> {
-        let file = self.files.of(component).open()?;
-        Ok(if self.widen { file } else { file.quantized() })
+        Ok(self.holding.of(self.files.of(component).open()?))
     }
 
     /// Opens every file, so that one that is broken is noticed before the work.

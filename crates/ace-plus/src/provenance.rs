@@ -165,6 +165,7 @@ impl First {
             loras: self.loras,
             dtype: Some(self.dtype),
             widen: Some(self.widen),
+            quantize: None,
             placement: None,
         };
         let region = |(mask, instruction)| RegionRequest { mask, instruction };

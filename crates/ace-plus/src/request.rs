@@ -8,6 +8,7 @@ use crate::{
     Compat, Edit, Error, Model, Placement, Result, SeedNoise,
     picture::{self, Noted},
 };
+use ace_nn::weight::Packing;
 use ace_weights::{Network, WeightFile, digest};
 use burn::tensor::FloatDType;
 use serde::{Deserialize, Serialize};
@@ -76,6 +77,8 @@ pub struct ModelRequest {
     pub dtype: Option<String>,
     /// Whether packed weights are widened when they are read.
     pub widen: Option<bool>,
+    /// Bits to which matrices of blocks are packed when they are read: `q8_0`, `q4_0` or `nf4`.
+    pub quantize: Option<String>,
     /// Where the weights are while it works.
     pub placement: Option<Placement>,
 }
@@ -138,6 +141,7 @@ impl ModelRequest {
             loras: if self.loras.is_empty() { then.loras } else { self.loras },
             dtype: self.dtype.or(then.dtype),
             widen: self.widen.or(then.widen),
+            quantize: self.quantize.or(then.quantize),
             placement: self.placement.or(then.placement),
         }
     }
@@ -152,6 +156,19 @@ impl ModelRequest {
         found.ok_or_else(|| {
             let known = DTYPES.map(|(known, _)| known).join(", ");
             Error::input(format!("there are no numbers {name:?}"), format!("known are: {known}"))
+        })
+    }
+
+    /// How matrices of blocks are packed, if they are to be.
+    ///
+    /// # Errors
+    /// If there is no such packing.
+    pub fn packing(&self) -> Result<Option<Packing>> {
+        let Some(name) = &self.quantize else { return Ok(None) };
+        let found = Packing::ALL.into_iter().find(|packing| packing.name() == name);
+        found.map(Some).ok_or_else(|| {
+            let known = Packing::ALL.map(Packing::name).join(", ");
+            Error::input(format!("nothing is packed as {name:?}"), format!("known are: {known}"))
         })
     }
 
@@ -175,6 +192,7 @@ impl ModelRequest {
         Ok(model
             .dtype(self.float_dtype()?)
             .widen(self.widen.unwrap_or_default())
+            .quantize(self.packing()?)
             .placement(self.placement.unwrap_or_default()))
     }
 }

@@ -57,6 +57,16 @@ pub enum Error {
         /// Its value.
         value: f32,
     },
+    /// One of several processes failed; all of them end with this.
+    #[error("rank {rank}: {message}")]
+    Rank {
+        /// Which one, counted from 0.
+        rank: usize,
+        /// What it said.
+        message: String,
+        /// What can be done about it.
+        hint: Option<String>,
+    },
 }
 
 /// Why a recipe cannot be used.
@@ -239,6 +249,7 @@ impl Error {
                 StateProblem::Damaged { .. } => "remove the checkpoint and start over",
                 StateProblem::Unwritable { .. } => "this is a bug; please report it",
             }),
+            Self::Rank { hint, .. } => hint.as_deref(),
             Self::Diverged { .. } => Some("lower learning_rate or lengthen warmup in the recipe, then resume"),
         }
     }

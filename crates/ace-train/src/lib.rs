@@ -20,4 +20,7 @@ mod error;
 
 pub use data::{Dataset, Example, ExampleError, Manifest, Place};
 pub use error::{Error, RecipeProblem, StateProblem};
-pub use learn::{Outcome, Recipe, RunEvent, RunObserver, RunOptions, Stages, Start, StepReport, train, train_from};
+pub use learn::{
+    Alone, Group, Outcome, Recipe, RunEvent, RunObserver, RunOptions, Stages, Start, StepReport, train, train_from,
+    train_in,
+};

@@ -22,6 +22,7 @@ mod quantize;
 pub mod network;
 
 mod placement;
+pub mod streamed;
 
 pub mod adapter;
 pub mod convert;
@@ -34,3 +35,4 @@ pub use network::{Network, Sizes};
 pub use placement::Placement;
 pub use source::Source;
 pub use store::{Stored, WeightFile, collect, write};
+pub use streamed::Streamed;

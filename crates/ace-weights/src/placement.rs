@@ -12,4 +12,13 @@ pub enum Placement {
     Resident,
     /// A network is read when it is needed, and dropped: memory is that of the largest one.
     OneAtATime,
+    /// As [`Placement::OneAtATime`], and of the transformer there is one block at work and the next on its way: memory is
+    /// that of two blocks, or of the largest other network.
+    Streamed,
+}
+
+impl Placement {
+    /// Every one with its name.
+    pub const ALL: [(&str, Self); 3] =
+        [("resident", Self::Resident), ("one-at-a-time", Self::OneAtATime), ("streamed", Self::Streamed)];
 }

@@ -2,6 +2,7 @@
 
 use crate::{
     Result, WeightFile,
+    load::Origins,
     store::{Raw, Stored, gguf::GgmlType},
 };
 use ace_nn::weight::{PackedMatrix, Packing};
@@ -45,6 +46,9 @@ fn packing_of(raw: &Raw<'_>) -> Option<Packing> {
     }
 }
 
+/// A matrix that was packed: how, its shape, words and scales.
+pub(crate) type Repacked = (Packing, [usize; 2], (Vec<i32>, Vec<f32>));
+
 impl WeightFile {
     /// Matrices, rows behind each other, as `matrices` wants them packed; `None` if they are to be widened.
     ///
@@ -58,17 +62,53 @@ impl WeightFile {
         path: &[String],
         device: &Device,
     ) -> Result<Option<PackedMatrix>> {
-        let raw = keys.iter().map(|key| self.raw(key)).collect::<Result<Vec<_>>>()?;
-        let stored =
-            raw.first().and_then(packing_of).filter(|first| raw.iter().all(|raw| packing_of(raw) == Some(*first)));
-        let packing = matrices.packing(path, stored).filter(|packing| shape[1].is_multiple_of(packing.block_len()));
-        let Some(packing) = packing else { return Ok(None) };
-        if stored == Some(packing) {
-            return self.join_blocks(keys, shape, packing, device).map(Some);
+        let (stored, packing) = self.packings(keys, shape, matrices, path)?;
+        match packing {
+            None => Ok(None),
+            Some(packing) if stored == Some(packing) => self.join_blocks(keys, shape, packing, device).map(Some),
+            Some(packing) => {
+                let (words, scales) = packing.pack(&self.numbers(keys)?);
+                Ok(Some(PackedMatrix::new(packing, shape, words, scales, device)))
+            }
         }
+    }
+
+    /// The matrix at `path` of a network, packed here because the file has it otherwise; `None` if it is as the file has it,
+    /// or wide.
+    ///
+    /// # Errors
+    /// As [`WeightFile::join_packed`].
+    pub(crate) fn repacked(&self, origins: &Origins, path: &[String]) -> Result<Option<Repacked>> {
+        let Some(origin) = origins.get(&path.join(".")).filter(|origin| !origin.swapped) else { return Ok(None) };
+        let keys: Vec<&str> = origin.keys.iter().map(String::as_str).collect();
+        let &[rows, columns] = &origin.shape[..] else { return Ok(None) };
+        let (stored, packing) = self.packings(&keys, [rows, columns], self.matrices(), path)?;
+        match packing {
+            Some(packing) if stored != Some(packing) => {
+                Ok(Some((packing, [rows, columns], packing.pack(&self.numbers(&keys)?))))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// How the file has matrices, and how they are to be held.
+    fn packings(
+        &self,
+        keys: &[&str],
+        [_, columns]: [usize; 2],
+        matrices: Matrices,
+        path: &[String],
+    ) -> Result<(Option<Packing>, Option<Packing>)> {
+        let raw = keys.iter().map(|key| self.raw(key)).collect::<Result<Vec<_>>>()?;
+        let stored = raw.first().and_then(packing_of);
+        let stored = stored.filter(|first| raw.iter().all(|raw| packing_of(raw) == Some(*first)));
+        let wanted = matrices.packing(path, stored);
+        Ok((stored, wanted.filter(|packing| columns.is_multiple_of(packing.block_len()))))
+    }
+
+    fn numbers(&self, keys: &[&str]) -> Result<Vec<f32>> {
         let values = self.join(keys, Some(DType::F32))?.try_into_vec::<f32>();
-        let values = values.map_err(|source| self.misfit(format!("{}: {source}", keys[0]), "get the file again"))?;
-        Ok(Some(PackedMatrix::pack(packing, shape, &values, device)))
+        values.map_err(|source| self.misfit(format!("{}: {source}", keys[0]), "get the file again"))
     }
 
     /// Blocks of GGUF, each a scale in f16 and its bits, taken apart.

@@ -4,6 +4,7 @@
 use crate::{Error, Result};
 use std::{
     fs::{self, File},
+    hash::{BuildHasher, Hasher, RandomState},
     io::Write,
     path::{Path, PathBuf},
 };
@@ -64,10 +65,12 @@ pub fn make_parent(path: &Path) -> Result<()> {
     }
 }
 
-/// A name beside `path` that no other process uses.
+/// A name beside `path` that no other writer uses: a thread, a process, or one on another machine with the same number.
 fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.{ending}", std::process::id()));
+    // Seeded by the system in every process, and another one at every call.
+    let random = RandomState::new().build_hasher().finish();
+    name.push(format!(".{}-{random:x}.{ending}", std::process::id()));
     path.with_file_name(name)
 }
 

@@ -22,7 +22,7 @@ use burn_flex::FlexTensor;
 /// Queries of a forward task.
 const QUERIES: usize = 128;
 /// Queries and keys whose scores a backward task looks at together: two such tiles stay in a core's cache.
-const TILE: [usize; 2] = [128, 512];
+const TILE: [usize; 2] = [256, 256];
 /// Backward, a head's keys are cut into pieces until there are so many tasks.
 const TASKS: usize = 16;
 

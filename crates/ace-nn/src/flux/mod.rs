@@ -21,7 +21,7 @@ mod walk;
 pub use block::{BlockSize, DoubleBlock, Mlp, QkNorm, SingleBlock, StreamAttention};
 pub use embed::{MlpEmbedder, SINUSOID_DIM, sinusoid};
 pub use modulation::{Modulation, Shift};
-pub use walk::{Blocks, Own, Resident, Shared, Walk};
+pub use walk::{Blocks, Fetched, Own, Resident, Shared, Walk};
 
 use crate::{
     layers::RmsNorm,

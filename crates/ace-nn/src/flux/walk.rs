@@ -117,6 +117,39 @@ impl Blocks for Own {
     }
 }
 
+/// Runs the blocks that a [`Blocks`] gives, after the poll has been asked.
+pub struct Fetched<'a, 'b> {
+    blocks: &'a mut dyn Blocks,
+    poll: Poll<'b>,
+}
+
+impl<'a, 'b> Fetched<'a, 'b> {
+    /// Takes blocks from `blocks`; asks `poll` before each.
+    pub fn new(blocks: &'a mut dyn Blocks, poll: Poll<'b>) -> Self {
+        Self { blocks, poll }
+    }
+}
+
+impl Walk for Fetched<'_, '_> {
+    fn double(
+        &mut self,
+        index: usize,
+        own: &DoubleBlock,
+        img: Tensor<3>,
+        txt: Tensor<3>,
+        shared: &Shared,
+    ) -> ControlFlow<(), (Tensor<3>, Tensor<3>)> {
+        (self.poll)()?;
+        let block = self.blocks.double(index, own);
+        ControlFlow::Continue(block.forward(img, txt, shared.vec.clone(), &shared.rope))
+    }
+
+    fn single(&mut self, index: usize, own: &SingleBlock, x: Tensor<3>, shared: &Shared) -> ControlFlow<(), Tensor<3>> {
+        (self.poll)()?;
+        ControlFlow::Continue(self.blocks.single(index, own).forward(x, shared.vec.clone(), &shared.rope))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{DoubleBlock, Shared, SingleBlock, Walk};

@@ -21,6 +21,7 @@ pub use checkup::{Finding, Problem, Reading, checkup};
 pub use files::{Component, Files};
 
 use crate::{Ace, Card, Error, Result, card::Adapter};
+use ace_nn::weight::Packing;
 use ace_weights::{
     Network, Placement, Source, WeightFile, digest,
     hub::{Hub, HubFile, Progress},
@@ -46,6 +47,7 @@ pub struct Model {
     loras: Vec<(Source, f64)>,
     dtype: FloatDType,
     widen: bool,
+    quantize: Option<Packing>,
     placement: Placement,
 }
 
@@ -82,6 +84,7 @@ impl Model {
             loras: Vec::new(),
             dtype: FloatDType::F32,
             widen: false,
+            quantize: None,
             placement: Placement::default(),
         }
     }
@@ -122,16 +125,33 @@ impl Model {
         self
     }
 
-    /// Whether matrices that a file has in GGUF's `Q8_0` are widened once when they are read, which takes two to four
-    /// times the memory, instead of whenever they are used, which takes time.
+    /// Whether matrices that a file has in GGUF's `Q8_0` or `Q4_0` are widened once when they are read, which takes two to
+    /// seven times the memory, instead of whenever they are used, which takes time.
     pub fn widen(mut self, widen: bool) -> Self {
         self.widen = widen;
         self
     }
 
+    /// Packs the matrices of the blocks of transformer and text encoders when they are read, whatever their files have.
+    pub fn quantize(mut self, packing: Option<Packing>) -> Self {
+        self.quantize = packing;
+        self
+    }
+
+    /// Where they are while it works.
+    pub fn places(&self) -> Placement {
+        self.placement
+    }
+
     /// Where the weights are while it works.
     pub fn placement(mut self, placement: Placement) -> Self {
         self.placement = placement;
+        self
+    }
+
+    /// The same files under a card with something changed.
+    pub fn with_card(mut self, change: impl FnOnce(&mut Card)) -> Self {
+        change(&mut self.card);
         self
     }
 
@@ -250,8 +270,7 @@ impl Model {
     /// # Errors
     /// If there is no such file, or it is none.
     pub fn open(&self, network: Network) -> Result<WeightFile> {
-        let file = self.require(Component::of(network))?.open()?;
-        Ok(if self.widen { file } else { file.quantized() })
+        Ok(self.holding().of(self.require(Component::of(network))?.open()?))
     }
 
     /// Fetches into the cache what is neither in the folder nor there.
@@ -294,7 +313,8 @@ impl Model {
 
     /// How its weights are to be held.
     pub(crate) fn holding(&self) -> Holding {
-        Holding { dtype: self.dtype, widen: self.widen, placement: self.placement }
+        let &Self { dtype, widen, quantize, placement, .. } = self;
+        Holding { dtype, widen, quantize, placement }
     }
 }
 
@@ -303,5 +323,17 @@ impl Model {
 pub(crate) struct Holding {
     pub dtype: FloatDType,
     pub widen: bool,
+    pub quantize: Option<Packing>,
     pub placement: Placement,
+}
+
+impl Holding {
+    /// A file whose matrices become what is wanted.
+    pub fn of(self, file: WeightFile) -> WeightFile {
+        match self.quantize {
+            Some(packing) => file.packed(packing),
+            None if self.widen => file,
+            None => file.quantized(),
+        }
+    }
 }

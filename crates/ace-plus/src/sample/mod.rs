@@ -8,7 +8,7 @@ pub use noise::{SeedNoise, gaussian, noise, rng};
 pub use schedule::{Shift, schedule};
 
 use crate::{Error, Result, flow, text::TextConditioning, unit::Units};
-use ace_nn::flux::{Flux, FluxInput};
+use ace_nn::flux::{Blocks, Fetched, Flux, FluxInput, Own};
 use burn::{
     prelude::*,
     tensor::{DType, FloatDType},
@@ -151,11 +151,25 @@ impl Denoiser<'_> {
     /// # Errors
     /// [`Error::Cancelled`] if the observer wants no more.
     pub fn denoise(&self, noise: Tensor<3>, times: &[f32], observer: Observer<'_>) -> Result<Tensor<3>> {
+        self.denoise_with(&mut Own, noise, times, observer)
+    }
+
+    /// As [`Denoiser::denoise`], with blocks that come from elsewhere.
+    ///
+    /// # Errors
+    /// As [`Denoiser::denoise`].
+    pub fn denoise_with(
+        &self,
+        blocks: &mut dyn Blocks,
+        noise: Tensor<3>,
+        times: &[f32],
+        observer: Observer<'_>,
+    ) -> Result<Tensor<3>> {
         let mut tokens = noise;
         let of = times.len().saturating_sub(1);
         for (done, pair) in times.windows(2).enumerate() {
             let (t, t_next) = (pair[0], pair[1]);
-            let velocity = self.velocity(&tokens, t, observer)?;
+            let velocity = self.velocity(blocks, &tokens, t, observer)?;
             let next = flow::euler(tokens.clone(), velocity.clone(), t, t_next);
             let preview = Preview { tokens: &tokens, velocity: &velocity, t, units: self.units };
             tell(observer, Event::Step { done: done + 1, of, preview })?;
@@ -164,12 +178,19 @@ impl Denoiser<'_> {
         Ok(tokens)
     }
 
-    fn velocity(&self, tokens: &Tensor<3>, t: f32, observer: Observer<'_>) -> Result<Tensor<3>> {
+    fn velocity(
+        &self,
+        blocks: &mut dyn Blocks,
+        tokens: &Tensor<3>,
+        t: f32,
+        observer: Observer<'_>,
+    ) -> Result<Tensor<3>> {
         let device = tokens.device();
         let scalar = |value: f32| Tensor::<1>::from_data([value], &device);
         let times = (scalar(t), scalar(self.guidance));
         let input = input(self.flux, tokens.clone(), self.units, self.text, times, self.dtype);
-        let output = uncancelled(self.flux.forward_polled(input, &mut || observer(Event::Tick)))?;
+        let mut poll = || observer(Event::Tick);
+        let output = uncancelled(self.flux.forward_with(&mut Fetched::new(blocks, &mut poll), input))?;
         Ok(self.units.of_noisy(output).cast(DType::F32))
     }
 }

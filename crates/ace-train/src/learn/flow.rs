@@ -2,6 +2,7 @@
 
 use super::{
     emphasis::Emphasis,
+    group::Share,
     recipe::Recipe,
     recompute,
     times::Times,
@@ -290,18 +291,21 @@ impl<'a> FlowObjective<'a> {
         self.examples.pool()
     }
 
-    /// Encodes every example that the steps (counted from 0) draw, then drops the encoders. `progress` hears how many are
-    /// done and how many there are, and answers whether to go on. The result says whether all is done.
+    /// Encodes `share` of the examples that the steps (counted from 0) draw, then drops the encoders. `progress` hears how
+    /// many are done and how many there are, and answers whether to go on. The result says whether all is done.
     ///
     /// # Errors
     /// If an example cannot be read, or its pictures do not fit each other or the card.
     pub fn encode_ahead(
         &mut self,
         steps: Range<u64>,
+        share: Share,
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<bool, Error> {
         let draws = steps.flat_map(|step| self.draw_indices(&mut sample::rng(self.seed, step)));
-        let wanted: BTreeSet<u64> = draws.collect();
+        let all: BTreeSet<u64> = draws.collect();
+        let wanted =
+            all.into_iter().enumerate().filter(|(place, _)| share.has(*place)).map(|(_, index)| index).collect();
         let Examples::Supplied(supply) = &mut self.examples else { return Ok(true) };
         let is_whole = supply.ensure_all(&wanted, progress)?;
         supply.release();
@@ -340,6 +344,14 @@ impl Objective for FlowObjective<'_> {
     /// # Panics
     /// If the encoders were dropped after encoding other steps than this one.
     fn micro_batches(&mut self, step: u64) -> Result<Vec<FlowMicroBatch>, Error> {
+        self.share_of(step, Share::ALL)
+    }
+
+    /// Every rank draws the whole step; only its share goes to the device.
+    ///
+    /// # Panics
+    /// As [`FlowObjective::micro_batches`].
+    fn share_of(&mut self, step: u64, share: Share) -> Result<Vec<FlowMicroBatch>, Error> {
         let mut rng = sample::rng(self.seed, step);
         let drawn = self.draw_indices(&mut rng);
         let indices = self.examples.ensure(&drawn)?;
@@ -364,7 +376,8 @@ impl Objective for FlowObjective<'_> {
         // is the mean over the whole batch.
         let numbers = |group: &[&Draw]| group.iter().map(|draw| draw.noise.len()).sum::<usize>() as f64;
         let total: f64 = groups.iter().map(|group| numbers(group)).sum();
-        Ok(groups.iter().map(|group| self.micro_batch(group, numbers(group) / total)).collect())
+        let own = groups.iter().enumerate().filter(|(index, _)| share.has(*index));
+        Ok(own.map(|(_, group)| self.micro_batch(group, numbers(group) / total)).collect())
     }
 
     fn loss(&self, model: &TrainedNetworks, micro_batch: FlowMicroBatch) -> Loss {

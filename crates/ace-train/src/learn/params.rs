@@ -31,7 +31,12 @@ macro_rules! track_path {
 
 /// FNV-1a: a hash that is the same in every build, unlike the standard library's.
 fn stable_hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    hash_on(0xcbf2_9ce4_8422_2325, text.as_bytes())
+}
+
+/// Goes on with a hash.
+fn hash_on(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// Gives every parameter an id that follows from its path, so that an optimizer's state finds its parameters again in
@@ -254,6 +259,11 @@ pub fn learned<M: Module>(module: &M) -> BTreeMap<String, TensorData> {
     let mut walk = Walk { path: Vec::new(), values: BTreeMap::new() };
     module.visit(&mut walk);
     walk.values
+}
+
+/// A number that two modules share if all that learns in them has the same bits.
+pub fn fingerprint<M: Module>(module: &M) -> u64 {
+    learned(module).iter().fold(0, |hash, (path, value)| hash_on(hash ^ stable_hash(path), value.as_bytes()))
 }
 
 /// The module with the parameters that learn taken from a file of `checkpoint` that [`learned`] filled.

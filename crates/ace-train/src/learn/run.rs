@@ -4,6 +4,7 @@ use super::{
     autoencoder::AutoEncoderObjective,
     emphasis::Emphasis,
     flow::{FlowObjective, TrainedNetworks},
+    group::{self, Alone, Group, Share},
     params,
     recipe::{NetworkName, Recipe, ValidationRecipe},
     stages::Stages,
@@ -195,12 +196,33 @@ pub fn train_from(
     device: &Device,
     observer: RunObserver<'_>,
 ) -> Result<Outcome, Error> {
-    let run = Run::open(start, options, device)?;
+    train_in(&Alone, start, options, device, observer)
+}
+
+/// As [`train_from`], together with the other ranks of `group`, which were asked for the same. Rank 0 writes. All stop if one
+/// observer wants to.
+///
+/// # Errors
+/// As [`train`], on all ranks if it is so on one.
+pub fn train_in(
+    group: &dyn Group,
+    start: &Start,
+    options: &RunOptions,
+    device: &Device,
+    observer: RunObserver<'_>,
+) -> Result<Outcome, Error> {
+    let start = &start.clone().adjusted(&options.recipe()?);
+    let run = group::agree(group, Run::open(group, start, options, device))?;
+    // A recipe came from text and goes back to it.
+    group::same(group, "the recipe", || serde_json::to_vec(&run.recipe).unwrap_or_default())?;
+    group::same(group, "the newest checkpoint", || run.resumed_at().to_le_bytes().to_vec())?;
+    group::lead(group, || Ok(fs::create_dir_all(&options.out).map_err(ace_plus::Error::io(&options.out))?))?;
     if run.recipe.trains(NetworkName::AutoEncoder) { run.autoencoder(observer) } else { run.flow(observer) }
 }
 
 /// What every kind of run needs.
 struct Run<'a> {
+    group: &'a dyn Group,
     start: &'a Start,
     options: &'a RunOptions,
     recipe: Recipe,
@@ -213,6 +235,16 @@ struct Run<'a> {
     notices: Notices,
 }
 
+/// What is there before the transformer is.
+struct Prepared<'a> {
+    objective: FlowObjective<'a>,
+    validation: Option<Validation>,
+    /// Only where they are drawn.
+    previews: Option<Previews>,
+    /// Whether the encoders must go before the transformer comes.
+    is_large: bool,
+}
+
 impl From<Notice> for RunEvent {
     fn from(notice: Notice) -> Self {
         match notice {
@@ -223,7 +255,12 @@ impl From<Notice> for RunEvent {
 }
 
 impl<'a> Run<'a> {
-    fn open(start: &'a Start, options: &'a RunOptions, device: &'a Device) -> Result<Self, Error> {
+    fn open(
+        group: &'a dyn Group,
+        start: &'a Start,
+        options: &'a RunOptions,
+        device: &'a Device,
+    ) -> Result<Self, Error> {
         let recipe = options.recipe()?;
         let problem = |problem| Error::recipe(&options.recipe, problem);
         Emphasis::check(recipe.loss, start.card()).map_err(problem)?;
@@ -240,14 +277,18 @@ impl<'a> Run<'a> {
             Some(checkpoint) => return Err(Error::state(&checkpoint.path, StateProblem::RunExists)),
             None => {}
         }
-        fs::create_dir_all(&options.out).map_err(ace_plus::Error::io(&options.out))?;
         let notices = Notices::default();
         // The transformer's examples may turn out bad when they are encoded; there it is the supply that skips.
         let data = match (recipe.data.on_bad_example, recipe.trains(NetworkName::AutoEncoder)) {
             (OnBadExample::Skip, true) => Box::new(Skipping::new(data, notices.clone())),
             _ => data,
         };
-        Ok(Self { start, options, recipe, data, checkpoint, damages, device, notices })
+        Ok(Self { group, start, options, recipe, data, checkpoint, damages, device, notices })
+    }
+
+    /// Whether this process writes what the run writes.
+    fn leads(&self) -> bool {
+        self.group.rank() == 0
     }
 
     fn note(&self) -> String {
@@ -262,13 +303,14 @@ impl<'a> Run<'a> {
     fn autoencoder(&self, observer: RunObserver<'_>) -> Result<Outcome, Error> {
         let learning = self.device.clone().autodiff();
         let (recipe, card) = (&self.recipe, &self.start.card());
-        let mut model = self.start.autoencoder(recipe, &learning)?;
+        let mut model = group::agree(self.group, self.start.autoencoder(recipe, &learning))?;
         if recipe.autoencoder.as_ref().is_some_and(|section| section.decoder_only) {
             model.encoder = model.encoder.no_grad();
         }
         let mut trainer = Trainer::new(model, &recipe.optimizer);
-        let mut objective = AutoEncoderObjective::new(recipe, self.data.as_ref(), card, &learning)?;
-        let examples = self.preview_examples()?;
+        let objective = AutoEncoderObjective::new(recipe, self.data.as_ref(), card, &learning);
+        let mut objective = group::agree(self.group, objective)?;
+        let examples = group::lead(self.group, || self.preview_examples())?.unwrap_or_default();
         let stopped = self.turn(
             &mut trainer,
             &mut objective,
@@ -287,12 +329,14 @@ impl<'a> Run<'a> {
         if stopped {
             return Ok(Outcome::Stopped { step: trainer.step });
         }
-        let model = trainer.result();
-        let (shift_factor, scaling_factor) = self.measure(&model)?;
-        observer(RunEvent::Measured { shift_factor, scaling_factor });
-        let file = card.weights.autoencoder.first();
-        let weights = start::write_network(&self.options.out, file, &model, Network::AutoEncoder, &self.note())?;
-        Ok(Outcome::Finished { step: trainer.step, weights: vec![weights] })
+        let weights = group::lead(self.group, || {
+            let model = trainer.result();
+            let (shift_factor, scaling_factor) = self.measure(&model)?;
+            observer(RunEvent::Measured { shift_factor, scaling_factor });
+            let file = card.weights.autoencoder.first();
+            start::write_network(&self.options.out, file, &model, Network::AutoEncoder, &self.note())
+        })?;
+        Ok(Outcome::Finished { step: trainer.step, weights: weights.into_iter().collect() })
     }
 
     /// Mean and one over the standard deviation of raw latents, on answers.
@@ -313,51 +357,27 @@ impl<'a> Run<'a> {
 
     fn flow(&self, observer: RunObserver<'_>) -> Result<Outcome, Error> {
         let learning = self.device.clone().autodiff();
-        let (recipe, start) = (&self.recipe, self.start);
-        let dtype = start.flux_dtype(recipe);
-        let is_large = start.encoder_bytes(recipe)? > start.encoder_budget;
-        let mut validation = None;
-        let held_out = match &recipe.validation {
-            Some(section) => Some((section, self.held_out(section)?)),
-            None => None,
+        let (recipe, start, group) = (&self.recipe, self.start, self.group);
+        let stopped = Ok(Outcome::Stopped { step: self.resumed_at() });
+        let prepared = group::agree(group, self.prepare(&learning, observer))?;
+        let go_on = group::all(group, Ok(prepared.is_some()))?;
+        let Some(Prepared { mut objective, validation, previews, is_large }) = prepared.filter(|_| go_on) else {
+            return stopped;
         };
-        let mut encode = |section, supply: &mut Supply<'_>, indices: &[u64]| {
-            let tell = &mut |done: u64, of: u64| {
-                self.tell(observer) & (!is_large || observer(RunEvent::Encoding { done, of }))
-            };
-            Validation::encode(section, recipe, supply, indices, tell)
-        };
-        if let Some((section, (Some(data), indices))) = &held_out {
-            validation = encode(section, &mut self.supply(data.as_ref())?, indices)?;
-            if validation.is_none() {
-                return Ok(Outcome::Stopped { step: self.resumed_at() });
-            }
-        }
-        let mut supply = self.supply(self.data.as_ref())?;
-        if let Some((section, (None, indices))) = &held_out {
-            validation = encode(section, &mut supply, indices)?;
-            if validation.is_none() {
-                return Ok(Outcome::Stopped { step: self.resumed_at() });
-            }
-        }
-        let previews = match recipe.preview_every {
-            0 => None,
-            _ => {
-                let (card, autoencoder) = (start.card(), supply.autoencoder()?.clone());
-                let text = &mut |words: &str| supply.text(words);
-                Some(Previews::of(card, &autoencoder, self.device, self.preview_examples()?, text)?)
-            }
-        };
-        let mut objective = FlowObjective::of(recipe, supply, dtype, &learning)?;
         // Without an end to the examples there is no encoding all of them.
         if objective.pool().is_some() && is_large {
-            let steps = self.resumed_at()..recipe.optimizer.steps;
-            let tell = &mut |done: u64, of: u64| self.tell(observer) & observer(RunEvent::Encoding { done, of });
-            if !objective.encode_ahead(steps, tell)? {
-                return Ok(Outcome::Stopped { step: self.resumed_at() });
+            // Each rank encodes its share. Then it reads what the others have encoded.
+            let own = Some(Share::of(group)).filter(|share| *share != Share::ALL);
+            for share in own.into_iter().chain([Share::ALL]) {
+                let steps = self.resumed_at()..recipe.optimizer.steps;
+                let tell = &mut |done: u64, of: u64| self.tell(observer) & observer(RunEvent::Encoding { done, of });
+                if !group::all(group, objective.encode_ahead(steps, share, tell))? {
+                    return stopped;
+                }
             }
         }
-        let mut trainer = Trainer::new(start.trained(recipe, &learning)?, &recipe.optimizer);
+        let mut trainer = Trainer::new(group::agree(group, start.trained(recipe, &learning))?, &recipe.optimizer);
+        let dtype = start.flux_dtype(recipe);
         let mut draw = |model: &TrainedNetworks| match &previews {
             Some(previews) => previews.draw(&model.flux, model.text(), dtype),
             None => Ok(preview::sheet(&[])),
@@ -365,38 +385,61 @@ impl<'a> Run<'a> {
         let mut measure = |objective: &FlowObjective<'_>, model: &TrainedNetworks, step| {
             validation.as_ref().map(|validation| validation.measure(objective, model, step)).transpose()
         };
-        let stopped = self.turn(&mut trainer, &mut objective, observer, &mut draw, &mut measure)?;
-        if stopped {
+        if self.turn(&mut trainer, &mut objective, observer, &mut draw, &mut measure)? {
             return Ok(Outcome::Stopped { step: trainer.step });
         }
-        let weights = start::write(&self.options.out, start.card(), recipe, &trainer.result(), &self.note())?;
-        Ok(Outcome::Finished { step: trainer.step, weights })
+        let weights = group::lead(group, || {
+            start::write(&self.options.out, start.card(), recipe, &trainer.result(), &self.note())
+        })?;
+        Ok(Outcome::Finished { step: trainer.step, weights: weights.unwrap_or_default() })
     }
 
-    /// The examples of `data` as the transformer sees them: encoded once if there is an end to them.
-    fn supply<'b>(&'b self, data: &'b dyn Dataset) -> Result<Supply<'b>, Error> {
+    /// What the transformer learns from, and all else that must be encoded before it is loaded. `None` if the observer stopped
+    /// it.
+    fn prepare(&self, learning: &Device, observer: RunObserver<'_>) -> Result<Option<Prepared<'_>>, Error> {
         let (recipe, start) = (&self.recipe, self.start);
-        let supply = start.supply(recipe, data, self.device)?.on_bad(recipe.data.on_bad_example, self.notices.clone());
-        Ok(match supply.pool() {
-            Some(_) => supply.cached(Cache::new(self.cache_folder(), start.digests(recipe)?, self.notices.clone())),
-            None => supply,
-        })
+        let is_large = start.encoder_bytes(recipe)? > start.encoder_budget;
+        let mut supply = self.supply(self.data.as_ref())?;
+        let previews = match recipe.preview_every > 0 && self.leads() {
+            false => None,
+            true => {
+                let (card, autoencoder) = (start.card(), supply.autoencoder()?.clone());
+                let text = &mut |words: &str| supply.text(words);
+                Some(Previews::of(card, &autoencoder, self.device, self.preview_examples()?, text)?)
+            }
+        };
+        let mut tell =
+            |done: u64, of: u64| self.tell(observer) & (!is_large || observer(RunEvent::Encoding { done, of }));
+        let validation = match &recipe.validation {
+            None => None,
+            Some(section) => match self.validation(section, &mut supply, &mut tell)? {
+                Some(validation) => Some(validation),
+                None => return Ok(None),
+            },
+        };
+        let objective = FlowObjective::of(recipe, supply, start.flux_dtype(recipe), learning)?;
+        Ok(Some(Prepared { objective, validation, previews, is_large }))
     }
 
-    /// The examples that validation measures on: a dataset of their own, or else a part of what is learned from.
-    fn held_out(&self, section: &ValidationRecipe) -> Result<(Option<Box<dyn Dataset>>, Vec<u64>), Error> {
-        if let Some(manifest) = &section.manifest {
-            let data = open_files(&self.recipe, beside(&self.options.recipe).join(manifest))?;
-            let count = data.len().map_or(section.examples, |len| section.examples.min(len as u64));
-            return Ok((Some(data), (0..count).collect()));
-        }
-        match self.data.len() {
-            Some(len) => Ok((None, (self.recipe.learned_of(len as u64)..len as u64).collect())),
-            None => {
-                let world = open_world(&self.recipe, &self.options.recipe, Split::HeldOut)?;
-                Ok((Some(Box::new(world)), (0..section.examples).collect()))
+    /// What is measured on held-out examples: a dataset of their own, or else a part of what is learned from. `None` if
+    /// `tell` wants no more.
+    fn validation(
+        &self,
+        section: &ValidationRecipe,
+        supply: &mut Supply<'_>,
+        tell: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<Option<Validation>, Error> {
+        let data: Box<dyn Dataset> = match (&section.manifest, self.data.len()) {
+            (Some(manifest), _) => open_manifest(&self.recipe, &beside(&self.options.recipe).join(manifest))?,
+            (None, Some(len)) => {
+                let indices = self.recipe.learned_of(len as u64)..len as u64;
+                return Validation::take(section, &self.recipe, supply, indices, tell);
             }
-        }
+            (None, None) => Box::new(open_world(&self.recipe, &self.options.recipe, Split::HeldOut)?),
+        };
+        let count = data.len().map_or(section.examples, |len| section.examples.min(len as u64));
+        let mut own = self.supply(data.as_ref())?;
+        Validation::take(section, &self.recipe, &mut own, 0..count, tell)
     }
 
     /// Which checkpoints stay.
@@ -424,6 +467,16 @@ impl<'a> Run<'a> {
         Ok(rows)
     }
 
+    /// The examples of `data` as the transformer sees them, with what is kept of them.
+    fn supply<'b>(&'b self, data: &'b dyn Dataset) -> Result<Supply<'b>, Error> {
+        let (recipe, notices) = (&self.recipe, || self.notices.clone());
+        let supply = self.start.supply(recipe, data, self.device)?.on_bad(recipe.data.on_bad_example, notices());
+        match supply.pool() {
+            Some(_) => Ok(supply.cached(Cache::new(self.cache_folder(), self.start.digests(recipe)?, notices()))),
+            None => Ok(supply),
+        }
+    }
+
     /// Where encoded examples are kept.
     fn cache_folder(&self) -> PathBuf {
         match &self.recipe.data.cache {
@@ -446,13 +499,13 @@ impl<'a> Run<'a> {
         draw: &mut dyn FnMut(&O::Model) -> Result<RgbImage, Error>,
         measure: &mut dyn FnMut(&O, &O::Model, u64) -> Result<Option<ValidationReport>, Error>,
     ) -> Result<bool, Error> {
-        let (recipe, out) = (&self.recipe, &self.options.out);
+        let (recipe, out, group) = (&self.recipe, &self.options.out, self.group);
         let mut standing = Standing::default();
         if let Some(checkpoint) = &self.checkpoint {
-            checkpoint.restore(trainer)?;
-            standing = checkpoint.standing()?;
+            let restored = checkpoint.restore(trainer).and_then(|()| checkpoint.standing());
+            standing = group::agree(group, restored)?;
         }
-        let mut log = Log::open(&out.join("log.jsonl"), trainer.step)?;
+        let mut log = group::lead(group, || Log::open(&out.join("log.jsonl"), trainer.step))?;
         let steps = recipe.optimizer.steps;
         let resumed_at = trainer.step;
         let mut go_on = true;
@@ -466,32 +519,41 @@ impl<'a> Run<'a> {
             learned: params::count_learned(&trainer.model),
             parameters: trainer.model.num_params(),
         });
+        go_on = group::all(group, Ok(go_on))?;
         let mut losses = Mean::default();
         while go_on && trainer.step < steps && !self.is_enough(&standing) {
-            let report = trainer.step(objective, self.options.workers);
-            go_on = self.tell(observer);
+            let report = trainer.step_in(group, objective, self.options.workers);
+            let mut mine = self.tell(observer);
             let report = report?;
             let step = report.step;
             losses.add(report.loss);
-            if step.is_multiple_of(recipe.log_every) || step == steps {
-                log.write(&report)?;
-            }
-            go_on &= observer(RunEvent::Timed(trainer.stages));
-            go_on &= observer(RunEvent::Step(report));
             standing.score = None;
-            if recipe.validation.as_ref().is_some_and(|section| step.is_multiple_of(section.every) || step == steps) {
-                if let Some(report) = measure(objective, &trainer.result(), step)? {
-                    self.compare(&mut standing, &report);
+            // What a rank does alone, and may fail in alone.
+            let tell = || {
+                if let Some(log) = log.as_mut().filter(|_| step.is_multiple_of(recipe.log_every) || step == steps) {
                     log.write(&report)?;
-                    go_on &= observer(RunEvent::Validated(report));
                 }
-            }
-            if recipe.preview_every > 0 && (step.is_multiple_of(recipe.preview_every) || step == steps) {
-                let path = out.join(format!("preview-{step:06}.png"));
-                let picture = draw(&trainer.result())?;
-                ace_plus::picture::write_png(&path, &picture)?;
-                go_on &= observer(RunEvent::Preview { step, path });
-            }
+                mine &= observer(RunEvent::Timed(trainer.stages));
+                mine &= observer(RunEvent::Step(report));
+                if recipe.validation.as_ref().is_some_and(|section| step.is_multiple_of(section.every) || step == steps)
+                    && let Some(report) = measure(objective, &trainer.result(), step)?
+                {
+                    self.compare(&mut standing, &report);
+                    log.as_mut().map_or(Ok(()), |log| log.write(&report))?;
+                    mine &= observer(RunEvent::Validated(report));
+                }
+                if self.leads()
+                    && recipe.preview_every > 0
+                    && (step.is_multiple_of(recipe.preview_every) || step == steps)
+                {
+                    let path = out.join(format!("preview-{step:06}.png"));
+                    let picture = draw(&trainer.result())?;
+                    ace_plus::picture::write_png(&path, &picture)?;
+                    mine &= observer(RunEvent::Preview { step, path });
+                }
+                Ok(mine)
+            };
+            go_on = group::all(group, tell())?;
             // The best one can be kept only if it was written.
             let is_best = standing.score.is_some() && standing.since == 0;
             let is_last = step == steps || self.is_enough(&standing);
@@ -499,14 +561,16 @@ impl<'a> Run<'a> {
                 if recipe.validation.is_none() {
                     standing.score = std::mem::take(&mut losses).value();
                 }
-                let path = state::save(out, trainer, recipe, standing, self.kept())?;
-                go_on &= observer(RunEvent::Saved { step, path });
+                group::same(group, "what was learned", || params::fingerprint(&trainer.model).to_le_bytes().to_vec())?;
+                let saved = group::lead(group, || state::save(out, trainer, recipe, standing, self.kept()))?;
+                let mine = saved.is_none_or(|path| observer(RunEvent::Saved { step, path }));
+                go_on &= group::all(group, Ok(mine))?;
             }
         }
         if self.is_enough(&standing) {
-            if let Some((best, validation)) = Checkpoint::best(out)? {
+            if let Some((best, validation)) = group::agree(group, Checkpoint::best(out))? {
                 observer(RunEvent::StoppedEarly { step: trainer.step, best: best.step, validation });
-                best.restore(trainer)?;
+                group::agree(group, best.restore(trainer))?;
             }
             return Ok(false);
         }
@@ -557,16 +621,16 @@ fn beside(recipe: &Path) -> &Path {
 /// The world or the manifest that the recipe at `path` names.
 fn open_data(recipe: &Recipe, path: &Path) -> Result<Box<dyn Dataset>, Error> {
     match &recipe.data.manifest {
-        Some(manifest) => open_files(recipe, beside(path).join(manifest)),
+        Some(manifest) => open_manifest(recipe, &beside(path).join(manifest)),
         None => Ok(Box::new(open_world(recipe, path, Split::Train)?)),
     }
 }
 
-/// Examples in files, as the recipe wants bad ones.
-fn open_files(recipe: &Recipe, path: PathBuf) -> Result<Box<dyn Dataset>, Error> {
+/// Examples on disk.
+fn open_manifest(recipe: &Recipe, place: &Path) -> Result<Box<dyn Dataset>, Error> {
     Ok(Box::new(match recipe.data.on_bad_example {
-        OnBadExample::Stop => Manifest::open(path)?,
-        OnBadExample::Skip => Manifest::open_with_bad(path)?,
+        OnBadExample::Stop => Manifest::open(place)?,
+        OnBadExample::Skip => Manifest::open_with_bad(place)?,
     }))
 }
 

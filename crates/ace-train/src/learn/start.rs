@@ -74,8 +74,22 @@ impl Start {
             true => vec![home.clone()],
             false => recipe.weights.iter().map(|weights| beside.join(weights)).collect(),
         };
-        let model = find_networks(Model::of(card, home), &folders)?;
-        Ok(Self::of(model.dtype(recipe.frozen_dtype.into())))
+        let mut model = find_networks(Model::of(card, home), &folders)?;
+        if let Some(flux) = &recipe.flux {
+            model = model.network(Network::Flux, flux.clone());
+        }
+        Ok(Self::of(model.dtype(recipe.frozen_dtype.into())).adjusted(recipe))
+    }
+
+    /// The same model as the recipe wants it to be learned on: within its tokens, without the card's LoRAs if it says so.
+    pub fn adjusted(self, recipe: &Recipe) -> Self {
+        let model = self.model.with_card(|card| {
+            card.canvas.max_seq_len = recipe.max_seq_len.unwrap_or(card.canvas.max_seq_len);
+            if !recipe.with_adapters {
+                card.adapter.clear();
+            }
+        });
+        Self { model, ..self }
     }
 
     /// The autoencoder, in f32.

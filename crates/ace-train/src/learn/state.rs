@@ -288,10 +288,12 @@ fn difference(ours: &Recipe, theirs: &Recipe) -> Option<(String, String, String)
         if recipe.optimizer.schedule == RateSchedule::Constant {
             recipe.optimizer.steps = 0;
         }
+        // The folder of a file may be named from elsewhere.
+        let name = |path: PathBuf| path.file_name().map_or(path.clone(), PathBuf::from);
+        recipe.flux = recipe.flux.take().map(name);
         if let Some(lora) = &mut recipe.lora {
             lora.save_as.clear();
-            // The folder may be named from elsewhere.
-            lora.from = lora.from.take().map(|from| from.file_name().map_or(from.clone(), PathBuf::from));
+            lora.from = lora.from.take().map(name);
         }
         // Numbers, strings and lists alone always are JSON.
         serde_json::to_value(&recipe).unwrap_or_default()

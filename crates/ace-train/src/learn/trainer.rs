@@ -2,14 +2,16 @@
 //! the recipe says how long and how fast.
 
 use super::{
+    adamw8::AdamW8,
+    group::{self, Alone, Group, Share},
     params::{self, Ema},
-    recipe::OptimizerRecipe,
+    recipe::{OptimizerRecipe, OptimizerState},
     stages::Stages,
 };
 use crate::Error;
 use burn::{
     module::Module,
-    optim::{AdamWConfig, GradientsAccumulator, GradientsParams, ModuleOptimizer},
+    optim::{AdamWConfig, GradientsParams, ModuleOptimizer},
     prelude::*,
     tensor::DType,
 };
@@ -34,6 +36,15 @@ pub trait Objective: Sync {
     /// # Errors
     /// If an example cannot be read.
     fn micro_batches(&mut self, step: u64) -> Result<Vec<Self::MicroBatch>, Error>;
+
+    /// Those micro-batches of a step that belong to `share`, in their order.
+    ///
+    /// # Errors
+    /// If an example cannot be read.
+    fn share_of(&mut self, step: u64, share: Share) -> Result<Vec<Self::MicroBatch>, Error> {
+        let all = self.micro_batches(step)?.into_iter().enumerate();
+        Ok(all.filter(|(index, _)| share.has(*index)).map(|(_, one)| one).collect())
+    }
 
     /// The loss of a micro-batch.
     fn loss(&self, model: &Self::Model, micro_batch: Self::MicroBatch) -> Loss;
@@ -87,73 +98,65 @@ pub struct Trainer<M: Module> {
     recipe: OptimizerRecipe,
 }
 
+/// AdamW as the recipe says.
+pub(super) fn optimizer(recipe: &OptimizerRecipe) -> ModuleOptimizer {
+    const EPSILON: f32 = 1e-8;
+    match recipe.state {
+        OptimizerState::F32 => {
+            AdamWConfig::new().with_epsilon(EPSILON).with_weight_decay(recipe.weight_decay as f32).init()
+        }
+        OptimizerState::EightBit => {
+            let (epsilon, weight_decay) = (f64::from(EPSILON), recipe.weight_decay);
+            AdamW8 { beta_1: 0.9, beta_2: 0.999, epsilon, weight_decay }.into()
+        }
+    }
+}
+
 impl<M: Module + Sync> Trainer<M> {
     /// Starts learning; parameters of `model` that require gradients are those that learn.
     pub fn new(model: M, recipe: &OptimizerRecipe) -> Self {
         let model = params::stable_ids(model);
-        let optimizer = AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(recipe.weight_decay as f32).init();
+        let optimizer = optimizer(recipe);
         let ema = recipe.ema.map(|decay| Ema::new(&model, decay));
         Self { model, optimizer, ema, step: 0, stages: Stages::default(), recipe: recipe.clone() }
     }
 
-    /// One optimizer step. `workers` threads measure micro-batches at the same time. Their gradients are added up in the
-    /// order of the micro-batches, so the number of threads changes no bit of the result.
+    /// One optimizer step of a process that is alone. `workers` threads measure micro-batches at the same time. Their
+    /// gradients are added up in the order of the micro-batches, so the number of threads changes no bit of the result.
     ///
     /// # Errors
     /// If an example cannot be read, or loss or gradients are no finite numbers; the model is then as before.
     pub fn step<O: Objective<Model = M>>(&mut self, objective: &mut O, workers: usize) -> Result<StepReport, Error> {
+        self.step_in(&Alone, objective, workers)
+    }
+
+    /// As [`Trainer::step`], together with the other ranks of `group`: each measures its share of the micro-batches. With
+    /// [`Reduce::Exact`](super::recipe::Reduce::Exact) the number of ranks changes no bit of the result.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`], on all ranks if it is so on one.
+    pub fn step_in<O: Objective<Model = M>>(
+        &mut self,
+        group: &dyn Group,
+        objective: &mut O,
+        workers: usize,
+    ) -> Result<StepReport, Error> {
         let mut stages = Stages::default();
         let begin = Instant::now();
-        let micro_batches: Vec<_> =
-            objective.micro_batches(self.step)?.into_iter().map(|one| Mutex::new(Some(one))).collect();
-        let results: Vec<_> = micro_batches.iter().map(|_| Mutex::new(None)).collect();
+        let micro_batches = objective.share_of(self.step, Share::of(group));
         stages.data = begin.elapsed();
+        let measured = micro_batches.map(|some| measure(&self.model, objective, some, workers, &mut stages));
         let begin = Instant::now();
-        let (next, model, objective) = (AtomicUsize::new(0), &self.model, &*objective);
-        let work = || {
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                let Some(slot) = micro_batches.get(index) else { break };
-                // Only the thread that took this number looks into the slot: it is neither locked nor empty.
-                if let (Some(micro_batch), Ok(mut result)) = (take(slot), results[index].lock()) {
-                    let begin = Instant::now();
-                    let measured = objective.measure(model, micro_batch);
-                    let forward = measured.known_at.saturating_duration_since(begin);
-                    *result = Some((measured, forward, begin.elapsed().saturating_sub(forward)));
-                }
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..workers.min(micro_batches.len()) {
-                scope.spawn(work);
-            }
-            work();
-        });
-        let mut sum = GradientsAccumulator::new();
-        let mut total = 0.0;
-        let (mut forward, mut backward) = (Duration::ZERO, Duration::ZERO);
-        let mut figures: BTreeMap<&'static str, (f32, f32)> = BTreeMap::new();
-        let results: Vec<(Measured, Duration, Duration)> = results.iter().filter_map(take).collect();
-        for (_, before, after) in &results {
-            (forward, backward) = (forward + *before, backward + *after);
-        }
-        stages.measured(begin, forward, backward);
-        let begin = Instant::now();
-        for (result, ..) in results {
-            total += result.loss;
-            for (name, value, weight) in result.figures {
-                let entry = figures.entry(name).or_default();
-                *entry = (entry.0 + value, entry.1 + weight);
-            }
-            sum.accumulate(&self.model, result.grads);
-        }
-        let loss = total as f32;
+        let group::Sum { loss, figures, grads } = group::sum(group, self.recipe.reduce, &self.model, measured)?;
+        let (step, loss) = (self.step + 1, loss as f32);
+        // The sums are the same on all ranks, and so is this.
+        let diverged = |what, value| group::agree(group, Err(Error::Diverged { step, what, value }));
         if !loss.is_finite() {
-            return Err(Error::Diverged { step: self.step + 1, what: "loss", value: loss });
+            return diverged("loss", loss);
         }
-        let (grads, grad_norm) = params::clip_global_norm(&self.model, sum.grads(), self.recipe.clip_norm);
+        let (grads, grad_norm) = params::clip_global_norm(&self.model, grads, self.recipe.clip_norm);
         if !grad_norm.is_finite() {
-            return Err(Error::Diverged { step: self.step + 1, what: "gradient norm", value: grad_norm });
+            return diverged("gradient norm", grad_norm);
         }
         let learning_rate = self.recipe.learning_rate_at(self.step);
         self.model = self.optimizer.step(learning_rate, self.model.clone(), grads);
@@ -164,7 +167,7 @@ impl<M: Module + Sync> Trainer<M> {
         let figures = figures
             .into_iter()
             .filter(|(_, (_, weight))| *weight > 0.0)
-            .map(|(name, (value, weight))| (name.to_owned(), value / weight))
+            .map(|(name, (value, weight))| (name, value / weight))
             .collect();
         stages.optimizer = begin.elapsed();
         self.stages = stages;
@@ -179,6 +182,44 @@ impl<M: Module + Sync> Trainer<M> {
             None => plain,
         }
     }
+}
+
+/// Measures micro-batches with `workers` threads; the answers are in their order.
+fn measure<O: Objective>(
+    model: &O::Model,
+    objective: &O,
+    micro_batches: Vec<O::MicroBatch>,
+    workers: usize,
+    stages: &mut Stages,
+) -> Vec<Measured> {
+    let begin = Instant::now();
+    let micro_batches: Vec<_> = micro_batches.into_iter().map(|one| Mutex::new(Some(one))).collect();
+    let results: Vec<_> = micro_batches.iter().map(|_| Mutex::new(None)).collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(slot) = micro_batches.get(index) else { break };
+            // Only the thread that took this number looks into the slot: it is neither locked nor empty.
+            if let (Some(micro_batch), Ok(mut result)) = (take(slot), results[index].lock()) {
+                let begin = Instant::now();
+                let measured = objective.measure(model, micro_batch);
+                let forward = measured.known_at.saturating_duration_since(begin);
+                *result = Some((measured, forward, begin.elapsed().saturating_sub(forward)));
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..workers.min(micro_batches.len()) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    let results: Vec<(Measured, Duration, Duration)> = results.iter().filter_map(take).collect();
+    let forward = results.iter().map(|(_, forward, _)| *forward).sum();
+    let backward = results.iter().map(|(_, _, backward)| *backward).sum();
+    stages.measured(begin, forward, backward);
+    results.into_iter().map(|(measured, ..)| measured).collect()
 }
 
 fn take<T>(slot: &Mutex<Option<T>>) -> Option<T> {

@@ -11,7 +11,7 @@ use crate::{
 };
 use ace_plus::sample;
 use rand_distr::{Distribution, StandardNormal};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 /// Streams of the seed's random numbers from here on are for validation; steps have those from 0 on.
 const FIRST_STREAM: u64 = 1 << 62;
@@ -38,28 +38,23 @@ pub struct Validation {
 }
 
 impl Validation {
-    /// Takes the examples at `indices`. `progress` hears how many are done; answers `None` if it wants no more.
+    /// Takes the examples at `indices`. `progress` hears how many are encoded; the answer is `None` if it wants no more.
     ///
     /// # Errors
-    /// If an example cannot be read, or its pictures do not fit each other or the card.
-    pub fn encode(
+    /// If an example cannot be used, or the networks cannot be loaded.
+    pub fn take(
         section: &ValidationRecipe,
         recipe: &Recipe,
         supply: &mut Supply<'_>,
-        indices: &[u64],
+        indices: Range<u64>,
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<Option<Self>, Error> {
-        let mut examples = Vec::new();
-        let at_once = std::thread::available_parallelism().map_or(1, usize::from);
-        for some in indices.chunks(at_once) {
-            let usable = supply.ensure(some)?;
-            examples.extend(usable.into_iter().map(|index| supply.get(index).clone()));
-            if !progress(examples.len() as u64, indices.len() as u64) {
-                return Ok(None);
-            }
+        if !supply.ensure_all(&indices.clone().collect(), progress)? {
+            return Ok(None);
         }
+        let indices = supply.ensure(&indices.collect::<Vec<_>>())?;
         Ok(Some(Self {
-            examples,
+            examples: indices.into_iter().map(|index| supply.get(index).clone()).collect(),
             times: section.timesteps.clone(),
             features: supply.card().flux.out_channels,
             chunk: (recipe.optimizer.batch / recipe.optimizer.accumulate).max(1),

@@ -275,6 +275,16 @@ impl WeightFile {
         self.network(Network::Flux, config.init(device), dtype, device)
     }
 
+    /// The transformer without the matrices of its blocks, for [`Streamed`](crate::Streamed) to fetch; all else is there.
+    ///
+    /// # Errors
+    /// As [`WeightFile::flux`].
+    pub fn flux_without_blocks(&self, config: &FluxConfig, dtype: Option<FloatDType>, device: &Device) -> Result<Flux> {
+        let (module, found) = (config.init(device), self.find(Network::Flux)?);
+        let origins = self.origins(&module, &found.keys, &found.prefix)?;
+        self.load_network(module, &origins, dtype, true, device)
+    }
+
     /// The autoencoder, in BFL's or diffusers' names, in f32: its activations outgrow 16 bits.
     ///
     /// # Errors

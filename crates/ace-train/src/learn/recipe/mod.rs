@@ -14,7 +14,7 @@ pub use checkpoints::CheckpointRecipe;
 pub use data::DataRecipe;
 pub use lora::{LoraModules, LoraRecipe, RankedModules, Spelling};
 pub use loss::LossRecipe;
-pub use optimizer::{OptimizerRecipe, RateSchedule};
+pub use optimizer::{OptimizerRecipe, OptimizerState, RateSchedule, Reduce};
 pub use timesteps::{ShiftLaw, TimestepLaw, TimestepRecipe, TimestepShift};
 pub use validation::{EarlyStop, ValidationRecipe};
 
@@ -46,6 +46,16 @@ pub struct Recipe {
     /// in the Hugging Face cache.
     #[serde(default)]
     pub weights: Vec<PathBuf>,
+    /// The transformer's file to start from instead of the card's, relative to the recipe. A caller that names another
+    /// comes first.
+    #[serde(default)]
+    pub flux: Option<PathBuf>,
+    /// Whether the card's own LoRAs lie under what is learned. Without them the base learns alone, as when they were made.
+    #[serde(default = "yes")]
+    pub with_adapters: bool,
+    /// Tokens that the pictures of an example may take, instead of the card's: sampling may have more than learning.
+    #[serde(default)]
+    pub max_seq_len: Option<usize>,
     /// Numbers in which frozen networks are held and compute. What learns is always in f32.
     #[serde(default)]
     pub frozen_dtype: FrozenDtype,
@@ -176,8 +186,9 @@ impl Recipe {
             recipe.data.world = None;
             recipe.data.tasks.clear();
         }
-        if let Some(from) = recipe.lora.as_mut().and_then(|lora| lora.from.as_mut()) {
-            *from = path.parent().unwrap_or(Path::new("")).join(&*from);
+        let from = recipe.lora.as_mut().and_then(|lora| lora.from.as_mut());
+        for file in from.into_iter().chain(&mut recipe.flux) {
+            *file = path.parent().unwrap_or(Path::new("")).join(&*file);
         }
         recipe.check().map_err(|problem| Error::recipe(path, problem))?;
         Ok(recipe)

@@ -1,6 +1,6 @@
 //! `[optimizer]`: how long and how fast.
 
-use crate::error::RecipeProblem;
+use crate::{error::RecipeProblem, learn::adamw8::BLOCK};
 use serde::{Deserialize, Serialize};
 
 /// How to learn.
@@ -34,9 +34,27 @@ pub struct OptimizerRecipe {
     /// Gradients are scaled down to this global L2 norm.
     #[serde(default = "paper_clip_norm")]
     pub clip_norm: f64,
+    /// How the optimizer's two moments are held.
+    #[serde(default)]
+    pub state: OptimizerState,
     /// Decay of the moving average that is shipped; none if absent.
     #[serde(default)]
     pub ema: Option<f64>,
+    /// How several processes add up their gradients.
+    #[serde(default)]
+    pub reduce: Reduce,
+}
+
+/// How several processes add up their gradients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reduce {
+    /// In the order of the micro-batches: the result has the bits of one process. The gradients of every micro-batch travel.
+    #[default]
+    Exact,
+    /// First on every process, then over all: one sum travels. The result depends on the number of processes in its last
+    /// bits.
+    Fast,
 }
 
 /// What follows the warm-up. All but the first fall from the peak to [`floor`](OptimizerRecipe::floor) at the last step;
@@ -65,6 +83,28 @@ impl RateSchedule {
             Self::Cosine => (1.0 + (std::f64::consts::PI * progress).cos()) / 2.0,
             Self::Linear => 1.0 - progress,
             Self::Polynomial => (1.0 - progress).powf(power),
+        }
+    }
+}
+
+/// How AdamW's two moments are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum OptimizerState {
+    /// 32-bit floats.
+    #[default]
+    #[serde(rename = "f32")]
+    F32,
+    /// Blocks of 256 numbers in 8 bits, each with a scale: see [`AdamW8`](crate::learn::adamw8::AdamW8).
+    #[serde(rename = "8bit")]
+    EightBit,
+}
+
+impl OptimizerState {
+    /// Memory for a parameter of so many numbers, in bytes.
+    pub fn bytes(self, numbers: u64) -> u64 {
+        match self {
+            Self::F32 => 2 * 4 * numbers,
+            Self::EightBit => 2 * numbers.div_ceil(BLOCK as u64) * (BLOCK as u64 + 4),
         }
     }
 }
@@ -157,6 +197,6 @@ mod tests {
     #[test]
     fn unstated_values_are_the_papers() {
         let recipe: OptimizerRecipe = toml::from_str("steps = 1\nbatch = 1\nlearning_rate = 1e-3").unwrap();
-        assert_eq!((recipe.weight_decay, recipe.clip_norm), (1e-2, 1.0));
+        assert_eq!((recipe.weight_decay, recipe.clip_norm, recipe.reduce), (1e-2, 1.0, Reduce::Exact));
     }
 }
