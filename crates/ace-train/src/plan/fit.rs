@@ -1,7 +1,10 @@
 //! Which settings fit into a memory.
 
 use super::{Around, Base, Packed, Prediction, Sequence, predict};
-use crate::{Recipe, learn::recipe::FrozenDtype};
+use crate::{
+    Recipe,
+    learn::recipe::{FrozenDtype, OptimizerState},
+};
 use ace_plus::Card;
 
 /// The shortest sequence that is proposed: a picture of 512 × 512 pixels.
@@ -61,6 +64,10 @@ pub fn fit(card: &Card, recipe: &Recipe, sequence: Sequence, around: Around) -> 
             base.streamed = true;
             add("blocks fetched when they run", Some("placement = \"streamed\"".to_owned()), &recipe, base, sequence);
         }
+    }
+    if recipe.optimizer.state == OptimizerState::F32 {
+        recipe.optimizer.state = OptimizerState::EightBit;
+        add("moments in 8 bits", Some("optimizer.state = \"8bit\"".to_owned()), &recipe, base, sequence);
     }
     while sequence.image > SHORTEST {
         sequence.image = (sequence.image / 2).max(SHORTEST);

@@ -58,6 +58,15 @@ impl Sequence {
     }
 }
 
+/// What the examples of a run were so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// The longest of them.
+    pub sequence: Sequence,
+    /// How many distinct ones there were; without an end to the examples, those of a step.
+    pub examples: u64,
+}
+
 /// A part of the memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
@@ -197,7 +206,7 @@ pub fn predict(card: &Card, recipe: &Recipe, base: Base, sequence: Sequence, aro
     let mut parts = vec![
         ("base weights", if is_frozen { base.of_all(flux) } else { 0 }),
         (if recipe.lora.is_some() { "adapters" } else { "weights" }, all),
-        ("optimizer", 2 * all),
+        ("optimizer", optimizer.state.bytes(all / F32)),
         ("moving average", if optimizer.ema.is_some() { all } else { 0 }),
         ("encoders", stays),
         ("examples", examples + at_once * sizes.question()),
