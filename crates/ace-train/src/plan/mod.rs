@@ -74,6 +74,8 @@ pub struct Part {
     pub name: &'static str,
     /// How large it is, in bytes.
     pub bytes: u64,
+    /// Whether it stays on the host where a card has memory of its own.
+    pub on_host: bool,
 }
 
 /// What a training takes.
@@ -81,15 +83,21 @@ pub struct Part {
 pub struct Prediction {
     /// What is there at the highest point, largest first.
     pub parts: Vec<Part>,
-    /// What is there before, while the examples are encoded and the transformer is not loaded; 0 if the encoders are
-    /// small and stay.
-    pub encoding: u64,
+    /// Encoders that are there before, while the transformer is not loaded; 0 if they are small and stay.
+    pub encoders_before: u64,
 }
 
 impl Prediction {
     /// The most memory at once, in bytes.
     pub fn peak(&self) -> u64 {
-        self.parts.iter().map(|part| part.bytes).sum::<u64>().max(self.encoding)
+        let host: u64 = self.parts.iter().filter(|part| part.on_host).map(|part| part.bytes).sum();
+        self.on_card() + host
+    }
+
+    /// The most of it that is on a card with memory of its own.
+    pub fn on_card(&self) -> u64 {
+        let card = self.parts.iter().filter(|part| !part.on_host).map(|part| part.bytes);
+        card.sum::<u64>().max(self.encoders_before)
     }
 }
 
@@ -200,50 +208,95 @@ pub fn predict(card: &Card, recipe: &Recipe, base: Base, sequence: Sequence, aro
     let bytes_of = |parts: &[(&str, u64); 3]| parts.iter().map(|(_, bytes)| bytes).sum::<u64>();
     let highest = moments.max_by_key(bytes_of).unwrap_or(update);
 
-    let encoders = around.encoder_budget.map_or(0, |_| encoder_bytes(card, recipe));
+    let encoders = around.encoder_budget.map_or(0, |_| encoder_bytes(card, base));
     let stays = if around.encoder_budget.is_some_and(|budget| encoders > budget) { 0 } else { encoders };
-    let examples = around.examples * sizes.example();
-    let mut parts = vec![
+    let part = |(name, bytes): (&'static str, u64)| Part { name, bytes, on_host: false };
+    let mut parts: Vec<Part> = [
         ("base weights", if is_frozen { base.of_all(flux) } else { 0 }),
         (if recipe.lora.is_some() { "adapters" } else { "weights" }, all),
         ("optimizer", optimizer.state.bytes(all / F32)),
         ("moving average", if optimizer.ema.is_some() { all } else { 0 }),
         ("encoders", stays),
-        ("examples", examples + at_once * sizes.question()),
-        ("the program", PROGRAM),
-    ];
-    parts.extend(highest);
-    parts.retain(|(_, bytes)| *bytes > 0);
-    parts.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
-    let parts = parts.into_iter().map(|(name, bytes)| Part { name, bytes }).collect();
-    Prediction { parts, encoding: if stays < encoders { encoders + examples } else { 0 } }
+        ("examples of a step", at_once * sizes.question()),
+    ]
+    .map(part)
+    .into();
+    parts.extend(highest.map(part));
+    for (name, bytes) in [("examples kept", around.examples * sizes.example()), ("the program", PROGRAM)] {
+        parts.push(Part { name, bytes, on_host: true });
+    }
+    parts.retain(|part| part.bytes > 0);
+    parts.sort_by_key(|part| std::cmp::Reverse(part.bytes));
+    Prediction { parts, encoders_before: encoders - stays }
 }
 
-/// Bytes of the networks that encode examples, in the numbers of frozen networks; the autoencoder is in f32.
-fn encoder_bytes(card: &Card, recipe: &Recipe) -> u64 {
-    let each = Base::of(recipe).bytes;
-    (t5_numbers(&card.t5) + clip_numbers(&card.clip)) * each + autoencoder_numbers(card) * F32
+/// Bytes of the networks that encode examples, held as frozen networks are; the autoencoder is in f32.
+fn encoder_bytes(card: &Card, base: Base) -> u64 {
+    let text = [t5_numbers(&card.t5), clip_numbers(&card.clip)];
+    let text = text.map(|(blocks, others)| base.of_block(blocks) + others * base.bytes);
+    text.iter().sum::<u64>() + autoencoder_numbers(card) * F32
 }
 
-/// Numbers of T5's encoder: the embedding, and in each layer four projections, a gated feed-forward and two norms.
-fn t5_numbers(t5: &T5Config) -> u64 {
-    let inner = t5.num_heads * t5.d_kv;
-    let layer = 4 * t5.d_model * inner + 3 * t5.d_model * t5.d_ff + 2 * t5.d_model;
-    let bias = t5.relative_attention_num_buckets * t5.num_heads;
-    (t5.vocab_size * t5.d_model + t5.num_layers * layer + bias + t5.d_model) as u64
+/// Numbers of T5's layers (four projections, a gated feed-forward, two norms each) and of everything else.
+fn t5_numbers(t5: &T5Config) -> (Numbers, u64) {
+    let (d, layers) = (t5.d_model, t5.num_layers);
+    let matrices = 4 * d * t5.num_heads * t5.d_kv + 3 * d * t5.d_ff;
+    let blocks = Numbers { matrices: (layers * matrices) as u64, vectors: (layers * 2 * d) as u64 };
+    (blocks, (t5.vocab_size * d + t5.relative_attention_num_buckets * t5.num_heads + d) as u64)
 }
 
-/// Numbers of CLIP's text model: two embeddings, and in each layer four projections, a feed-forward and two norms.
-fn clip_numbers(clip: &ClipConfig) -> u64 {
-    let (d, wide) = (clip.hidden_size, clip.intermediate_size);
-    let layer = 4 * (d * d + d) + d * wide + wide + wide * d + d + 4 * d;
-    ((clip.vocab_size + clip.max_position_embeddings) * d + clip.num_layers * layer + 2 * d) as u64
+/// Numbers of CLIP's layers (four projections, a feed-forward, two norms each) and of everything else.
+fn clip_numbers(clip: &ClipConfig) -> (Numbers, u64) {
+    let (d, wide, layers) = (clip.hidden_size, clip.intermediate_size, clip.num_layers);
+    let (matrices, vectors) = (4 * d * d + 2 * d * wide, 4 * d + wide + d + 4 * d);
+    let blocks = Numbers { matrices: (layers * matrices) as u64, vectors: (layers * vectors) as u64 };
+    (blocks, ((clip.vocab_size + clip.max_position_embeddings) * d + 2 * d) as u64)
 }
 
-/// About how many numbers the autoencoder has: its convolutions of 3 × 3, of which a level has two per block.
+/// About how many numbers the autoencoder has: those of its convolutions of 3 × 3, two in each block and one between levels, and
+/// of the blocks and the attention in the middle of each half.
 fn autoencoder_numbers(card: &Card) -> u64 {
     let config = &card.autoencoder;
     let blocks = 2 * config.layers_per_block + 1;
-    let level = |channels: &usize| 2 * blocks * 9 * channels * channels;
-    config.block_out_channels.iter().map(level).sum::<usize>() as u64
+    let levels: usize =
+        config.block_out_channels.iter().map(|channels| (2 * blocks + 2) * 9 * channels * channels).sum();
+    let middle = config.block_out_channels.last().map_or(0, |channels| 2 * (4 * 9 + 4) * channels * channels);
+    (levels + middle) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::{module::Module, tensor::Device};
+
+    #[test]
+    fn the_encoders_have_the_numbers_of_their_networks() {
+        let device = Device::default();
+        for card in ["tiny", "flux1-fill-dev"].map(|name| Card::builtin(name).unwrap()) {
+            let all = |(blocks, others): (Numbers, u64)| blocks.all() + others;
+            assert_eq!(all(t5_numbers(&card.t5)), card.t5.init(&device).num_params() as u64);
+            assert_eq!(all(clip_numbers(&card.clip)), card.clip.init(&device).num_params() as u64);
+            let autoencoder = card.autoencoder.init(&device).num_params() as f64;
+            assert!((autoencoder_numbers(&card) as f64 / autoencoder - 1.0).abs() < 0.1, "{autoencoder}");
+        }
+    }
+
+    #[test]
+    fn packed_and_fetched_matrices_take_what_their_formats_say() {
+        let flux = Card::builtin("flux1-fill-dev").unwrap().flux;
+        let base = Base { bytes: 2, packed: Packed::Wide, streamed: false };
+        let gigabytes = |base: Base| base.of_all(&flux) as f64 / 1e9;
+        // 11.9 billion numbers in 16, 8.5 and 4.5 bits, but for 0.03 billion outside of the blocks and the vectors.
+        assert!((gigabytes(base) - 23.8).abs() < 0.1);
+        assert!((gigabytes(Base { packed: Packed::Q8_0, ..base }) - 12.7).abs() < 0.1);
+        assert!((gigabytes(Base { packed: Packed::Nf4, ..base }) - 6.8).abs() < 0.1);
+        // Two of nineteen double blocks of 340 million numbers.
+        assert!((gigabytes(Base { packed: Packed::Nf4, streamed: true, ..base }) - 0.5).abs() < 0.1);
+    }
+
+    #[test]
+    fn a_picture_is_as_square_as_can_be() {
+        let grid = |image| Sequence { image, text: 0 }.grid();
+        assert_eq!([grid(1024), grid(96), grid(7)], [[32, 32], [8, 12], [1, 7]]);
+    }
 }
