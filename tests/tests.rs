@@ -39,6 +39,9 @@ mod tiling;
 // What is learned from: bad examples, the cache of encoded ones, looking before training.
 mod data;
 
+// Examples of different sizes on one sequence.
+mod packing;
+
 // Learning: exact resumption, adapters, widening, clipping.
 mod train;
 

@@ -258,7 +258,7 @@ fn frozen(model: &TrainedNetworks) -> Vec<(DType, Vec<u8>)> {
 }
 
 /// All gradients behind each other; they are in f32.
-fn gradients(model: &TrainedNetworks, gradients: &GradientsParams) -> Vec<f32> {
+pub(crate) fn gradients(model: &TrainedNetworks, gradients: &GradientsParams) -> Vec<f32> {
     struct Walk<'a>(&'a GradientsParams, Vec<f32>);
     impl ModuleVisitor for Walk<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -275,7 +275,7 @@ fn gradients(model: &TrainedNetworks, gradients: &GradientsParams) -> Vec<f32> {
 
 /// Other numbers for every parameter, which learns or is frozen as before: the gradients of a network that has learned are
 /// small differences of large numbers.
-fn unlearned(model: TrainedNetworks) -> TrainedNetworks {
+pub(crate) fn unlearned(model: TrainedNetworks) -> TrainedNetworks {
     struct Walk(u64);
     impl ModuleMapper for Walk {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {

@@ -18,6 +18,7 @@ pub mod layers;
 pub mod lora;
 pub mod poll;
 pub mod rope;
+pub mod segments;
 pub mod weight;
 
 pub mod autoencoder;

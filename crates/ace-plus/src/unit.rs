@@ -126,7 +126,19 @@ impl Units {
         device: &Device,
         poll: Poll<'_>,
     ) -> ControlFlow<(), Self> {
-        let cell = autoencoder.downscale();
+        let encode = &mut |planes: &[&Plane]| pixels::encode_polled(autoencoder, planes, tiling, device, poll);
+        Self::encode_by(canvases, policy, autoencoder.downscale(), device, encode)
+    }
+
+    /// As [`Units::encode`], with pictures that `encode` turns into latents, `[1, 16, H/cell, W/cell]` each; breaks off where
+    /// it does.
+    pub fn encode_by(
+        canvases: &[Canvas],
+        policy: &UnitPolicy,
+        cell: usize,
+        device: &Device,
+        encode: &mut dyn FnMut(&[&Plane]) -> ControlFlow<(), Vec<Tensor<4>>>,
+    ) -> ControlFlow<(), Self> {
         let mut beside = Vec::new();
         let mut behind = Vec::new();
         let (mut ids, mut behind_ids) = (Vec::new(), Vec::new());
@@ -140,8 +152,7 @@ impl Units {
             let mask = latents::pack(latents::fold_mask(upload(&canvas.mask, device), cell));
             // The pictures of a canvas have one size: one pass of the autoencoder encodes them all.
             let planes: Vec<&Plane> = policy.pictures().map(|condition| picture_of(canvas, condition)).collect();
-            let encoded = pixels::encode_polled(autoencoder, &planes, tiling, device, poll)?;
-            let mut encoded = encoded.into_iter().map(latents::pack);
+            let mut encoded = encode(&planes)?.into_iter().map(latents::pack);
             let mut next = || encoded.next().expect("one encoding per picture"); // counted two lines above
             match policy.join {
                 Join::Channels => {

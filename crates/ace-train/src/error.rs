@@ -105,6 +105,9 @@ pub enum RecipeProblem {
     /// There is nothing to draw from.
     #[error("data.pool is 0")]
     EmptyPool,
+    /// No token fits on a sequence.
+    #[error("data.pack_tokens is 0")]
+    EmptyPack,
     /// The batch cannot be split as asked.
     #[error("batch {batch} is not a multiple of accumulate {accumulate}")]
     UnevenBatch {

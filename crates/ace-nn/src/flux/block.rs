@@ -7,6 +7,7 @@ use crate::{
     layers::RmsNorm,
     lora::Linear,
     rope::Rope,
+    segments::Segments,
 };
 use ace_kernels::gelu_tanh;
 use burn::{module::Module, prelude::*, tensor::assert_shape};
@@ -39,8 +40,15 @@ fn attend<const N: usize>(streams: [(Tensor<3>, &QkNorm); N], num_heads: usize, 
         query_scale: norm.query_norm.scale.val(),
         key_scale: norm.key_norm.scale.val(),
     };
-    let [cos, sin] = rope.tables();
-    attention::joint(streams.map(stream).into(), num_heads, epsilon, cos, sin)
+    let of = |example: usize, streams: Vec<Stream>| {
+        let [cos, sin] = rope.tables(example);
+        attention::joint(streams, num_heads, epsilon, cos, sin)
+    };
+    let streams = streams.map(stream);
+    match rope.segments() {
+        None => of(0, streams.into()),
+        Some(segments) => segments.attend(&streams, of),
+    }
 }
 
 /// The attention weights of one stream of a double block.
@@ -131,6 +139,7 @@ impl DoubleBlock {
 
     /// # Shapes
     /// - img: `[B, L, D]`, txt: `[B, T, D]`, vec: `[B, D]`; `rope` covers text first, then image
+    /// - of N packed examples: img `[1, ΣL, D]`, txt `[1, ΣT, D]`, vec `[N, D]`
     /// - output: `(img, txt)` as given
     ///
     /// # Panics
@@ -139,9 +148,11 @@ impl DoubleBlock {
         let ([batch, ..], [hidden_size, _]) = (img.dims(), self.img_attn.proj.features());
         assert_shape!(img, [batch, _, hidden_size]);
         assert_shape!(txt, [batch, _, hidden_size]);
+        let batch = rope.examples(batch);
         assert_shape!(vec, [batch, hidden_size]);
-        let [img_attn_mod, img_mlp_mod] = self.img_mod.forward::<2>(vec.clone());
-        let [txt_attn_mod, txt_mlp_mod] = self.txt_mod.forward::<2>(vec);
+        let [image, text] = [rope.segments().map(Segments::image), rope.segments().map(Segments::text)];
+        let [img_attn_mod, img_mlp_mod] = self.img_mod.forward::<2>(vec.clone()).map(|shift| shift.over(image));
+        let [txt_attn_mod, txt_mlp_mod] = self.txt_mod.forward::<2>(vec).map(|shift| shift.over(text));
         let (text_len, image_len) = (txt.dims()[1], img.dims()[1]);
 
         let img_rows = self.img_attn.qkv.forward(img_attn_mod.modulate(img.clone()));
@@ -210,14 +221,17 @@ impl SingleBlock {
 
     /// # Shapes
     /// - x, output: `[B, T + L, D]`, text first; vec: `[B, D]`; `rope` covers all of `x`
+    /// - of N packed examples: x `[1, ΣT + ΣL, D]`, all texts first; vec `[N, D]`
     ///
     /// # Panics
     /// If these shapes do not agree.
     pub fn forward(&self, x: Tensor<3>, vec: Tensor<2>, rope: &Rope) -> Tensor<3> {
         let ([batch, ..], hidden_size) = (x.dims(), self.hidden_size);
         assert_shape!(x, [batch, _, hidden_size]);
+        let batch = rope.examples(batch);
         assert_shape!(vec, [batch, hidden_size]);
-        let [modulation] = self.modulation.forward::<1>(vec);
+        let both = rope.segments().map(Segments::both);
+        let [modulation] = self.modulation.forward::<1>(vec).map(|shift| shift.over(both));
         let rows = self.linear1.forward(modulation.modulate(x.clone()));
         // The feed-forward's input follows queries, keys and values, and comes out behind the joined heads.
         let both = attend([(rows, &self.norm)], self.num_heads, rope);

@@ -28,6 +28,7 @@ use crate::{
     lora::{Linear, Linears},
     poll::{Poll, to_the_end},
     rope::Rope,
+    segments::each,
 };
 use ace_kernels::silu;
 use burn::{module::Module, prelude::*, tensor::assert_shape};
@@ -128,6 +129,9 @@ impl FluxConfig {
 }
 
 /// What the transformer is asked: tensors that travel together.
+///
+/// N examples of any sizes may stand behind each other on one sequence: `tokens` and `prompt_embeds` are then `[1, ΣL, …]`
+/// and `[1, ΣT, …]`, the others have N rows, and `rope` is from [`Flux::packed_rope`].
 #[derive(Debug, Clone)]
 pub struct FluxInput {
     /// `[B, L, in_channels]`: noisy latents, then the unit's conditions on the channels.
@@ -185,6 +189,14 @@ impl Flux {
         Rope::new(&all, &self.axes_dim, self.theta, device)
     }
 
+    /// Rotary tables for several examples on one sequence: text tokens (all at position 0) and image tokens of each.
+    ///
+    /// # Panics
+    /// If there is no example, or one has no tokens of a kind.
+    pub fn packed_rope(&self, examples: &[(usize, &[[f32; 3]])], device: &Device) -> Rope {
+        Rope::packed(examples, &self.axes_dim, self.theta, device)
+    }
+
     /// The velocity (`noise − latents`) of every token.
     ///
     /// # Shapes
@@ -214,7 +226,7 @@ impl Flux {
         let (text_len, image_len) = (streams.txt.dims()[1], streams.img.dims()[1]);
         let shared = Shared { vec: streams.vec.clone(), rope };
         let x = self.run(walk, streams, &shared)?;
-        ControlFlow::Continue(self.project(x.narrow(1, text_len, image_len), shared.vec))
+        ControlFlow::Continue(self.project_over(x.narrow(1, text_len, image_len), shared.vec, &shared.rope))
     }
 
     /// The blocks alone, run by `walk`: what they make of both streams, `[B, T + L, D]`, text first.
@@ -260,6 +272,7 @@ impl Flux {
         let [vec_in_dim, _] = self.vector_in.in_layer.features();
         assert_shape!(input.tokens, [batch, _, in_channels]);
         assert_shape!(input.prompt_embeds, [batch, _, context_in_dim]);
+        let batch = input.rope.examples(batch);
         assert_shape!(input.pooled_prompt_embeds, [batch, vec_in_dim]);
         assert_shape!(input.timesteps, [batch]);
 
@@ -287,6 +300,18 @@ impl Flux {
     /// If these shapes do not agree.
     pub fn project(&self, img: Tensor<3>, vec: Tensor<2>) -> Tensor<3> {
         self.final_layer.forward(img, vec)
+    }
+
+    /// As [`Flux::project`], for all examples of a sequence as `rope` divides it.
+    ///
+    /// # Shapes
+    /// - of N packed examples: img `[1, ΣL, D]`, vec `[N, D]`
+    ///
+    /// # Panics
+    /// If these shapes do not agree.
+    pub fn project_over(&self, img: Tensor<3>, vec: Tensor<2>, rope: &Rope) -> Tensor<3> {
+        let Some(segments) = rope.segments() else { return self.project(img, vec) };
+        each(segments.image(), &[&img], |example, mut of| self.project(of.remove(0), vec.clone().narrow(0, example, 1)))
     }
 
     /// Calls `f` with the BFL path (`double_blocks.3.img_attn.qkv`) and each linear layer, for LoRA.

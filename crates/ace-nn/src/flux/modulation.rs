@@ -1,6 +1,6 @@
 //! Adaptive layer norm: the conditioning vector says how each block shifts, scales and gates.
 
-use crate::lora::Linear;
+use crate::{lora::Linear, segments::each};
 use ace_kernels::{gate_add, modulated_layer_norm, silu};
 use burn::{module::Module, prelude::*, tensor::assert_shape};
 
@@ -23,6 +23,8 @@ pub struct Shift {
     pub scale: Tensor<3>,
     /// Multiplies what the block adds to the stream.
     pub gate: Tensor<3>,
+    /// Tokens of each of several examples on one sequence, or parts of that several times over; `B` are then the examples.
+    parts: Option<Vec<usize>>,
 }
 
 impl Shift {
@@ -31,7 +33,20 @@ impl Shift {
     /// # Panics
     /// If `x` has another batch or width.
     pub fn modulate(&self, x: Tensor<3>) -> Tensor<3> {
-        modulate(x, self.shift.clone(), self.scale.clone())
+        let Some(parts) = &self.parts else { return modulate(x, self.shift.clone(), self.scale.clone()) };
+        each(parts, &[&x], |part, mut of| {
+            modulate(of.remove(0), self.of(&self.shift, part), self.of(&self.scale, part))
+        })
+    }
+
+    /// The same for examples on one sequence, which have so many tokens each.
+    pub(super) fn over(self, parts: Option<&[usize]>) -> Self {
+        Self { parts: parts.map(<[usize]>::to_vec), ..self }
+    }
+
+    /// The row of the example that a part of the sequence belongs to.
+    fn of(&self, rows: &Tensor<3>, part: usize) -> Tensor<3> {
+        rows.clone().narrow(0, part % rows.dims()[0], 1)
     }
 
     /// `x + gate·y`: what a block adds to its stream.
@@ -39,7 +54,11 @@ impl Shift {
     /// # Panics
     /// If `x` or `y` has another batch or width, or they have not the same length.
     pub fn add(&self, x: Tensor<3>, y: Tensor<3>) -> Tensor<3> {
-        gate_add(x, self.gate.clone(), y)
+        let Some(parts) = &self.parts else { return gate_add(x, self.gate.clone(), y) };
+        each(parts, &[&x, &y], |part, mut of| {
+            let y = of.remove(1);
+            gate_add(of.remove(0), self.of(&self.gate, part), y)
+        })
     }
 }
 
@@ -76,6 +95,11 @@ impl Modulation {
         let all = self.lin.forward(silu(vec)).unsqueeze_dim::<3>(1);
         let width = all.dims()[2] / (3 * PARTS);
         let part = |i: usize| all.clone().narrow(2, i * width, width);
-        std::array::from_fn(|use_| Shift { shift: part(3 * use_), scale: part(3 * use_ + 1), gate: part(3 * use_ + 2) })
+        std::array::from_fn(|use_| Shift {
+            shift: part(3 * use_),
+            scale: part(3 * use_ + 1),
+            gate: part(3 * use_ + 2),
+            parts: None,
+        })
     }
 }

@@ -1,6 +1,6 @@
 //! What the frozen networks make of an example. It is computed once and kept on the host.
 
-use super::example::Example;
+use super::{example::Example, plain::Plain};
 use crate::Error;
 use ace_nn::{
     autoencoder::AutoEncoder,
@@ -10,7 +10,8 @@ use ace_nn::{
     weight::Weight,
 };
 use ace_plus::{
-    Card, canvas, pixels,
+    Card,
+    canvas::{self, Plane},
     text::{self, TextConditioning, TokenIds, Tokenizers},
     unit::Units,
 };
@@ -18,7 +19,7 @@ use burn::{
     module::{Module, ModuleVisitor, Param},
     prelude::*,
 };
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
 /// The frozen networks that turn examples into [`Encoded`], on a device without gradients.
 ///
@@ -144,16 +145,21 @@ impl TextEncoders {
 pub fn encode_pictures(
     card: &Card,
     autoencoder: &AutoEncoder,
+    plain: &Plain,
     example: &Example,
     device: &Device,
 ) -> ace_plus::Result<EncodedPictures> {
     let inputs = example.inputs();
     let canvases = canvas::compose(&inputs, &card.canvas)?;
     let targets = canvas::compose_target(&example.target, &inputs, &card.canvas)?;
-    let units = Units::encode(autoencoder, &canvases, &card.unit, None, device);
-    let clean = targets.iter().flat_map(|plane| pixels::encode(autoencoder, &[plane], None, device));
+    let encode = |plane: &Plane| plain.encode(autoencoder, plane, device);
+    let each = &mut |planes: &[&Plane]| ControlFlow::Continue(planes.iter().map(|plane| encode(plane)).collect());
+    let ControlFlow::Continue(units) = Units::encode_by(&canvases, &card.unit, autoencoder.downscale(), device, each)
+    else {
+        unreachable!("encoding never breaks off here");
+    };
     Ok(EncodedPictures {
-        latents: on_host(units.pack(clean.collect())),
+        latents: on_host(units.pack(targets.iter().map(encode).collect())),
         beside: units.beside.map(on_host),
         behind: units.behind.map(on_host),
         geometry: Geometry { ids: units.ids, grids: units.grids, is_reference: units.is_reference },
@@ -166,7 +172,7 @@ impl Encoders {
     /// # Errors
     /// If its pictures do not fit each other or the card.
     pub fn encode(&self, example: &Example) -> Result<Encoded, Error> {
-        let pictures = encode_pictures(&self.card, &self.autoencoder, example, &self.device)?;
+        let pictures = encode_pictures(&self.card, &self.autoencoder, &Plain::default(), example, &self.device)?;
         Ok(Encoded { pictures: Arc::new(pictures), text: self.encode_text(&example.instruction) })
     }
 
@@ -205,7 +211,7 @@ impl Encoders {
     }
 }
 
-fn on_host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+pub(super) fn on_host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().convert::<f32>().iter::<f32>().collect()
 }
 
@@ -213,6 +219,21 @@ impl Encoded {
     /// What must be the same within a batch.
     pub fn geometry(&self) -> &Geometry {
         &self.pictures.geometry
+    }
+
+    /// Its instruction.
+    pub fn text(&self) -> &EncodedText {
+        &self.text
+    }
+
+    /// Tokens that the transformer sees of it: of the text, and of the pictures.
+    pub fn tokens(&self) -> usize {
+        self.text.ids.t5.len() + self.pictures.geometry.ids.len()
+    }
+
+    /// Whether it may stand behind others on one sequence: none of its conditions are tokens of their own.
+    pub fn can_be_packed(&self) -> bool {
+        self.pictures.behind.is_none()
     }
 }
 

@@ -9,11 +9,13 @@ pub mod example;
 pub mod files;
 pub mod shapes;
 pub mod encode;
+pub mod plain;
 pub mod cache;
 pub mod notices;
 pub mod supply;
 pub mod skipping;
 pub mod check;
+pub mod packing;
 pub mod batch;
 mod random;
 

@@ -9,6 +9,7 @@ use super::{
     encode::{Encoded, EncodedPictures, EncodedText, Encoders, TextEncoders, WordEmbeddings, encode_pictures},
     example::{Dataset, Example, ExampleError},
     notices::{Notice, Notices},
+    plain::Plain,
 };
 use crate::Error;
 use ace_nn::autoencoder::AutoEncoder;
@@ -107,6 +108,7 @@ pub struct Supply<'a> {
     order: VecDeque<u64>,
     held: usize,
     bad: HashSet<u64>,
+    plain: Plain,
 }
 
 impl<'a> Supply<'a> {
@@ -136,6 +138,7 @@ impl<'a> Supply<'a> {
             order: VecDeque::new(),
             held: 0,
             bad: HashSet::new(),
+            plain: Plain::default(),
         }
     }
 
@@ -186,23 +189,44 @@ impl<'a> Supply<'a> {
     }
 
     fn text_of(&mut self, ids: &TokenIds) -> Result<EncodedText, Error> {
-        let Some(text) = &mut self.text else { return Ok(EncodedText { ids: ids.clone(), embeds: None }) };
-        if let Some(words) = self.words.get(ids).and_then(Weak::upgrade) {
-            return Ok(EncodedText { ids: ids.clone(), embeds: Some(words) });
+        Ok(self.texts_of(std::slice::from_ref(ids))?.remove(0))
+    }
+
+    /// Instructions with their embeddings, each that is not known read or encoded once, on all cores.
+    fn texts_of(&mut self, all: &[TokenIds]) -> Result<Vec<EncodedText>, Error> {
+        let Some(text) = &mut self.text else {
+            return Ok(all.iter().map(|ids| EncodedText { ids: ids.clone(), embeds: None }).collect());
+        };
+        let mut known: HashMap<TokenIds, Arc<WordEmbeddings>> = HashMap::new();
+        let mut missing = Vec::new();
+        for ids in all.iter().collect::<HashSet<_>>() {
+            match self.words.get(ids).and_then(Weak::upgrade) {
+                Some(words) => drop(known.insert(ids.clone(), words)),
+                None => missing.push(ids.clone()),
+            }
         }
-        let words = match self.cache.as_ref().and_then(|cache| cache.words(ids)) {
-            Some(words) => words,
-            None => {
-                let words = text.get()?.encode(ids, &self.device);
-                if let Some(cache) = &self.cache {
+        let cache = self.cache.as_ref();
+        let cached = on_all_cores(&missing, |ids| cache.and_then(|cache| cache.words(ids)));
+        let mut unknown = Vec::new();
+        for (ids, words) in missing.into_iter().zip(cached) {
+            match words {
+                Some(words) => drop(known.insert(ids, Arc::new(words))),
+                None => unknown.push(ids),
+            }
+        }
+        if !unknown.is_empty() {
+            let (text, device) = (text.get()?, &self.device);
+            let encoded = on_all_cores(&unknown, |ids| {
+                let words = text.encode(ids, device);
+                if let Some(cache) = cache {
                     cache.keep_words(ids, &words);
                 }
-                words
-            }
-        };
-        let words = Arc::new(words);
-        self.words.insert(ids.clone(), Arc::downgrade(&words));
-        Ok(EncodedText { ids: ids.clone(), embeds: Some(words) })
+                Arc::new(words)
+            });
+            known.extend(unknown.into_iter().zip(encoded));
+        }
+        self.words.extend(known.iter().map(|(ids, words)| (ids.clone(), Arc::downgrade(words))));
+        Ok(all.iter().map(|ids| EncodedText { ids: ids.clone(), embeds: known.get(ids).cloned() }).collect())
     }
 
     /// Makes sure that the examples of a step can be [taken](Supply::get). The answer has another index in the place of
@@ -279,8 +303,7 @@ impl<'a> Supply<'a> {
         let mut candidate = next(index);
         while self.bad.contains(&candidate) {
             if candidate == index {
-                let first =
-                    self.data.example(0).err().map_or_else(|| self.data.place(0).bad("it is bad"), |error| error);
+                let first = self.data.example(0).err().unwrap_or_else(|| self.data.place(0).bad("it is bad"));
                 return Err(ExampleError::AllBad { first: Box::new(first) }.into());
             }
             candidate = next(candidate);
@@ -325,10 +348,10 @@ impl<'a> Supply<'a> {
             }
         }
         if !missing.is_empty() {
-            let (card, cache, device) = (&self.card, self.cache.as_ref(), &self.device);
+            let (card, cache, device, plain) = (&self.card, self.cache.as_ref(), &self.device, &self.plain);
             let autoencoder = self.autoencoder.get()?;
             let encoded = on_all_cores(&missing, |(_, _, key, example)| {
-                let pictures = encode_pictures(card, autoencoder, example, device)?;
+                let pictures = encode_pictures(card, autoencoder, plain, example, device)?;
                 if let (Some(cache), Some(key)) = (cache, key) {
                     cache.keep_pictures(key, &pictures);
                 }
@@ -341,8 +364,9 @@ impl<'a> Supply<'a> {
                 }
             }
         }
-        for (index, ids, key, pictures) in found {
-            let text = self.text_of(&ids)?;
+        let ids: Vec<TokenIds> = found.iter().map(|(_, ids, ..)| ids.clone()).collect();
+        let texts = self.texts_of(&ids)?;
+        for ((index, ids, key, pictures), text) in found.into_iter().zip(texts) {
             self.hold(index, ids, key, Encoded { pictures: Arc::new(pictures), text });
         }
         Ok(())

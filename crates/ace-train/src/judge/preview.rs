@@ -3,12 +3,12 @@
 use crate::{
     Error,
     data::{
-        encode::{EncodedText, Encoders},
+        encode::{Encoded, EncodedText, Encoders},
         example::Example,
     },
 };
 use ace_nn::{autoencoder::AutoEncoder, clip::Clip, flux::Flux, t5::T5};
-use ace_plus::{Ace, Card, Edit, pixels, sample, unit::Units};
+use ace_plus::{Ace, Card, Edit, canvas, pixels, sample, unit::Units};
 use burn::{prelude::*, tensor::FloatDType};
 use image::{RgbImage, imageops};
 use std::ops::ControlFlow;
@@ -65,24 +65,10 @@ impl Previews {
     /// If the pictures of an example do not fit each other or the card.
     pub fn new(encoders: &Encoders, examples: Vec<Example>) -> Result<Self, Error> {
         let Encoders { card, autoencoder, device, .. } = encoders;
-        Self::of(card, autoencoder, device, examples, &mut |words| Ok(encoders.encode_text(words)))
-    }
-
-    /// As [`Previews::new`]; `text` encodes an instruction.
-    ///
-    /// # Errors
-    /// As [`Previews::new`], or if `text` fails.
-    pub fn of(
-        card: &Card,
-        autoencoder: &AutoEncoder,
-        device: &Device,
-        examples: Vec<Example>,
-        text: &mut dyn FnMut(&str) -> Result<EncodedText, Error>,
-    ) -> Result<Self, Error> {
         let encode = |example: Example| {
             let edit = edit_of(&example);
             let units = Units::encode(autoencoder, &edit.prepare(card)?.canvases, &card.unit, None, device);
-            Ok(EncodedEdit { text: text(edit.words())?, example, edit, units })
+            Ok(EncodedEdit { text: encoders.encode_text(edit.words()), example, edit, units })
         };
         Ok(Self {
             card: card.clone(),
@@ -90,6 +76,29 @@ impl Previews {
             device: device.clone(),
             edits: examples.into_iter().map(encode).collect::<Result<_, Error>>()?,
         })
+    }
+
+    /// Examples that are encoded already. Where the edit sees other canvases than training does, it is encoded anew.
+    ///
+    /// # Errors
+    /// As [`Previews::new`].
+    pub fn of(
+        card: &Card,
+        autoencoder: &AutoEncoder,
+        device: &Device,
+        examples: Vec<(Example, Encoded)>,
+    ) -> Result<Self, Error> {
+        let edit = |(example, encoded): (Example, Encoded)| {
+            let edit = edit_of(&example);
+            let canvases = edit.prepare(card)?.canvases;
+            let units = match canvases == canvas::compose(&example.inputs(), &card.canvas)? {
+                true => encoded.units(device),
+                false => Units::encode(autoencoder, &canvases, &card.unit, None, device),
+            };
+            Ok(EncodedEdit { text: encoded.text().clone(), example, edit, units })
+        };
+        let edits = examples.into_iter().map(edit).collect::<Result<_, Error>>()?;
+        Ok(Self { card: card.clone(), autoencoder: autoencoder.clone(), device: device.clone(), edits })
     }
 
     /// A sheet with one row per example. The transformer has no gradients and computes in `dtype`; `trained` are the text

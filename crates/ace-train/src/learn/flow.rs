@@ -14,6 +14,7 @@ use crate::{
         batch::Batch,
         encode::{Encoded, EncodedText, Encoders},
         example::Dataset,
+        packing,
         supply::Supply,
     },
     plan::{Extent, Sequence},
@@ -23,7 +24,7 @@ use ace_nn::{
     flux::{Blocks, DoubleBlock, Flux, FluxInput, Own, Shared, SingleBlock, Walk},
     t5::T5,
 };
-use ace_plus::{Card, flow, sample};
+use ace_plus::{Card, flow, sample, text::TextConditioning};
 use burn::{
     module::Module,
     prelude::*,
@@ -70,7 +71,7 @@ pub struct FlowLoss {
     pub target: (f32, f32),
 }
 
-/// What is asked and what is expected: examples of one geometry, their noise and their times.
+/// What is asked and what is expected: examples, their noise and their times.
 struct Question<'a> {
     batch: &'a Batch,
     /// As `batch.latents`, `[B, L, 64]`.
@@ -87,9 +88,34 @@ impl Question<'_> {
     /// The transformer's input at `x = (1−t)·latents + t·noise`. `flux` only says how positions turn.
     fn ask(&self, flux: &Flux, text: Option<(&T5, &Clip)>) -> FluxInput {
         let text = EncodedText::conditioning(&self.batch.texts, text, &self.noise.device());
+        if let Some(lens) = &self.batch.packed {
+            return self.ask_packed(flux, &text, lens);
+        }
         let noisy = flow::interpolate(self.batch.latents.clone(), self.noise.clone(), self.timesteps.clone());
         let guidance = self.timesteps.zeros_like() + TRAINING_GUIDANCE;
         sample::input(flux, noisy, &self.batch.units, &text, (self.timesteps.clone(), guidance), self.dtype)
+    }
+
+    /// As [`Question::ask`], of examples with so many tokens behind each other.
+    fn ask_packed(&self, flux: &Flux, text: &TextConditioning, lens: &[usize]) -> FluxInput {
+        let Batch { latents, units, .. } = self.batch;
+        let [count, text_len, width] = text.prompt_embeds.dims();
+        let (mut noisy, mut positions, mut at) = (Vec::new(), Vec::new(), 0);
+        for (index, len) in lens.iter().copied().enumerate() {
+            let part = |tokens: &Tensor<3>| tokens.clone().narrow(1, at, len);
+            let time = self.timesteps.clone().narrow(0, index, 1);
+            noisy.push(flow::interpolate(part(latents), part(&self.noise), time));
+            positions.push((text_len, &units.ids[at..at + len]));
+            at += len;
+        }
+        FluxInput {
+            tokens: units.accompany(Tensor::cat(noisy, 1)).cast(self.dtype),
+            rope: flux.packed_rope(&positions, &self.noise.device()),
+            prompt_embeds: text.prompt_embeds.clone().reshape([1, count * text_len, width]).cast(self.dtype),
+            pooled_prompt_embeds: text.pooled_prompt_embeds.clone().cast(self.dtype),
+            timesteps: self.timesteps.clone(),
+            guidance: self.timesteps.zeros_like() + TRAINING_GUIDANCE,
+        }
     }
 
     /// `(v̂ − (noise − latents))²` of the transformer's answer, in f32, as `noise`.
@@ -141,10 +167,10 @@ pub fn loss(
     question.judge(networks.flux.forward(question.ask(&networks.flux, networks.text())))
 }
 
-/// Weights of the tokens of `examples` as a tensor, `[B, L, 1]`.
-fn weights(weights: Vec<f32>, examples: usize, device: &Device) -> Tensor<3> {
-    let len = weights.len() / examples;
-    Tensor::from_data(TensorData::new(weights, [examples, len, 1]), device)
+/// Weights of the tokens of so many sequences as a tensor, `[B, L, 1]`.
+fn weights(weights: Vec<f32>, sequences: usize, device: &Device) -> Tensor<3> {
+    let len = weights.len() / sequences;
+    Tensor::from_data(TensorData::new(weights, [sequences, len, 1]), device)
 }
 
 /// Runs blocks whose weights are not in the network, without a graph.
@@ -217,6 +243,8 @@ pub struct FlowObjective<'a> {
     emphasis: Option<Emphasis>,
     batch: usize,
     chunk: usize,
+    /// Tokens of a sequence on which examples are packed.
+    pack_tokens: Option<usize>,
     seed: u64,
     dtype: FloatDType,
     recompute: bool,
@@ -278,6 +306,7 @@ impl<'a> FlowObjective<'a> {
             times: Times::new(recipe.timesteps, recipe.seed),
             batch: recipe.optimizer.batch,
             chunk: recipe.optimizer.batch / recipe.optimizer.accumulate,
+            pack_tokens: recipe.data.pack_tokens,
             seed: recipe.seed,
             dtype,
             recompute: recipe.recompute,
@@ -334,7 +363,7 @@ struct Draw {
     noise: Vec<f32>,
 }
 
-/// Examples of one geometry with what was drawn for them.
+/// Examples of one geometry, or on one sequence, with what was drawn for them.
 pub struct FlowMicroBatch {
     batch: Batch,
     noise: Tensor<3>,
@@ -380,20 +409,29 @@ impl Objective for FlowObjective<'_> {
             })
             .collect();
 
-        let geometry = |draw: &Draw| self.examples.get(draw.index).geometry();
+        let example = |draw: &Draw| self.examples.get(draw.index);
+        let pack_tokens = self.pack_tokens.filter(|_| draws.iter().all(|draw| example(draw).can_be_packed()));
         let mut groups: Vec<Vec<&Draw>> = Vec::new();
-        for draw in &draws {
-            match groups.iter_mut().find(|group| group.len() < self.chunk && geometry(group[0]) == geometry(draw)) {
-                Some(group) => group.push(draw),
-                None => groups.push(vec![draw]),
+        if let Some(budget) = pack_tokens {
+            let lens: Vec<usize> = draws.iter().map(|draw| example(draw).tokens()).collect();
+            let packs = packing::first_fit(&lens, budget);
+            groups.extend(packs.iter().map(|pack| pack.iter().map(|item| &draws[*item]).collect()));
+        } else {
+            let geometry = |draw: &Draw| example(draw).geometry();
+            for draw in &draws {
+                match groups.iter_mut().find(|group| group.len() < self.chunk && geometry(group[0]) == geometry(draw)) {
+                    Some(group) => group.push(draw),
+                    None => groups.push(vec![draw]),
+                }
             }
         }
-        // Every geometry is a batch of its own; its weight is its share of all numbers, so that their sum
+        // Every geometry, or every packed sequence, is a batch of its own; its weight is its share of all numbers, so that their sum
         // is the mean over the whole batch.
         let numbers = |group: &[&Draw]| group.iter().map(|draw| draw.noise.len()).sum::<usize>() as f64;
         let total: f64 = groups.iter().map(|group| numbers(group)).sum();
+        let is_packed = pack_tokens.is_some();
         let own = groups.iter().enumerate().filter(|(index, _)| share.has(*index));
-        Ok(own.map(|(_, group)| self.micro_batch(group, numbers(group) / total)).collect())
+        Ok(own.map(|(_, group)| self.micro_batch(group, is_packed, numbers(group) / total)).collect())
     }
 
     fn extent(&self) -> Option<Extent> {
@@ -469,17 +507,21 @@ impl FlowObjective<'_> {
         question.weighted(question.squares(answer))
     }
 
-    fn micro_batch(&self, group: &[&Draw], weight: f64) -> FlowMicroBatch {
+    fn micro_batch(&self, group: &[&Draw], is_packed: bool, weight: f64) -> FlowMicroBatch {
         let examples: Vec<(&Encoded, bool)> =
             group.iter().map(|draw| (self.examples.get(draw.index).as_ref(), draw.dropped)).collect();
-        let batch = Batch::new(&examples, &self.empty, &self.device);
+        // One alone is the same either way.
+        let batch = match is_packed && examples.len() > 1 {
+            true => Batch::pack(&examples, &self.empty, &self.device),
+            false => Batch::new(&examples, &self.empty, &self.device),
+        };
         let noise: Vec<f32> = group.iter().flat_map(|draw| draw.noise.iter().copied()).collect();
         let noise = Tensor::from_data(TensorData::new(noise, batch.latents.shape()), &self.device);
         let times: Vec<f32> = group.iter().map(|draw| draw.timestep).collect();
         let timesteps = Tensor::from_data(TensorData::new(times, [group.len()]), &self.device);
         let weights = self.emphasis.as_ref().map(|emphasis| {
             let all = examples.iter().flat_map(|(example, _)| emphasis.of(example));
-            self::weights(all.collect(), group.len(), &self.device)
+            self::weights(all.collect(), batch.latents.dims()[0], &self.device)
         });
         FlowMicroBatch { batch, noise, timesteps, weights, weight }
     }

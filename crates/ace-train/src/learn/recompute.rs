@@ -173,7 +173,7 @@ pub fn gradients<I: Module, T>(
     // What comes after the blocks.
     let head = ends.valid().train();
     let (x, v) = (leaf(x, needs.below[double.len() + single.len()]), vec.leaf());
-    let (loss, known) = judge(head.project(x.clone().narrow(1, text_len, image_len), v.clone()));
+    let (loss, known) = judge(head.project_over(x.clone().narrow(1, text_len, image_len), v.clone(), &rope));
     let mut gradients = loss.backward();
     collected.take(&mut gradients, &head);
     vec.add(&v, &mut gradients);

@@ -223,6 +223,9 @@ pub fn train_in(
     if run.recipe.trains(NetworkName::AutoEncoder) { run.autoencoder(observer) } else { run.flow(observer) }
 }
 
+/// Measures a model on held-out examples after a step, if there are any.
+type Measure<'a, O> = &'a mut dyn FnMut(&O, &<O as Objective>::Model, u64) -> Result<Option<ValidationReport>, Error>;
+
 /// What every kind of run needs.
 struct Run<'a> {
     group: &'a dyn Group,
@@ -269,10 +272,11 @@ impl<'a> Run<'a> {
         Emphasis::check(recipe.loss, start.card()).map_err(problem)?;
         start.check_lora(&recipe, &options.recipe, device)?;
         let data = open_data(&recipe, &options.recipe)?;
-        if let (Some(section), Some(of)) = (&recipe.validation, data.len().map(|len| len as u64)) {
-            if section.manifest.is_none() && section.examples >= of {
-                return Err(problem(RecipeProblem::NothingButHeldOut { examples: section.examples, of }));
-            }
+        if let (Some(section), Some(of)) = (&recipe.validation, data.len().map(|len| len as u64))
+            && section.manifest.is_none()
+            && section.examples >= of
+        {
+            return Err(problem(RecipeProblem::NothingButHeldOut { examples: section.examples, of }));
         }
         let (checkpoint, damages) = Checkpoint::newest(&options.out)?;
         match &checkpoint {
@@ -319,7 +323,7 @@ impl<'a> Run<'a> {
             &mut objective,
             observer,
             &mut |model: &AutoEncoder| {
-                let rows = examples.iter().map(|example| {
+                let rows = examples.iter().map(|(_, example)| {
                     let planes = example.planes(&card.canvas)?;
                     let decode =
                         |plane| pixels::download(model.decode(model.encode(pixels::upload(plane, self.device))));
@@ -403,16 +407,15 @@ impl<'a> Run<'a> {
         let (recipe, start) = (&self.recipe, self.start);
         let is_large = start.encoder_bytes(recipe)? > start.encoder_budget;
         let mut supply = self.supply(self.data.as_ref())?;
-        let previews = match recipe.preview_every > 0 && self.leads() {
-            false => None,
-            true => {
-                let (card, autoencoder) = (start.card(), supply.autoencoder()?.clone());
-                let text = &mut |words: &str| supply.text(words);
-                Some(Previews::of(card, &autoencoder, self.device, self.preview_examples()?, text)?)
-            }
-        };
         let mut tell =
             |done: u64, of: u64| self.tell(observer) & (!is_large || observer(RunEvent::Encoding { done, of }));
+        let previews = match recipe.preview_every > 0 && self.leads() {
+            false => None,
+            true => match self.previews(&mut supply, &mut tell)? {
+                Some(previews) => Some(previews),
+                None => return Ok(None),
+            },
+        };
         let validation = match &recipe.validation {
             None => None,
             Some(section) => match self.validation(section, &mut supply, &mut tell)? {
@@ -453,13 +456,35 @@ impl<'a> Run<'a> {
         Kept { last: section.keep, best: stops || section.best.unwrap_or(validation.is_some()) }
     }
 
-    /// The examples that previews show: the first that can be used.
-    fn preview_examples(&self) -> Result<Vec<Example>, Error> {
+    /// Previews of the first examples that can be used; `None` if `tell` broke off.
+    fn previews(
+        &self,
+        supply: &mut Supply<'_>,
+        tell: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<Option<Previews>, Error> {
+        let examples = self.preview_examples()?;
+        if !supply.ensure_all(&examples.iter().map(|(index, _)| *index).collect(), tell)? {
+            return Ok(None);
+        }
+        let mut encoded = Vec::new();
+        for (index, example) in examples {
+            // One that turns out bad when it is encoded is not shown.
+            if supply.ensure(&[index])? == [index] {
+                encoded.push((example, supply.get(index).as_ref().clone()));
+            }
+        }
+        // It stays, to decode.
+        let autoencoder = supply.autoencoder()?;
+        Previews::of(self.start.card(), autoencoder, self.device, encoded).map(Some)
+    }
+
+    /// The examples that previews show, with their indices: the first that can be used.
+    fn preview_examples(&self) -> Result<Vec<(u64, Example)>, Error> {
         const ROWS: usize = 6;
         let mut rows = Vec::new();
         for index in 0..self.data.len().map_or(ROWS as u64, |len| len as u64) {
             match self.data.example(index) {
-                Ok(example) => rows.push(example),
+                Ok(example) => rows.push((index, example)),
                 Err(_) if self.recipe.data.on_bad_example == OnBadExample::Skip => {}
                 Err(error) => return Err(error.into()),
             }
@@ -500,7 +525,7 @@ impl<'a> Run<'a> {
         objective: &mut O,
         observer: RunObserver<'_>,
         draw: &mut dyn FnMut(&O::Model) -> Result<RgbImage, Error>,
-        measure: &mut dyn FnMut(&O, &O::Model, u64) -> Result<Option<ValidationReport>, Error>,
+        measure: Measure<'_, O>,
     ) -> Result<bool, Error> {
         let (recipe, out, group) = (&self.recipe, &self.options.out, self.group);
         let mut standing = Standing::default();

@@ -202,11 +202,9 @@ impl Start {
                 adapter::attach(&mut flux, &source.open()?, weight, device)?;
             }
         }
-        if let Some((lora, from)) = recipe.lora.as_ref().and_then(|lora| Some((lora, lora.from.as_ref()?))) {
-            if lora.fuse {
-                // As a frozen branch: the sum is the same, and a packed base stays packed.
-                adapter::attach(&mut flux, &WeightFile::open(from)?, 1.0, device)?;
-            }
+        if let Some(from) = recipe.lora.as_ref().filter(|lora| lora.fuse).and_then(|lora| lora.from.as_ref()) {
+            // As a frozen branch: the sum is the same, and a packed base stays packed.
+            adapter::attach(&mut flux, &WeightFile::open(from)?, 1.0, device)?;
         }
         if is_frozen {
             flux = flux.no_grad();

@@ -29,6 +29,11 @@ pub struct DataRecipe {
     /// What happens to an example that cannot be used: `stop`, or `skip`.
     #[serde(default)]
     pub on_bad_example: OnBadExample,
+    /// Examples of any sizes stand behind each other on sequences of at most so many tokens, text and pictures together,
+    /// without padding; each sees itself alone. If absent, only examples of one size are computed together. A longer example
+    /// has a sequence for itself, so memory is that of the longest or of this, whatever the order.
+    #[serde(default)]
+    pub pack_tokens: Option<usize>,
 }
 
 impl DataRecipe {

@@ -224,6 +224,9 @@ impl Recipe {
         if self.data.pool == Some(0) {
             return Err(RecipeProblem::EmptyPool);
         }
+        if self.data.pack_tokens == Some(0) {
+            return Err(RecipeProblem::EmptyPack);
+        }
         self.optimizer.check()?;
         self.timesteps.check()?;
         self.loss.check()?;
@@ -300,6 +303,7 @@ mod tests {
             ("train = [\"flux\"]", "train = [\"flux\", \"autoencoder\"]", RecipeProblem::AutoEncoderNotAlone),
             ("world = 64", "world = 64\nmanifest = \"m.jsonl\"", RecipeProblem::DataSource),
             ("world = 64", "world = 64\npool = 0", RecipeProblem::EmptyPool),
+            ("world = 64", "world = 64\npack_tokens = 0", RecipeProblem::EmptyPack),
             ("batch = 4", "batch = 4\naccumulate = 3", RecipeProblem::UnevenBatch { batch: 4, accumulate: 3 }),
         ] {
             assert_eq!(parsed(from, to).unwrap().check(), Err(problem));
