@@ -38,6 +38,8 @@ pub struct Sizes {
     pub batch: usize,
     /// Bytes of a number.
     pub bytes: u64,
+    /// Whether they stand behind each other on one sequence: modulations are then spread over the tokens of each.
+    pub is_packed: bool,
 }
 
 /// What is there at one moment of a step.
@@ -57,12 +59,17 @@ impl Sizes {
         (self.batch * self.sequence.all() * self.flux.hidden_size) as f64 * self.bytes as f64
     }
 
+    /// Rows of what one use of a modulation says: shift, scale and gate of every token, if they differ.
+    fn modulation(&self) -> f64 {
+        if self.is_packed { 3.0 } else { 0.0 }
+    }
+
     fn double_graph(&self) -> f64 {
-        (10.0 + 2.0 * self.flux.mlp_ratio) * self.row()
+        (10.0 + 2.0 * self.flux.mlp_ratio + 2.0 * self.modulation()) * self.row()
     }
 
     fn single_graph(&self) -> f64 {
-        (7.0 + 2.0 * self.flux.mlp_ratio) * self.row()
+        (7.0 + 2.0 * self.flux.mlp_ratio + self.modulation()) * self.row()
     }
 
     /// What a single block passes on its way back.
@@ -117,7 +124,7 @@ mod tests {
 
     fn sizes(batch: usize, image: usize) -> Sizes {
         let flux = Card::builtin("flux1-fill-dev").unwrap().flux;
-        Sizes { flux, sequence: Sequence { image, text: 512 }, batch, bytes: 4 }
+        Sizes { flux, sequence: Sequence { image, text: 512 }, batch, bytes: 4, is_packed: false }
     }
 
     /// The most at any moment, without gradients.

@@ -189,11 +189,13 @@ pub fn predict(card: &Card, recipe: &Recipe, base: Base, sequence: Sequence, aro
     let double = F32 * learned(flux, recipe, |path| path.starts_with("double_blocks."));
 
     let optimizer = &recipe.optimizer;
-    let micro_batches = optimizer.accumulate as u64;
+    // Packed, as many examples share a sequence as it has room for.
+    let room = recipe.data.pack_tokens.map(|tokens| (tokens / sequence.all()).clamp(1, optimizer.batch));
+    let batch = room.unwrap_or(optimizer.batch / optimizer.accumulate);
+    let micro_batches = optimizer.batch.div_ceil(batch) as u64;
     let at_once = (around.workers as u64).clamp(1, micro_batches);
     let bytes = if is_frozen { base.bytes } else { F32 };
-    let batch = optimizer.batch / optimizer.accumulate;
-    let sizes = Sizes { flux: flux.clone(), sequence, batch, bytes };
+    let sizes = Sizes { flux: flux.clone(), sequence, batch, bytes, is_packed: room.is_some_and(|room| room > 1) };
 
     // Gradients of the micro-batches before wait for those of the last.
     let waiting = (micro_batches - at_once) * all;
