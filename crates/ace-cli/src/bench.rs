@@ -82,8 +82,10 @@ fn bench(args: &BenchArgs, workers: usize) -> anyhow::Result<Bench> {
         recipe.optimizer.batch = batch;
         recipe.optimizer.accumulate = 1;
     }
+    // Random matrices are wide, and here.
+    (recipe.quantize, recipe.placement) = (None, Default::default());
     recipe.recompute = args.recompute || recipe.recompute && !args.plain;
-    let longest = Sequence::longest(&card);
+    let longest = Sequence::longest(&card, &recipe);
     let sequence = Sequence {
         image: args.tokens.unwrap_or(if is_default { TOKENS } else { longest.image }),
         text: args.text_tokens.unwrap_or(longest.text),

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 pub fn run(args: &PlanArgs) -> anyhow::Result<ExitCode> {
     let (recipe, start) = train::planned(args.recipe.as_deref(), &args.model)?;
     let card = start.card();
-    let longest = Sequence::longest(card);
+    let longest = Sequence::longest(card, &recipe);
     let sequence = Sequence { image: args.tokens.unwrap_or(longest.image), ..longest };
     let encoder_budget = Some(start.encoder_budget);
     let around = Around { workers: device::threads(1), examples: args.examples, encoder_budget };
@@ -27,6 +27,9 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<ExitCode> {
     } else {
         report::print(&format!("{} on {}", recipe.name, card.name));
         print(&fits, chosen, args);
+        if recipe.with_adapters && !card.adapter.is_empty() {
+            report::print("the card's own adapters lie under it and come on top, as large as their files in f32");
+        }
     }
     Ok(if args.memory.is_some() && chosen.is_none() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

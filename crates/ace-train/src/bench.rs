@@ -7,6 +7,7 @@ use crate::{
         Stages, Start,
         flow::{FlowObjective, TrainedNetworks},
         params,
+        recipe::{FrozenPlacement, NetworkName},
         trainer::Trainer,
     },
     plan::{Sequence, count},
@@ -84,7 +85,9 @@ impl Bench {
     pub fn run(&self, device: &Device, progress: &mut dyn FnMut(u64) -> bool) -> Result<Measured, Error> {
         let learning = device.clone().autodiff();
         let mut recipe = self.recipe.clone();
-        recipe.fresh = vec![crate::learn::recipe::NetworkName::Flux];
+        // What is random has no file to be read from, and is as wide as what computes.
+        recipe.fresh = vec![NetworkName::Flux];
+        (recipe.quantize, recipe.placement) = (None, FrozenPlacement::Resident);
         let start = Start::of(ace_plus::Model::of(self.card.clone(), ""));
         let dtype = dtype(&recipe);
         if !device.supports_dtype(dtype) {

@@ -26,7 +26,7 @@ use crate::{
     judge::preview::{self, Previews},
     plan::Extent,
 };
-use ace_nn::autoencoder::AutoEncoder;
+use ace_nn::{autoencoder::AutoEncoder, flux::Own};
 use ace_plus::pixels;
 use ace_weights::Network;
 use burn::{module::Module, prelude::*};
@@ -383,11 +383,16 @@ impl<'a> Run<'a> {
                 }
             }
         }
+        let blocks = group::agree(group, start.blocks(recipe, self.device))?;
+        if let Some(blocks) = &blocks {
+            objective = objective.with_blocks(Box::new(blocks.clone()));
+        }
         let mut trainer = Trainer::new(group::agree(group, start.trained(recipe, &learning))?, &recipe.optimizer);
         let dtype = start.flux_dtype(recipe);
-        let mut draw = |model: &TrainedNetworks| match &previews {
-            Some(previews) => previews.draw(&model.flux, model.text(), dtype),
-            None => Ok(preview::sheet(&[])),
+        let mut draw = |model: &TrainedNetworks| match (&previews, &blocks) {
+            (None, _) => Ok(preview::sheet(&[])),
+            (Some(previews), None) => previews.draw(&model.flux, &mut Own, model.text(), dtype),
+            (Some(previews), Some(blocks)) => previews.draw(&model.flux, &mut blocks.clone(), model.text(), dtype),
         };
         let mut measure = |objective: &FlowObjective<'_>, model: &TrainedNetworks, step| {
             validation.as_ref().map(|validation| validation.measure(objective, model, step)).transpose()

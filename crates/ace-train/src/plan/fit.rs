@@ -30,9 +30,12 @@ pub fn fit(card: &Card, recipe: &Recipe, sequence: Sequence, around: Around) -> 
     let mut lines: Vec<String> = Vec::new();
     let mut fits = Vec::new();
     let mut add = |about, line: Option<String>, recipe: &Recipe, base: Base, sequence: Sequence| {
-        let packs_again = line.as_ref().is_some_and(|line| line.starts_with("quantize"));
-        lines.retain(|line| !(packs_again && line.starts_with("quantize")));
-        lines.extend(line);
+        if let Some(line) = line {
+            // A setting that is changed once more is said once.
+            let field = |line: &str| line.split(' ').next().map(ToOwned::to_owned);
+            lines.retain(|known| field(known) != field(&line));
+            lines.push(line);
+        }
         let prediction = predict(card, recipe, base, sequence, around);
         fits.push(Fit { about, lines: lines.clone(), sequence, prediction });
     };
@@ -71,7 +74,7 @@ pub fn fit(card: &Card, recipe: &Recipe, sequence: Sequence, around: Around) -> 
     }
     while sequence.image > SHORTEST {
         sequence.image = (sequence.image / 2).max(SHORTEST);
-        let line = format!("# with pictures of {} tokens: canvas.max_seq_len in the card", sequence.image);
+        let line = format!("max_seq_len = {}", sequence.image);
         add("smaller pictures", Some(line), &recipe, base, sequence);
     }
     fits
@@ -89,7 +92,8 @@ mod tests {
              optimizer = {{ steps = 1, batch = 4, learning_rate = 1e-4 }}\n"
         );
         let card = Card::builtin("flux1-fill-dev").unwrap();
-        fit(&card, &Recipe::parse(&text).unwrap(), Sequence::longest(&card), AROUND)
+        let recipe = Recipe::parse(&text).unwrap();
+        fit(&card, &recipe, Sequence::longest(&card, &recipe), AROUND)
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub use fit::{Fit, fit};
 
 use crate::{
     Recipe,
-    learn::recipe::{FrozenDtype, NetworkName},
+    learn::recipe::{FrozenDtype, FrozenPacking, FrozenPlacement, NetworkName},
 };
 use ace_nn::{clip::ClipConfig, flux::FluxConfig, t5::T5Config};
 use ace_plus::Card;
@@ -52,9 +52,9 @@ impl Sequence {
         [rows, self.image / rows]
     }
 
-    /// The longest examples that a card takes.
-    pub fn longest(card: &Card) -> Self {
-        Self { image: card.canvas.max_seq_len, text: card.text.t5_max_length }
+    /// The longest examples that a recipe takes.
+    pub fn longest(card: &Card, recipe: &Recipe) -> Self {
+        Self { image: recipe.max_seq_len.unwrap_or(card.canvas.max_seq_len), text: card.text.t5_max_length }
     }
 }
 
@@ -132,7 +132,13 @@ impl Base {
             FrozenDtype::F32 => 4,
             FrozenDtype::Bf16 | FrozenDtype::F16 => 2,
         };
-        Self { bytes, packed: Packed::Wide, streamed: false }
+        let packed = match recipe.quantize {
+            None => Packed::Wide,
+            Some(FrozenPacking::Q8) => Packed::Q8_0,
+            Some(FrozenPacking::Q4) => Packed::Q4_0,
+            Some(FrozenPacking::Nf4) => Packed::Nf4,
+        };
+        Self { bytes, packed, streamed: recipe.placement == FrozenPlacement::Streamed }
     }
 
     fn of_block(self, numbers: Numbers) -> u64 {
