@@ -1,7 +1,10 @@
 //! LoRA files in every trainer's spelling: what each adds to each layer equals the product written out by hand, and
 //! what cannot be added is refused and changes nothing.
 
-use crate::support::{TestDir, data, device, flux_config, random, randomize, values};
+use crate::{
+    convert::tensors,
+    support::{TestDir, data, device, flux_config, random, randomize, values},
+};
 use ace_nn::{
     flux::{Flux, FluxInput},
     lora::Linear,
@@ -10,10 +13,10 @@ use ace_plus::Card;
 use ace_weights::Error;
 use ace_weights::{
     WeightFile,
-    adapter::{self, AdapterReport, Dialect},
+    adapter::{self, AdapterReport, Dialect, Spelling},
 };
 use burn::prelude::*;
-use std::{collections::BTreeMap, ops::Range};
+use std::{collections::BTreeMap, ops::Range, path::Path};
 
 mod dialects;
 
@@ -161,6 +164,10 @@ fn bfls_layers_are_found_behind_every_prefix() {
 /// Relative L2 error of the velocity with these adapters beside the recorded one of that name, which PEFT gave
 /// (`tests/reference/record_adapters.py`).
 fn error_beside_peft(name: &str, adapters: &[(&str, f64)]) -> f32 {
+    error_beside("flux", name, adapters)
+}
+
+fn error_beside(recording: &str, name: &str, adapters: &[(&str, f64)]) -> f32 {
     let (device, folder) = (device(), data("fill"));
     let card = Card::load(&folder).expect("sound by making");
     let mut flux = WeightFile::open(&folder.join("transformer"))
@@ -184,7 +191,8 @@ fn error_beside_peft(name: &str, adapters: &[(&str, f64)]) -> f32 {
         timesteps: recorded.tensor("input.timestep", None, &device).expect("sound by making"),
         guidance: recorded.tensor("input.guidance", None, &device).expect("sound by making"),
     });
-    let expected = recorded.tensor::<3>(&format!("output.{name}"), None, &device).expect("sound by making");
+    let expected = WeightFile::open(&data(&format!("adapters/{recording}.safetensors"))).expect("sound by making");
+    let expected = expected.tensor::<3>(&format!("output.{name}"), None, &device).expect("sound by making");
     let norm = |tensor: Tensor<3>| (tensor.clone() * tensor).sum().into_scalar::<f32>().sqrt();
     norm(velocity - expected.clone()) / norm(expected)
 }
@@ -200,6 +208,40 @@ fn adapters_in_diffusers_files_give_pefts_velocity() {
     }
     // The recordings tell adapters and strengths apart.
     assert!(error_beside_peft("first", &[]) > 0.1 && error_beside_peft("both", &[("first", 0.7)]) > 0.1);
+}
+
+#[test]
+fn peft_and_diffusers_read_what_is_written_for_them_and_pefts_own_is_read() {
+    let folder = TestDir::new("written");
+    let card = Card::load(&data("fill")).expect("recorded");
+    let mut flux = card.flux.init(&device());
+    let ours = WeightFile::open(&data("adapters/ours/ours.safetensors")).expect("recorded");
+    adapter::attach(&mut flux, &ours, 1.0, &device()).expect("of this model");
+    // What PEFT and diffusers were given, when their velocity was recorded, is what is written now.
+    for (name, spelling) in [
+        ("ours.safetensors", Spelling::Kohya),
+        ("ours-diffusers.safetensors", Spelling::Diffusers),
+        ("ours-peft", Spelling::Peft),
+    ] {
+        let written = folder.file(name);
+        adapter::write_as(&written, &flux, spelling, &[]).expect("writable");
+        let (written, recorded) = (tensors(&written), tensors(&data("adapters/ours").join(name)));
+        assert!(written == recorded, "{name}");
+    }
+    let read = |folder: &Path| std::fs::read_to_string(folder.join("adapter_config.json")).expect("there");
+    assert_eq!(read(&folder.file("ours-peft")), read(&data("adapters/ours/ours-peft")));
+
+    for (name, file) in [
+        ("diffusers", "ours/ours.safetensors"),
+        ("peft", "ours/ours.safetensors"),
+        ("diffusers", "ours/ours-diffusers.safetensors"),
+        ("peft", "ours/ours-peft"),
+        ("written_by_peft", "peft"),
+    ] {
+        let error = error_beside("peft", name, &[(file, 1.0)]);
+        assert!(error < 1e-5, "{file} beside {name}: {error:e}");
+        assert!(error_beside("peft", name, &[]) > 0.1);
+    }
 }
 
 #[test]

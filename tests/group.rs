@@ -12,11 +12,11 @@ use ace_weights::WeightFile;
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Mutex,
 };
 
 /// Pictures of several sizes, some instructions dropped, an average, a schedule: three micro-batches or more in a step.
-const TOP: &str =
-    "train = [\"flux\"]\nrecompute = false\ndrop_instruction = 0.5\nsave_every = 2\n[lora]\nrank = 2\nalpha = 2.0";
+const TOP: &str = "train = [\"flux\"]\ndrop_instruction = 0.5\nsave_every = 2\n[lora]\nrank = 2\nalpha = 2.0";
 const LAW: &str = "batch = 6\naccumulate = 3\nlearning_rate = 1e-2\nwarmup = 1\nema = 0.9\nsteps = 3";
 
 /// A recipe on the miniature, and `law` on top of [`LAW`].
@@ -31,7 +31,11 @@ fn run(
     go_on: impl Fn(usize, &RunEvent) -> bool + Sync,
 ) -> Vec<Result<Outcome, Error>> {
     on_all(size.max(1), |rank| {
-        let start = Start::of_recipe(&options.recipe()?, &options.recipe)?;
+        let mut start = Start::of_recipe(&options.recipe()?, &options.recipe)?;
+        if size == 2 {
+            // Two encode all that the run will draw before it begins; others encode when a step draws it.
+            start.encoder_budget = 0;
+        }
         let observer = &mut |event| go_on(rank.rank(), &event);
         match size {
             0 => ace_train::train_from(&start, options, &support::device(), observer),
@@ -54,11 +58,20 @@ fn written(out: &Path) -> Vec<(String, Vec<u8>)> {
 #[test]
 fn ranks_learn_what_one_process_learns_bit_by_bit() {
     let dir = TestDir::new("group-exact");
-    let recipe = recipe(&dir, "run", "");
+    let recipe = recipe(&dir, "run", "[validation]\nevery = 2\nexamples = 2");
     let mut expected = None;
     for size in [0, 1, 2, 4] {
         let out = dir.file(&format!("out-{size}"));
-        let outcomes = run(size, &RunOptions { workers: 2, ..RunOptions::new(&recipe, &out) }, always);
+        let encoded = Mutex::new(vec![Vec::new(); size.max(1)]);
+        let listen = |rank: usize, event: &RunEvent| {
+            if let RunEvent::Encoding { done, of } = event
+                && done == of
+            {
+                encoded.lock().expect("no rank panicked")[rank].push(*of);
+            }
+            true
+        };
+        let outcomes = run(size, &RunOptions { workers: 2, ..RunOptions::new(&recipe, &out) }, listen);
         for (rank, outcome) in outcomes.into_iter().enumerate() {
             // Rank 0 alone wrote something.
             let weights = if rank == 0 { vec![out.join("run.safetensors")] } else { Vec::new() };
@@ -68,7 +81,15 @@ fn ranks_learn_what_one_process_learns_bit_by_bit() {
         for ((file, bytes), (_, known)) in written(&out).iter().zip(expected) {
             assert!(bytes == known, "{file} of {size} ranks differs");
         }
+        if let [one, other] = encoded.into_inner().expect("no rank panicked").as_slice() {
+            // Last comes what is drawn: first a share of it, then the rest, which is the other's share.
+            let ends = |of: &[u64]| (of[of.len() - 2], of[of.len() - 1]);
+            assert_eq!(ends(one).0 + ends(one).1, ends(other).0 + ends(other).1, "{one:?} {other:?}");
+            assert!(ends(one).0.abs_diff(ends(other).0) <= 1, "{one:?} {other:?}");
+        }
     }
+    let log = fs::read_to_string(dir.file("out-4/log.jsonl")).expect("written");
+    assert_eq!(log.matches("validation").count(), 2, "{log}");
 }
 
 #[test]

@@ -12,6 +12,9 @@ use ace_train::{
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::{Child, Stdio},
+    thread,
+    time::Instant,
 };
 
 const LEARNING: &str = "batch = 2\nlearning_rate = 1e-3\nschedule = \"constant\"";
@@ -140,5 +143,65 @@ fn a_full_disk_ends_the_run_and_nothing_is_half_written() {
     for file in ["flux.safetensors", "clip.safetensors", "log.jsonl"] {
         let read = |out: &PathBuf| fs::read(out.join(file)).expect("written");
         assert!(read(&run.out) == read(&whole.out), "{file} differs");
+    }
+}
+
+/// Starts the program on a recipe, on with what is there if anything is.
+fn start(recipe: &Path, out: &Path) -> Child {
+    let mut command = ace();
+    command.args(["train", "--recipe", &recipe.to_string_lossy(), "--out", &out.to_string_lossy()]);
+    let is_begun = out.is_dir() && names(out).iter().any(|name| name.starts_with("checkpoint-"));
+    if is_begun {
+        command.arg("--resume");
+    }
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts")
+}
+
+#[test]
+fn a_run_that_is_killed_twenty_times_at_any_moment_ends_with_the_same_bytes() {
+    let dir = TestDir::new("surviving-kills");
+    // Recomputed blocks, what is encoded kept on disk, held-out examples, 8 bits, a moving average, a checkpoint a step.
+    let top = "train = [\"flux\"]\nrecompute = true\ndrop_instruction = 0.2\nsave_every = 1\n\
+               [lora]\nrank = 2\nalpha = 2.0\nmodules = [\"*.img_attn.*\", \"single_blocks.*\"]\n\
+               [validation]\nevery = 2\nexamples = 1\ntimesteps = [0.5]\n\
+               [checkpoints]\nkeep = 2";
+    let optimizer = "steps = 8\nbatch = 2\naccumulate = 2\nlearning_rate = 1e-3\nschedule = \"cosine\"\nema = 0.9\nstate = \"8bit\"";
+    let recipe = write_recipe(&dir, "run", top, "pool = 6", optimizer);
+    let begun = Instant::now();
+    let whole = dir.file("whole");
+    assert!(start(&recipe, &whole).wait().expect("it ends").success());
+    let length = begun.elapsed();
+    let read = |out: &Path, file: &str| fs::read(out.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+
+    // Moments are spread over all that a run does; which they are differs from machine to machine anyway.
+    let mut moments = (1..).map(|kill: u32| length.mul_f64((f64::from(kill) * 0.618_034).fract()));
+    let (mut kills, mut ends) = (0, 0);
+    while kills < 20 || ends == 0 {
+        let out = dir.file(&format!("killed-{ends}"));
+        let mut child = start(&recipe, &out);
+        if kills < 20 {
+            thread::sleep(moments.next().expect("endless"));
+            // Its last word, unless it has come to its end before.
+            child.kill().expect("it is ours");
+        }
+        match child.wait().expect("it ends").code() {
+            None => kills += 1,
+            Some(0) => {
+                // The optimizer's numbers have no order in their file.
+                for file in [
+                    "run.safetensors",
+                    "log.jsonl",
+                    "checkpoint-8/weights.safetensors",
+                    "checkpoint-8/average.safetensors",
+                ] {
+                    assert!(read(&out, file) == read(&whole, file), "{file} differs after {kills} kills");
+                }
+                ends += 1;
+            }
+            Some(code) => {
+                let output = start(&recipe, &out).wait_with_output();
+                panic!("it failed with {code} after {kills} kills: {output:?}, {:?}", names(&out));
+            }
+        }
     }
 }

@@ -4,7 +4,7 @@ use crate::{
     convert::{tensors, write_q8},
     support::{self, TestDir, distance, random},
 };
-use ace_nn::lora::Linear;
+use ace_nn::{flux::Own, lora::Linear};
 use ace_plus::{Card, Model, model::Component, sample};
 use ace_train::{
     Error, StateProblem,
@@ -368,6 +368,30 @@ fn an_adapter_learns_on_a_base_in_16_or_8_bits_which_stays_as_it_was() {
 }
 
 #[test]
+fn an_adapter_learns_the_same_on_blocks_that_are_fetched_and_on_blocks_in_memory() {
+    let dir = TestDir::new("train-streamed");
+    let learned = |name: &str, top: &str, placement: &str| {
+        let top = format!("train = [\"flux\"]\n{top}placement = {placement:?}\n[lora]\nrank = 2\nalpha = 2.0");
+        let optimizer = "steps = 2\nbatch = 2\naccumulate = 2\nlearning_rate = 1e-2";
+        let path = write_recipe(&dir, name, &top, "pool = 4", optimizer);
+        let text = fs::read_to_string(&path).expect("just written");
+        fs::write(&path, text.replace("preview_every = 0", "preview_every = 2")).expect("writable");
+        let run = RunOptions { workers: 2, ..options(&path, dir.file(&format!("{name}-{placement}"))) };
+        let outcome = train(&run, &support::device(), &mut |_| true);
+        let Ok(Outcome::Finished { step: 2, weights }) = outcome else { panic!("{outcome:?}") };
+        let read = |path: &Path| fs::read(path).expect("written");
+        (read(&weights[0]), read(&run.out.join("preview-000002.png")))
+    };
+    let mut all = Vec::new();
+    for (name, top) in [("plain", ""), ("packed", "quantize = \"nf4\"\n")] {
+        let resident = learned(name, top, "resident");
+        assert!(resident == learned(name, top, "streamed"), "{name}");
+        all.push(resident);
+    }
+    assert!(all[0] != all[1], "a packed base gives other gradients");
+}
+
+#[test]
 fn a_folder_as_diffusers_writes_it_is_trained_on_in_its_own_spelling() {
     let dir = TestDir::new("train-diffusers");
     let manifest = write_manifest(&dir, 1);
@@ -453,7 +477,10 @@ fn previews_are_the_edits_that_sampling_makes() {
     let encoders = start.encoders(&recipe, &device).expect("shipped");
     let previews = Previews::new(&encoders, examples.into()).expect("they fit");
     drop(encoders);
-    assert!(previews.draw(&ace.networks().expect("resident").flux, None, FloatDType::F32).expect("edits") == expected);
+    assert!(
+        previews.draw(&ace.networks().expect("resident").flux, &mut Own, None, FloatDType::F32).expect("edits")
+            == expected
+    );
 }
 
 #[test]

@@ -44,10 +44,9 @@ pub fn open_nth(backend: Option<&str>, nth: usize) -> anyhow::Result<Device> {
         }
         .into());
     };
-    let device = match cards(name) {
-        cards if nth > 0 && !cards.is_empty() => cards[nth % cards.len()].clone(),
-        _ => make(),
-    };
+    // Looking for all cards wakes their driver: only where there may be more than one to choose from.
+    let cards = if nth > 0 { cards(name) } else { Vec::new() };
+    let device = if cards.is_empty() { make() } else { cards[nth % cards.len()].clone() };
     if name != CPU
         && let Err(reason) = probe(&device)
     {
@@ -64,8 +63,8 @@ pub fn open_nth(backend: Option<&str>, nth: usize) -> anyhow::Result<Device> {
 
 /// A device's backend and its own name: `cuda (NVIDIA H200)`.
 pub fn name(device: &Device) -> String {
-    let is_of = |name: &str| maker(name).is_some_and(|make| make() == *device) || cards(name).contains(device);
-    let backend = compiled().into_iter().find(|name| is_of(name));
+    let first = compiled().into_iter().find(|name| maker(name).is_some_and(|make| make() == *device));
+    let backend = first.or_else(|| compiled().into_iter().find(|name| cards(name).contains(device)));
     let card = card_name(device).unwrap_or_else(cpu_name);
     match backend {
         Some(backend) => format!("{backend} ({card})"),

@@ -10,6 +10,7 @@ use crate::{
     ranks::{Place, Ranks},
     report,
 };
+use ace_nn::weight::Packing;
 use ace_plus::request::ModelRequest;
 use ace_train::{Outcome, Recipe, RunEvent, RunOptions, Start, StepReport, learn::board::Board, train_in};
 use ace_weights::Network;
@@ -54,7 +55,7 @@ impl Prepared {
         let recipe = Recipe::load_with(&recipe_path, manifest.as_deref())?;
         let out = args.out.clone().unwrap_or_else(|| Path::new(RUNS).join(&recipe.name));
         files::check_folder(&out)?;
-        let start = start(&args.model, args.dtype, &recipe, &recipe_path)?;
+        let start = start(&args.model, (args.dtype, args.quantize), &recipe, &recipe_path)?;
         if recipe.fresh.is_empty() {
             // Whatever is missing is named at once, not when the encoders are done.
             start.model.files()?;
@@ -216,7 +217,12 @@ fn recipe_file(named: Option<&Path>, has_data: bool) -> anyhow::Result<PathBuf> 
 }
 
 /// The model that is trained: what is said on the command line, or else what the recipe says, or else the miniature.
-fn start(model: &ModelArgs, dtype: Option<FloatDType>, recipe: &Recipe, recipe_path: &Path) -> anyhow::Result<Start> {
+fn start(
+    model: &ModelArgs,
+    (dtype, quantize): (Option<FloatDType>, Option<Packing>),
+    recipe: &Recipe,
+    recipe_path: &Path,
+) -> anyhow::Result<Start> {
     let asked = model.request();
     let is_said = asked != ModelRequest::default();
     let has_model = recipe.card.is_some() || recipe.model.is_some();
@@ -242,6 +248,9 @@ fn start(model: &ModelArgs, dtype: Option<FloatDType>, recipe: &Recipe, recipe_p
     };
     start = start.adjusted(recipe);
     start.model = start.model.dtype(dtype.unwrap_or(recipe.frozen_dtype.into()));
+    if let Some(packing) = quantize {
+        start.model = start.model.quantize(Some(packing));
+    }
     Ok(start)
 }
 
@@ -255,7 +264,7 @@ pub fn planned(recipe: Option<&Path>, model: &ModelArgs) -> anyhow::Result<(Reci
     let text = fs::read_to_string(&path).map_err(ace_plus::Error::io(&path))?;
     let has_data = text.lines().any(|line| line.trim_start().starts_with("[data]") || line.contains("data ="));
     let recipe = Recipe::load_with(&path, (!has_data).then_some(Path::new("pictures.jsonl")))?;
-    let start = start(model, None, &recipe, &path)?;
+    let start = start(model, (None, None), &recipe, &path)?;
     Ok((recipe, start))
 }
 
@@ -345,6 +354,7 @@ fn resume_command(args: &TrainArgs, options: &RunOptions) -> String {
         option(&word, Some(path(&place)));
     }
     option("dtype", args.dtype.map(|dtype| crate::args::dtype_name(dtype).to_owned()));
+    option("quantize", args.quantize.map(|packing| packing.name().to_owned()));
     option("out", args.out.as_ref().map(path));
     option("steps", args.steps.map(|steps| steps.to_string()));
     option("backend", args.backend.clone());

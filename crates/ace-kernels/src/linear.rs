@@ -22,7 +22,7 @@ pub struct LowRank {
 ///
 /// # Shapes
 /// - x: `[.., in]`
-/// - weight: `[out, in]`; bias: `[out]`
+/// - weight: `[out, in]`, in the dtype of `x`; bias: `[out]`
 /// - output: `[.., out]`
 ///
 /// # Panics
@@ -99,8 +99,8 @@ fn plain_add<const N: usize>(y: Tensor<N>, x: Tensor<N>, bias: Option<Tensor<1>>
 #[cfg(test)]
 mod tests {
     use super::{LowRank, add_low_rank, linear, plain, plain_add};
-    use crate::testing::{Inputs, compare, random};
-    use burn::prelude::*;
+    use crate::testing::{Inputs, compare, random, relative_error, values};
+    use burn::{prelude::*, tensor::DType};
 
     fn branch(i: &Inputs) -> Option<LowRank> {
         Some(LowRank { a: i.get(3), b: i.get(4), scale: 0.7 })
@@ -196,9 +196,59 @@ mod tests {
         let low = sums(b.clone()).matmul(a.clone().inner()) * 2.0;
         let expected = (sums(weight) + low).expand([9, 12]);
         let dx = x.grad(&gradients).expect("x is a leaf");
-        let error = crate::testing::relative_error(&crate::testing::values(dx), &crate::testing::values(expected));
+        let error = relative_error(&values(dx), &values(expected));
         assert!(error <= 1e-6, "{error:e}");
         assert!(a.grad(&gradients).is_some());
+    }
+
+    #[test]
+    fn weights_of_sixteen_bits_give_what_they_give_widened() {
+        let device = crate::testing::device().autodiff();
+        let leaf = |seed: u64, shape: [usize; 2]| Tensor::<2>::from_data(random(shape, seed).into_data(), &device);
+        // More rows of the weight than are widened at a time; many and few rows of x.
+        for (dtype, rows) in [(DType::BF16, 90), (DType::BF16, 3), (DType::F16, 70), (DType::F16, 1)] {
+            let weight = leaf(1, [700, 150]).cast(dtype);
+            let branch = || LowRank { a: leaf(2, [4, 150]).cast(dtype), b: leaf(3, [700, 4]).cast(dtype), scale: 0.5 };
+            let wide =
+                |branch: LowRank| LowRank { a: branch.a.cast(DType::F32), b: branch.b.cast(DType::F32), ..branch };
+            let gradient = |narrow: bool| {
+                let x = leaf(4, [rows, 150]).cast(dtype).detach().require_grad();
+                let y = if narrow {
+                    linear(x.clone(), weight.clone(), None, Some(branch()))
+                } else {
+                    linear(x.clone().cast(DType::F32), weight.clone().cast(DType::F32), None, Some(wide(branch())))
+                };
+                let y = y.cast(DType::F32);
+                let gradients = (y.clone() * Tensor::from_inner(random([rows, 700], 5))).sum().backward();
+                (values(y), values(x.grad(&gradients).expect("x is a leaf")))
+            };
+            let ((y, dx), (expected, expected_dx)) = (gradient(true), gradient(false));
+            let bound = if dtype == DType::BF16 { 3e-3 } else { 4e-4 };
+            assert!(relative_error(&y, &expected) <= bound, "{dtype:?}, {rows} rows");
+            assert!(relative_error(&dx, &expected_dx) <= bound, "{dtype:?}, {rows} rows, backward");
+        }
+    }
+
+    #[test]
+    fn a_weight_of_sixteen_bits_may_meet_wide_numbers_and_learn() {
+        if !cfg!(feature = "flex") {
+            return;
+        }
+        let device = crate::testing::device().autodiff();
+        let leaf = |seed: u64, shape: [usize; 2]| Tensor::<2>::from_data(random(shape, seed).into_data(), &device);
+        let narrow = leaf(1, [600, 40]).cast(DType::BF16).detach().require_grad();
+        let wide = narrow.clone().cast(DType::F32).detach().require_grad();
+        let x = leaf(2, [80, 40]);
+        let gradient = |weight: &Tensor<2>| {
+            let y = linear(x.clone(), weight.clone(), None, None);
+            assert_eq!(y.dtype(), DType::F32);
+            let gradients = (y.clone() * Tensor::from_inner(random([80, 600], 5))).sum().backward();
+            (values(y), weight.grad(&gradients).expect("it learns"))
+        };
+        let ((y, dweight), (expected, expected_dweight)) = (gradient(&narrow), gradient(&wide));
+        assert!(relative_error(&y, &expected) <= 1e-6);
+        assert_eq!(dweight.dtype(), DType::BF16);
+        assert!(relative_error(&values(dweight), &values(expected_dweight)) <= 3e-3);
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub enum Weight {
     /// Numbers that can learn.
     Dense(Param<Tensor<2>>),
     /// Numbers of few bits, frozen.
-    Packed(PackedMatrix),
+    Packed(Box<PackedMatrix>),
     /// Elsewhere; its shape is known.
     Absent([usize; 2]),
 }
@@ -132,7 +132,7 @@ impl From<Param<Tensor<2>>> for Weight {
 
 impl From<PackedMatrix> for Weight {
     fn from(packed: PackedMatrix) -> Self {
-        Self::Packed(packed)
+        Self::Packed(Box::new(packed))
     }
 }
 
@@ -187,10 +187,11 @@ impl Module for Weight {
     fn to_device(self, device: &Device) -> Self {
         match self {
             Self::Dense(param) => Self::Dense(param.to_device(device)),
-            Self::Packed(PackedMatrix { words, scales, packing }) => {
+            Self::Packed(packed) => {
+                let PackedMatrix { words, scales, packing } = *packed;
                 let inner = device.clone().inner();
                 let (words, scales) = (words.to_device(&inner), scales.to_device(&inner));
-                Self::Packed(PackedMatrix { words, scales, packing })
+                PackedMatrix { words, scales, packing }.into()
             }
             Self::Absent(shape) => Self::Absent(shape),
         }
@@ -249,3 +250,78 @@ impl ModuleDisplayDefault for Weight {
 }
 
 impl ModuleDisplay for Weight {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        lora::{Linear, LoraBranch},
+        testing::{device, random, random_on, relative_error, values},
+    };
+
+    fn packed(shape: [usize; 2]) -> PackedMatrix {
+        let numbers: Vec<f32> = values(random(shape, 3)).into_iter().map(|value| value as f32).collect();
+        PackedMatrix::pack(Packing::Nf4, shape, &numbers, &device())
+    }
+
+    #[test]
+    fn what_is_no_parameter_is_passed_by_on_every_walk() {
+        let layer =
+            |weight: Weight| Linear { weight, bias: Some(Param::from_tensor(random([40], 4))), lora: Vec::new() };
+        for weight in [packed([40, 64]).into(), Weight::Absent([40, 64])] {
+            let is_present = weight.is_present();
+            let layer = layer(weight);
+            assert_eq!((layer.features(), Module::num_params(&layer), layer.weight.id()), ([64, 40], 40, None));
+            let walked = layer.clone().to_device(&device()).fork(&device()).train().no_grad().valid();
+            assert_eq!((walked.weight.is_present(), walked.features()), (is_present, [64, 40]));
+            assert_eq!(walked.devices(), [device()]);
+        }
+        // A dense matrix has the name that it has in a checkpoint.
+        struct Names(Vec<String>);
+        impl ModuleVisitor for Names {
+            fn enter_module(&mut self, name: &str, _container: &str) {
+                self.0.push(name.to_owned());
+            }
+
+            fn visit_float<const D: usize>(&mut self, _param: &Param<Tensor<D>>) {
+                self.0.push("·".to_owned());
+            }
+        }
+        let mut names = Names(Vec::new());
+        layer(random([40, 64], 5).into()).visit(&mut names);
+        assert_eq!(names.0[..3], ["weight", "·", "bias"]);
+    }
+
+    #[test]
+    fn branches_learn_on_a_packed_base_as_on_the_same_base_widened() {
+        let learning = device().autodiff();
+        let branch = LoraBranch::from_factors(random_on([4, 64], 6, &learning), random_on([40, 4], 7, &learning), 0.5);
+        let base = packed([40, 64]);
+        let run = |weight: Weight| {
+            let layer = Linear { weight, bias: None, lora: vec![branch.clone()] };
+            let x = random_on([2, 5, 64], 8, &learning).require_grad();
+            let y = layer.forward(x.clone());
+            let mut gradients = (y.clone() * random_on([2, 5, 40], 9, &learning)).sum().backward();
+            let [a, b] = [&branch.lora_a, &branch.lora_b].map(|factor| factor.val().grad_remove(&mut gradients));
+            [
+                values(y.inner()),
+                values(x.grad_remove(&mut gradients).expect("x learns")),
+                values(a.expect("A learns")),
+                values(b.expect("B learns")),
+            ]
+        };
+        let wide = Param::from_tensor(Tensor::from_inner(base.widen(FloatDType::F32))).set_require_grad(false);
+        for (ours, theirs) in run(base.into()).iter().zip(run(wide.into())) {
+            assert!(relative_error(ours, &theirs) < 1e-5);
+        }
+    }
+
+    #[test]
+    fn a_packed_matrix_that_is_changed_becomes_dense() {
+        let base = packed([40, 64]);
+        let by = random([40, 64], 10);
+        let changed = Weight::from(base.clone()).change(|weight| weight + by.clone());
+        assert!(changed.id().is_some());
+        assert_eq!(values(changed.val()), values(base.widen(FloatDType::F32) + by));
+    }
+}

@@ -99,6 +99,9 @@ pub enum RecipeProblem {
     /// A LoRA would learn beside whole networks.
     #[error("lora trains the transformer alone: train = [\"flux\"]")]
     LoraNotAlone,
+    /// Blocks would be fetched that are to change.
+    #[error("placement = \"streamed\" is for the frozen blocks under [lora], neither fresh nor widened")]
+    StreamedLearns,
     /// Neither or both sources of examples are named.
     #[error("data needs either world or manifest")]
     DataSource,

@@ -96,7 +96,7 @@ impl WeightFile {
         Ok(module)
     }
 
-    /// One matrix as a network holds it, from its place in the file.
+    /// One matrix as a network holds it, frozen, from its place in the file.
     ///
     /// # Errors
     /// If it cannot be read.
@@ -113,7 +113,10 @@ impl WeightFile {
         let missing = || self.misfit(format!("{} is missing", path.join(".")), "get the file again");
         match filler.read_packed()? {
             Some(packed) => Ok(packed),
-            None => Ok(place::<2>(filler.read()?.ok_or_else(missing)?, device).into()),
+            None => {
+                let values = place::<2>(filler.read()?.ok_or_else(missing)?, device);
+                Ok(Param::from_tensor(values).set_require_grad(false).into())
+            }
         }
     }
 

@@ -1,7 +1,8 @@
 //! `ace train`, and looking at a training: `ace report`.
 
-use super::dtype;
+use super::{dtype, packing};
 use crate::model::ModelArgs;
+use ace_nn::weight::Packing;
 use burn::tensor::FloatDType;
 use clap::Args;
 use std::path::PathBuf;
@@ -32,6 +33,9 @@ pub struct TrainArgs {
     /// Numbers of the frozen networks: f32, bf16 or f16 [default: the recipe's]; what learns is in f32
     #[arg(long, value_name = "NAME", value_parser = dtype)]
     pub dtype: Option<FloatDType>,
+    /// Pack blocks of frozen networks when they are read: q8_0, q4_0 or nf4 [default: the recipe's]
+    #[arg(long, value_name = "NAME", value_parser = packing)]
+    pub quantize: Option<Packing>,
     /// Where log, plot, previews, checkpoints and weights go [default: out/train/ and the name of the recipe]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

@@ -14,8 +14,9 @@
 
 use super::{
     memory::{New, Shared, each},
-    product::{Into, Matrix, multiply, transpose},
+    product::{Into, Matrix, multiply},
     simd::{exp, largest, sum, sum2, wide},
+    transpose::transpose,
 };
 use burn_flex::FlexTensor;
 
@@ -86,7 +87,7 @@ pub fn forward(sizes: Sizes, [q, k, v]: [Heads<'_>; 3], out: HeadsOut<'_>, lse: 
     let columns = turned.shared();
     each(batch * heads, batch * heads * width * keys, |head| {
         let to = columns.part(head * width * keys, width * keys);
-        transpose(k.from(head / heads, head % heads, 0), keys, width, k.steps[2], to);
+        transpose(k.from(head / heads, head % heads, 0), keys, width, k.steps[2], to, keys);
     });
     let turned = &*turned.all();
     let lse = Shared::of(lse);
@@ -155,8 +156,8 @@ pub fn backward(
                 let (v_turned, rest) = rest.split_at_mut(value_width * count);
                 let (scores, rest) = rest.split_at_mut(TILE[0] * count);
                 let gradients = &mut rest[..TILE[0] * count];
-                transpose(k.from(b, h, first), count, width, k.steps[2], k_turned);
-                transpose(v.from(b, h, first), count, value_width, v.steps[2], v_turned);
+                transpose(k.from(b, h, first), count, width, k.steps[2], k_turned, count);
+                transpose(v.from(b, h, first), count, value_width, v.steps[2], v_turned, count);
                 let dk = dk.part((head * keys + first) * width, count * width);
                 let dv = dv.part((head * keys + first) * value_width, count * value_width);
                 for row in (0..queries).step_by(TILE[0]) {

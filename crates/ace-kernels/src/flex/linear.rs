@@ -3,10 +3,15 @@
 use super::{
     memory::{New, dense, each_rows, in_rows, numbers, own, rows, sizes},
     norm::sum_rows,
-    product::{Into, Matrix, multiply, transpose},
+    product::{Into, Matrix, multiply},
     simd::wide,
+    transpose::transpose,
+    weight::{Weight, in_order},
 };
-use burn::tensor::Shape;
+use burn::{
+    backend::{Flex, ops::FloatTensorOps},
+    tensor::{DType, Shape},
+};
 use burn_flex::FlexTensor;
 
 /// A low-rank branch: `a` `[rank, in]`, `b` `[out, rank]`.
@@ -39,8 +44,8 @@ pub fn forward(
     let mut y = match kind {
         Base::Sum => own(base),
         Base::Weight => {
-            let weight = dense(base);
-            let [output, input] = [0, 1].map(|axis| weight.layout().shape()[axis]);
+            let weight = in_order(base);
+            let (weight, output) = (Weight::of(&weight), weight.layout().shape()[0]);
             let mut y = New::of(from.count * output);
             let mut into = Into::Place;
             if let (Some(bias), None) = (&bias, &branch) {
@@ -50,8 +55,7 @@ pub fn forward(
                 });
                 into = Into::Sum;
             }
-            let weights = Matrix::new(numbers(&weight), output, input, input).transposed();
-            multiply(y.all(), output, into, 1.0, from.matrix(), weights, true);
+            weight.times(y.all(), into, from);
             let mut shape = sizes(&x);
             if let Some(last) = shape.last_mut() {
                 *last = output;
@@ -69,7 +73,7 @@ pub fn forward(
         let more = rank + usize::from(bias.is_some());
         let (mut lows, mut bs) = (New::of(from.count * more), New::of(more * output));
         let all = bs.all();
-        transpose(b, output, rank, rank, &mut all[..rank * output]);
+        transpose(b, output, rank, rank, &mut all[..rank * output], output);
         if let Some(bias) = &bias {
             all[rank * output..].copy_from_slice(numbers(bias));
         }
@@ -89,6 +93,8 @@ pub struct Kept {
     pub base: Base,
     /// If there is one, and x has a gradient.
     pub weight: Option<FlexTensor>,
+    /// Of the weight.
+    pub dtype: DType,
     pub branch: Option<Branch>,
     /// `x·Aᵀ`
     pub low: Option<FlexTensor>,
@@ -117,9 +123,8 @@ pub fn backward(kept: Kept, gradient: FlexTensor, wants: [bool; 5]) -> [Option<F
         let mut dx = New::of(count * input);
         let mut into = Into::Place;
         if let Some(weight) = kept.weight {
-            let weight = dense(weight);
-            let weight = Matrix::new(numbers(&weight), output, input, input);
-            multiply(dx.all(), input, into, 1.0, dy.matrix(), weight, true);
+            let weight = in_order(weight);
+            Weight::of(&weight).times_back(dx.all(), dy);
             into = Into::Sum;
         }
         if let (Some((a, ..)), Some(dlow)) = (&branch, &dlow) {
@@ -133,7 +138,7 @@ pub fn backward(kept: Kept, gradient: FlexTensor, wants: [bool; 5]) -> [Option<F
     let dweight = x.as_ref().filter(|_| wants[1] && kept.base == Base::Weight).map(|x| {
         let mut dweight = New::of(output * input);
         multiply(dweight.all(), input, Into::Place, 1.0, dy.matrix().transposed(), x.matrix(), true);
-        dweight.tensor(Shape::new([output, input]))
+        Flex::float_cast(dweight.tensor(Shape::new([output, input])), kept.dtype.into())
     });
     let da = x.as_ref().zip(dlow.as_ref()).filter(|_| wants[3]).map(|(x, dlow)| {
         let rank = sizes(dlow)[1];
@@ -149,7 +154,7 @@ pub fn backward(kept: Kept, gradient: FlexTensor, wants: [bool; 5]) -> [Option<F
         let low = Matrix::new(numbers(low), count, rank, rank).transposed();
         multiply(turned.all(), output, Into::Place, *scale, low, dy.matrix(), true);
         let mut db = New::of(output * rank);
-        transpose(turned.all(), rank, output, output, db.all());
+        transpose(turned.all(), rank, output, output, db.all(), rank);
         db.tensor(Shape::new([output, rank]))
     });
     let dbase = if kept.base == Base::Sum { wants[1].then(|| gradient.clone()) } else { dweight };

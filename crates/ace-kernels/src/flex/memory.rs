@@ -109,7 +109,12 @@ impl<'a> Rows<'a> {
 
     /// As a factor of a product.
     pub fn matrix(&self) -> Matrix<'a> {
-        Matrix::new(self.numbers, self.count, self.width, self.step)
+        self.columns(0, self.width)
+    }
+
+    /// Some columns as a factor of a product.
+    pub fn columns(&self, first: usize, count: usize) -> Matrix<'a> {
+        Matrix::new(&self.numbers[first..], self.count, count, self.step)
     }
 
     /// # Panics

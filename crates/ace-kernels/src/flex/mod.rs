@@ -16,6 +16,8 @@ mod record;
 mod rope;
 mod simd;
 mod streams;
+mod transpose;
+mod weight;
 
 pub use activation::Activation;
 pub use call::attend as attend_heads;
@@ -94,7 +96,7 @@ pub trait Own: Backend {
         epsilon: f64,
     ) -> FloatTensor<Self>;
 
-    /// `x·Wᵀ + bias + scale·(x·Aᵀ)·Bᵀ`, or another sum in the place of `x·Wᵀ`; `a` and `b` are both there or both missing.
+    /// `x·Wᵀ + bias + scale·(x·Aᵀ)·Bᵀ` of a weight in f32 or 16 bits, or another sum in the place of `x·Wᵀ`; `a` and `b` are both there or both missing.
     #[allow(clippy::too_many_arguments)]
     fn project(
         x: FloatTensor<Self>,

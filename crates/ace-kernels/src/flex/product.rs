@@ -77,18 +77,3 @@ pub fn multiply(out: &mut [f32], step: usize, into: Into, factor: f32, a: Matrix
         );
     }
 }
-
-/// `from`, rows of `cols` numbers `step` apart, with rows as columns: `cols` rows of `rows` numbers.
-pub fn transpose(from: &[f32], rows: usize, cols: usize, step: usize, to: &mut [f32]) {
-    const TILE: usize = 16;
-    for i in (0..rows).step_by(TILE) {
-        for j in (0..cols).step_by(TILE) {
-            for j in j..(j + TILE).min(cols) {
-                let to = &mut to[j * rows..][..rows];
-                for i in i..(i + TILE).min(rows) {
-                    to[i] = from[i * step + j];
-                }
-            }
-        }
-    }
-}

@@ -211,10 +211,11 @@ impl<C: CheckpointStrategy> Own for Autodiff<Flex, C> {
             [x_node, base_node, bias_node, a_node, b_node],
             || {
                 let shape = x.layout().shape().to_vec();
+                let dtype = base.dtype();
                 let weight = (weighs && moves).then(|| base.clone());
                 let x_kept = (learns || a_learns).then(|| x.clone());
                 let (output, low) = linear::forward(x, (kind, base), bias, branch.clone());
-                let kept = Kept { x: x_kept, base: kind, weight, branch, low, shape };
+                let kept = Kept { x: x_kept, base: kind, weight, dtype, branch, low, shape };
                 (output, kept)
             },
             linear::backward,

@@ -138,8 +138,13 @@ impl Model {
         self
     }
 
-    /// Where they are while it works.
-    pub fn places(&self) -> Placement {
+    /// To what matrices of blocks are packed, if they are.
+    pub fn packs_to(&self) -> Option<Packing> {
+        self.quantize
+    }
+
+    /// Where the weights are while it works.
+    pub fn placed(&self) -> Placement {
         self.placement
     }
 

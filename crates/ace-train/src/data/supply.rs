@@ -308,8 +308,7 @@ impl<'a> Supply<'a> {
         let mut candidate = next(index);
         while self.bad.contains(&candidate) {
             if candidate == index {
-                let first =
-                    self.data.example(0).err().map_or_else(|| self.data.place(0).bad("it is bad"), |error| error);
+                let first = self.data.example(0).err().unwrap_or_else(|| self.data.place(0).bad("it is bad"));
                 return Err(ExampleError::AllBad { first: Box::new(first) }.into());
             }
             candidate = next(candidate);

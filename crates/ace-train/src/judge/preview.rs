@@ -7,7 +7,12 @@ use crate::{
         example::Example,
     },
 };
-use ace_nn::{autoencoder::AutoEncoder, clip::Clip, flux::Flux, t5::T5};
+use ace_nn::{
+    autoencoder::AutoEncoder,
+    clip::Clip,
+    flux::{Blocks, Flux},
+    t5::T5,
+};
 use ace_plus::{Ace, Card, Edit, canvas, pixels, sample, unit::Units};
 use burn::{prelude::*, tensor::FloatDType};
 use image::{RgbImage, imageops};
@@ -101,12 +106,18 @@ impl Previews {
         Ok(Self { card: card.clone(), autoencoder: autoencoder.clone(), device: device.clone(), edits })
     }
 
-    /// A sheet with one row per example. The transformer has no gradients and computes in `dtype`; `trained` are the text
-    /// encoders, if they are trained too.
+    /// A sheet with one row per example. The transformer has no gradients and computes in `dtype`, with the matrices that
+    /// `blocks` gives; `trained` are the text encoders, if they are trained too.
     ///
     /// # Errors
     /// If an edit fails.
-    pub fn draw(&self, flux: &Flux, trained: Option<(&T5, &Clip)>, dtype: FloatDType) -> Result<RgbImage, Error> {
+    pub fn draw(
+        &self,
+        flux: &Flux,
+        blocks: &mut dyn Blocks,
+        trained: Option<(&T5, &Clip)>,
+        dtype: FloatDType,
+    ) -> Result<RgbImage, Error> {
         let card = &self.card;
         let row = |EncodedEdit { example, edit, units, text }: &EncodedEdit| {
             let text = &EncodedText::conditioning(std::slice::from_ref(text), trained, &self.device);
@@ -114,7 +125,7 @@ impl Previews {
             let noise = sample::noise(card, edit, units, &self.device)?;
             let times = sample::schedule(settings.num_steps, units.len(), &card.sampling.shift);
             let denoiser = sample::Denoiser { flux, units, text, guidance: settings.guidance, dtype };
-            let tokens = denoiser.denoise(noise, &times, &mut |_| ControlFlow::Continue(()))?;
+            let tokens = denoiser.denoise_with(blocks, noise, &times, &mut |_| ControlFlow::Continue(()))?;
             // Every edit has a unit of its own.
             let output = match units.unpack(tokens).pop() {
                 Some(latents) => edit.prepare(card)?.finish(&pixels::decode(&self.autoencoder, &latents, None)),

@@ -12,6 +12,7 @@ use crate::{
         supply::{Lazy, Supply},
     },
 };
+use ace_nn::weight::Packing;
 use ace_plus::{model::Component, text::Tokenizers};
 use ace_weights::{Network, digest};
 use burn::tensor::{Device, FloatDType};
@@ -76,7 +77,7 @@ impl Start {
                 weights(NetworkName::Clip, Network::Clip).map(Ok)?,
                 serde_json::to_string(&card.t5),
                 serde_json::to_string(&card.clip),
-                Ok(format!("{:?}", self.model.holds_in())),
+                Ok(format!("{:?}{}", self.model.holds_in(), self.model.packs_to().map_or("", Packing::name))),
             ])),
         };
         let digest = |text: String| digest::of_bytes(text.as_bytes());

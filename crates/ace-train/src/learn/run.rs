@@ -25,7 +25,7 @@ use crate::{
     error::{RecipeProblem, StateProblem},
     judge::preview::{self, Previews},
 };
-use ace_nn::autoencoder::AutoEncoder;
+use ace_nn::{autoencoder::AutoEncoder, flux::Own};
 use ace_plus::pixels;
 use ace_weights::Network;
 use burn::{module::Module, prelude::*};
@@ -220,6 +220,9 @@ pub fn train_in(
     if run.recipe.trains(NetworkName::AutoEncoder) { run.autoencoder(observer) } else { run.flow(observer) }
 }
 
+/// Measures a model on held-out examples after a step, if there are any.
+type Measure<'a, O> = &'a mut dyn FnMut(&O, &<O as Objective>::Model, u64) -> Result<Option<ValidationReport>, Error>;
+
 /// What every kind of run needs.
 struct Run<'a> {
     group: &'a dyn Group,
@@ -266,10 +269,11 @@ impl<'a> Run<'a> {
         Emphasis::check(recipe.loss, start.card()).map_err(problem)?;
         start.check_lora(&recipe, &options.recipe, device)?;
         let data = open_data(&recipe, &options.recipe)?;
-        if let (Some(section), Some(of)) = (&recipe.validation, data.len().map(|len| len as u64)) {
-            if section.manifest.is_none() && section.examples >= of {
-                return Err(problem(RecipeProblem::NothingButHeldOut { examples: section.examples, of }));
-            }
+        if let (Some(section), Some(of)) = (&recipe.validation, data.len().map(|len| len as u64))
+            && section.manifest.is_none()
+            && section.examples >= of
+        {
+            return Err(problem(RecipeProblem::NothingButHeldOut { examples: section.examples, of }));
         }
         let (checkpoint, damages) = Checkpoint::newest(&options.out)?;
         match &checkpoint {
@@ -376,11 +380,16 @@ impl<'a> Run<'a> {
                 }
             }
         }
+        let blocks = group::agree(group, start.blocks(recipe, self.device))?;
+        if let Some(blocks) = &blocks {
+            objective = objective.with_blocks(Box::new(blocks.clone()));
+        }
         let mut trainer = Trainer::new(group::agree(group, start.trained(recipe, &learning))?, &recipe.optimizer);
         let dtype = start.flux_dtype(recipe);
-        let mut draw = |model: &TrainedNetworks| match &previews {
-            Some(previews) => previews.draw(&model.flux, model.text(), dtype),
-            None => Ok(preview::sheet(&[])),
+        let mut draw = |model: &TrainedNetworks| match (&previews, &blocks) {
+            (None, _) => Ok(preview::sheet(&[])),
+            (Some(previews), None) => previews.draw(&model.flux, &mut Own, model.text(), dtype),
+            (Some(previews), Some(blocks)) => previews.draw(&model.flux, &mut blocks.clone(), model.text(), dtype),
         };
         let mut measure = |objective: &FlowObjective<'_>, model: &TrainedNetworks, step| {
             validation.as_ref().map(|validation| validation.measure(objective, model, step)).transpose()
@@ -518,7 +527,7 @@ impl<'a> Run<'a> {
         objective: &mut O,
         observer: RunObserver<'_>,
         draw: &mut dyn FnMut(&O::Model) -> Result<RgbImage, Error>,
-        measure: &mut dyn FnMut(&O, &O::Model, u64) -> Result<Option<ValidationReport>, Error>,
+        measure: Measure<'_, O>,
     ) -> Result<bool, Error> {
         let (recipe, out, group) = (&self.recipe, &self.options.out, self.group);
         let mut standing = Standing::default();

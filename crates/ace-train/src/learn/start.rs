@@ -16,9 +16,10 @@ use ace_nn::{
     flux::{Flux, FluxConfig},
     lora::LoraBranch,
     t5::T5,
+    weight::Packing,
 };
 use ace_plus::{Card, Model, model::Component, text::Tokenizers};
-use ace_weights::{Network, WeightFile, adapter};
+use ace_weights::{Network, Placement, Streamed, WeightFile, adapter};
 use burn::{module::Module, prelude::*, tensor::FloatDType};
 use std::{
     collections::BTreeMap,
@@ -81,7 +82,8 @@ impl Start {
         Ok(Self::of(model.dtype(recipe.frozen_dtype.into())).adjusted(recipe))
     }
 
-    /// The same model as the recipe wants it to be learned on: within its tokens, without the card's LoRAs if it says so.
+    /// The same model as the recipe wants it to be learned on: within its tokens, without the card's LoRAs if it says so, its
+    /// blocks packed and placed as it says.
     pub fn adjusted(self, recipe: &Recipe) -> Self {
         let model = self.model.with_card(|card| {
             card.canvas.max_seq_len = recipe.max_seq_len.unwrap_or(card.canvas.max_seq_len);
@@ -89,6 +91,7 @@ impl Start {
                 card.adapter.clear();
             }
         });
+        let model = model.quantize(recipe.quantize.map(Packing::from)).placement(recipe.placement.into());
         Self { model, ..self }
     }
 
@@ -174,7 +177,7 @@ impl Start {
 
     /// The transformer, widened and with fresh branches as the recipe says.
     ///
-    /// Under fresh branches, everything else is frozen: held in the frozen numbers, `Q8_0` packed. The card's own LoRAs
+    /// Under fresh branches, everything else is frozen: held in the frozen numbers, packed, or absent where blocks are streamed. The card's own LoRAs
     /// are frozen too, so that the new one is learned on what sampling has without it.
     ///
     /// # Errors
@@ -190,9 +193,13 @@ impl Start {
         let mut flux = if recipe.is_fresh(NetworkName::Flux) {
             params::initialize(config.init(device), "flux", recipe.seed, device)
         } else {
-            // Columns cannot be added to a packed matrix.
-            let (file, dtype) = self.open(Network::Flux, is_frozen && recipe.widen_from.is_none())?;
-            file.flux(&config, Some(dtype), device)?
+            // Columns cannot be added to a packed matrix, but only blocks are packed here.
+            let stays_wide = recipe.widen_from.is_none() || self.model.packs_to().is_some();
+            let (file, dtype) = self.open(Network::Flux, is_frozen && stays_wide)?;
+            match self.streams(recipe) {
+                true => file.flux_without_blocks(&config, Some(dtype), device)?,
+                false => file.flux(&config, Some(dtype), device)?,
+            }
         };
         if recipe.widen_from.is_some() {
             flux = widen(flux, &config, &self.card().flux)?;
@@ -202,11 +209,9 @@ impl Start {
                 adapter::attach(&mut flux, &source.open()?, weight, device)?;
             }
         }
-        if let Some((lora, from)) = recipe.lora.as_ref().and_then(|lora| Some((lora, lora.from.as_ref()?))) {
-            if lora.fuse {
-                // As a frozen branch: the sum is the same, and a packed base stays packed.
-                adapter::attach(&mut flux, &WeightFile::open(from)?, 1.0, device)?;
-            }
+        if let Some(from) = recipe.lora.as_ref().filter(|lora| lora.fuse).and_then(|lora| lora.from.as_ref()) {
+            // As a frozen branch: the sum is the same, and a packed base stays packed.
+            adapter::attach(&mut flux, &WeightFile::open(from)?, 1.0, device)?;
         }
         if is_frozen {
             flux = flux.no_grad();
@@ -217,6 +222,25 @@ impl Start {
             branch_out(&mut flux, lora, recipe.seed, device)?;
         }
         Ok(flux)
+    }
+
+    /// The transformer's blocks, on `device` without gradients, if they are fetched when they run: [`Start::flux`] has none
+    /// of their matrices then.
+    ///
+    /// # Errors
+    /// If its file is missing or does not fit the card.
+    pub fn blocks(&self, recipe: &Recipe, device: &Device) -> Result<Option<Streamed>, Error> {
+        if !self.streams(recipe) {
+            return Ok(None);
+        }
+        let (file, dtype) = self.open(Network::Flux, true)?;
+        Ok(Some(Streamed::open(file, &self.card().flux, Some(dtype), device)?))
+    }
+
+    /// Whether the transformer's blocks are fetched when they run.
+    fn streams(&self, recipe: &Recipe) -> bool {
+        let is_frozen = !self.learns_whole(recipe) && recipe.widen_from.is_none();
+        is_frozen && !recipe.is_fresh(NetworkName::Flux) && self.model.placed() == Placement::Streamed
     }
 
     /// Whether the recipe's branches fit the card's transformer, before anything large is read.

@@ -7,7 +7,7 @@
 
 use super::{
     params,
-    recipe::{CheckpointRecipe, RateSchedule, Recipe},
+    recipe::{CheckpointRecipe, FrozenPlacement, RateSchedule, Recipe},
     trainer::Trainer,
 };
 use crate::{Error, error::StateProblem};
@@ -283,6 +283,7 @@ fn difference(ours: &Recipe, theirs: &Recipe) -> Option<(String, String, String)
     let normal = |recipe: &Recipe| {
         let mut recipe = recipe.clone();
         (recipe.log_every, recipe.save_every, recipe.preview_every) = (0, 0, 0);
+        recipe.placement = FrozenPlacement::default();
         recipe.data = recipe.data.deciding();
         recipe.checkpoints = CheckpointRecipe::default();
         if recipe.optimizer.schedule == RateSchedule::Constant {

@@ -1,8 +1,7 @@
 //! How a file stores a tensor's numbers, and those numbers in a dtype that networks compute in.
 //!
-//! Numbers of few bits (8-bit floats, GGUF's blocks) are widened when they are read, but for GGUF's `Q8_0`, which is a
-//! type of burn's too ([`super::WeightFile::quantized`]). Of burn 0.22.1's others none is a file's, and its E4M3 is wrong on
-//! a CPU.
+//! Numbers of few bits (8-bit floats, GGUF's blocks) are widened when they are read, but for GGUF's `Q8_0` and `Q4_0`, which
+//! networks can hold as they are ([`super::WeightFile::quantized`]).
 
 use super::{
     float8::Float8,

@@ -153,10 +153,11 @@ fn kinds(layers: &[String]) -> Vec<String> {
     for layer in layers {
         // Of `img_mlp.0` and `img_mlp.2` the numbers are names; those of blocks are not.
         let mut parts: Vec<&str> = layer.split('.').collect();
-        if let [first, number, ..] = parts.as_mut_slice() {
-            if first.ends_with("_blocks") && is_number(number) {
-                *number = "*";
-            }
+        if let [first, number, ..] = parts.as_mut_slice()
+            && first.ends_with("_blocks")
+            && is_number(number)
+        {
+            *number = "*";
         }
         let kind = parts.join(".");
         if !kinds.contains(&kind) {

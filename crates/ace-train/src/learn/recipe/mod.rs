@@ -3,6 +3,7 @@
 mod autoencoder;
 mod checkpoints;
 mod data;
+mod frozen;
 mod lora;
 mod loss;
 mod optimizer;
@@ -12,6 +13,7 @@ mod validation;
 pub use autoencoder::AutoEncoderRecipe;
 pub use checkpoints::CheckpointRecipe;
 pub use data::DataRecipe;
+pub use frozen::{FrozenPacking, FrozenPlacement};
 pub use lora::{LoraModules, LoraRecipe, RankedModules, Spelling};
 pub use loss::LossRecipe;
 pub use optimizer::{OptimizerRecipe, OptimizerState, RateSchedule, Reduce};
@@ -59,6 +61,13 @@ pub struct Recipe {
     /// Numbers in which frozen networks are held and compute. What learns is always in f32.
     #[serde(default)]
     pub frozen_dtype: FrozenDtype,
+    /// Bits to which matrices of the blocks of frozen networks are packed when they are read, whatever their files have. If
+    /// absent, those that a GGUF file has in `Q8_0` or `Q4_0` stay so, and others are in `frozen_dtype`.
+    #[serde(default)]
+    pub quantize: Option<FrozenPacking>,
+    /// Where the transformer's frozen blocks are.
+    #[serde(default)]
+    pub placement: FrozenPlacement,
     /// Whether the transformer's blocks are run again in the backward pass instead of keeping all that they computed: memory
     /// of one block for a third more time. Small models need not.
     #[serde(default = "yes")]
@@ -218,6 +227,10 @@ impl Recipe {
         if self.lora.is_some() && self.train != [NetworkName::Flux] {
             return Err(RecipeProblem::LoraNotAlone);
         }
+        let is_frozen = self.lora.is_some() && self.widen_from.is_none() && !self.is_fresh(NetworkName::Flux);
+        if self.placement == FrozenPlacement::Streamed && !is_frozen {
+            return Err(RecipeProblem::StreamedLearns);
+        }
         if self.data.world.is_some() == self.data.manifest.is_some() {
             return Err(RecipeProblem::DataSource);
         }
@@ -298,6 +311,12 @@ mod tests {
     fn contradictions_are_named() {
         for (from, to, problem) in [
             ("model = \"tiny\"", "model = \"tiny\"\ncard = \".\"", RecipeProblem::TwoModels),
+            ("[lora]\nrank = 2\nalpha = 2.0", "placement = \"streamed\"", RecipeProblem::StreamedLearns),
+            (
+                "train = [\"flux\"]",
+                "placement = \"streamed\"\nfresh = [\"flux\"]\ntrain = [\"flux\"]",
+                RecipeProblem::StreamedLearns,
+            ),
             ("train = [\"flux\"]", "train = []", RecipeProblem::NothingLearns),
             ("train = [\"flux\"]", "train = [\"flux\", \"t5\"]", RecipeProblem::LoraNotAlone),
             ("train = [\"flux\"]", "train = [\"flux\", \"autoencoder\"]", RecipeProblem::AutoEncoderNotAlone),
