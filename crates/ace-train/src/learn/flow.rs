@@ -271,7 +271,8 @@ impl<'a> FlowObjective<'a> {
     /// # Errors
     /// If the empty instruction is not encoded yet, and the text encoders cannot be loaded.
     pub fn of(recipe: &Recipe, mut supply: Supply<'a>, dtype: FloatDType, device: &Device) -> Result<Self, Error> {
-        let empty = supply.text("")?;
+        // It costs as much as any other, and often nothing reads it.
+        let empty = if recipe.drop_instruction > 0.0 { supply.text("")? } else { supply.unread_text() };
         let card = supply.card().clone();
         Ok(Self::build(recipe, &card, Examples::Supplied(Box::new(supply)), empty, dtype, device))
     }
