@@ -8,7 +8,7 @@ use crate::{
     report,
 };
 use ace_plus::Error;
-use ace_train::learn::{board, state::Checkpoint};
+use ace_train::learn::board;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::Value;
 use std::{
@@ -55,19 +55,11 @@ struct Run {
 
 impl Run {
     fn read(folder: &Path) -> anyhow::Result<Self> {
-        let recipe = match Checkpoint::newest(folder)?.0 {
-            Some(checkpoint) => {
-                let path = checkpoint.path.join("state.json");
-                let state = fs::read(&path).map_err(Error::io(&path))?;
-                serde_json::from_slice::<Value>(&state)?.get_mut("recipe").map(Value::take)
-            }
-            None => None,
-        };
         Ok(Self {
             record: Record::read(&folder.join("log.jsonl"))?,
             told: board::scalars(folder)?,
-            recipe,
-            previews: previews(folder)?,
+            recipe: recipe(folder)?,
+            previews: numbered(folder, "preview-", ".png")?,
             folder: folder.to_owned(),
         })
     }
@@ -159,19 +151,27 @@ impl Run {
     }
 }
 
-/// `preview-000100.png` and its like, in order of steps.
-fn previews(folder: &Path) -> anyhow::Result<Vec<(u64, PathBuf)>> {
+/// The recipe of the newest checkpoint that can be read: whatever its version, it is only shown.
+fn recipe(folder: &Path) -> anyhow::Result<Option<Value>> {
+    let state = |(_, path): &(u64, PathBuf)| {
+        let state = fs::read(path.join("state.json")).ok()?;
+        Some(serde_json::from_slice::<Value>(&state).ok()?.get_mut("recipe")?.take())
+    };
+    Ok(numbered(folder, "checkpoint-", "")?.iter().rev().find_map(state))
+}
+
+/// `preview-000100.png`, `checkpoint-100` and their like with their numbers, in order.
+fn numbered(folder: &Path, before: &str, behind: &str) -> anyhow::Result<Vec<(u64, PathBuf)>> {
     let entries = fs::read_dir(folder).map_err(Error::io(folder))?;
-    let step_of =
-        |path: &Path| path.file_name()?.to_str()?.strip_prefix("preview-")?.strip_suffix(".png")?.parse().ok();
-    let mut previews: Vec<_> = entries
+    let number = |path: &Path| path.file_name()?.to_str()?.strip_prefix(before)?.strip_suffix(behind)?.parse().ok();
+    let mut numbered: Vec<_> = entries
         .filter_map(|entry| {
             let path = entry.ok()?.path();
-            Some((step_of(&path)?, path))
+            Some((number(&path)?, path))
         })
         .collect();
-    previews.sort();
-    Ok(previews)
+    numbered.sort();
+    Ok(numbered)
 }
 
 /// Three of many: enough to see what was learned.
