@@ -475,12 +475,15 @@ fn previews_are_the_edits_that_sampling_makes() {
     let rows = examples.iter().map(|example| preview::row(&ace, example).expect("edits"));
     let expected = preview::sheet(&rows.collect::<Vec<_>>());
     let encoders = start.encoders(&recipe, &device).expect("shipped");
-    let previews = Previews::new(&encoders, examples.into()).expect("they fit");
+    // Encoded for the previews, or taken from what training has encoded.
+    let encoded = examples.clone().map(|example| (example.clone(), encoders.encode(&example).expect("they fit")));
+    let taken = Previews::of(start.card(), &encoders.autoencoder, &device, encoded.into()).expect("they fit");
+    let made = Previews::new(&encoders, examples.into()).expect("they fit");
     drop(encoders);
-    assert!(
-        previews.draw(&ace.networks().expect("resident").flux, &mut Own, None, FloatDType::F32).expect("edits")
-            == expected
-    );
+    for previews in [made, taken] {
+        let drawn = previews.draw(&ace.networks().expect("resident").flux, &mut Own, None, FloatDType::F32);
+        assert!(drawn.expect("edits") == expected);
+    }
 }
 
 #[test]
