@@ -78,6 +78,35 @@ fn what_lies_under_the_mask_counts_as_much_as_the_recipe_says() {
     assert!((f64::from(four) / expected - 1.0).abs() < 1e-3, "{four} is not {expected}");
 }
 
+#[test]
+fn packed_examples_weigh_as_they_do_alone() {
+    let dir = TestDir::new("learning-packed");
+    let loss = |more: &str, section: &str| {
+        let optimizer = "steps = 1\nbatch = 6\nlearning_rate = 1e-3";
+        let top = format!("train = [\"flux\"]\n{section}");
+        let path = write_recipe(&dir, "run", &top, &format!("pool = 12\n{more}"), optimizer);
+        let recipe = Recipe::load(&path).expect("sound");
+        let start = Start::of_recipe(&recipe, &path).expect("shipped");
+        let (device, learning) = (support::device(), support::device().autodiff());
+        let world = World::new(64, WorldTask::ALL, Split::Train).expect("a world");
+        let encoders = start.encoders(&recipe, &device).expect("shipped");
+        let mut objective = FlowObjective::new(&recipe, &world, encoders, start.flux_dtype(&recipe), &learning);
+        let model = start.trained(&recipe, &learning).expect("shipped");
+        let micro_batches = objective.micro_batches(0).expect("encoded");
+        let count = micro_batches.len();
+        let losses = micro_batches.into_iter().map(|micro_batch| {
+            let loss = objective.loss(&model, micro_batch);
+            f64::from(loss.value.inner().into_scalar::<f32>()) * loss.weight
+        });
+        (losses.sum::<f64>(), count)
+    };
+    let section = "[loss]\nmask_weight = 3.0\nreference_weight = 0.25";
+    let ((alone, groups), (packed, packs)) = (loss("", section), loss("pack_tokens = 1000", section));
+    assert!(packs < groups, "{packs} sequences instead of {groups}");
+    assert!((packed / alone - 1.0).abs() < 1e-5, "{packed} is not {alone}");
+    assert!((loss("pack_tokens = 1000", "").0 / packed - 1.0).abs() > 1e-3, "weights weigh");
+}
+
 /// Runs to the end and gives what was measured on held-out examples.
 fn validated(options: &RunOptions) -> Vec<ValidationReport> {
     let mut reports = Vec::new();

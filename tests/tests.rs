@@ -65,3 +65,6 @@ mod sample;
 
 // The examples of the libraries.
 mod examples;
+
+// The planner of a training beside the memory that is counted, and the bench.
+mod plan;

@@ -13,20 +13,19 @@ use std::{
 const USAGE: &str = "\
 Usage: cargo xtask <verb> [--backend NAME] [options of the verb]
 
-  sample | session | train | eval | verify
+  sample | session | train | eval | verify | bench
                                    builds `ace` for one backend and runs it; --help after the verb lists its options
   fetch | doctor                   get a model from the Hugging Face Hub, and see whether it is whole
   inspect | convert                weight files; nothing is computed
-  data                             look at examples before training on them
-  report                           a page on a training
+  data | plan | report             examples before a training, what it will take, a page on it
   check                            fmt, clippy, test and doc, cheapest first
 
 Backends: flex (default: pure Rust on the CPU), wgpu, vulkan, metal, cuda, rocm, and wgpu-software, which is wgpu for a
 software Vulkan device. Each but flex has a target folder of its own, because a build of one takes long.";
 
-const VERBS: [&str; 5] = ["sample", "session", "train", "eval", "verify"];
+const VERBS: [&str; 6] = ["sample", "session", "train", "eval", "verify", "bench"];
 /// Verbs that compute nothing and know no backend.
-const FILE_VERBS: [&str; 6] = ["fetch", "doctor", "inspect", "convert", "data", "report"];
+const FILE_VERBS: [&str; 7] = ["fetch", "doctor", "inspect", "convert", "data", "plan", "report"];
 const CPU: &str = "flex";
 const SOFTWARE: &str = "wgpu-software";
 /// Exit code for words that are not understood.

@@ -81,6 +81,10 @@ pub enum Verb {
     },
     /// Measure how fast something is
     Bench {
+        /// Where to compute: flex, wgpu, vulkan, metal, cuda or rocm, as far as compiled in
+        // Before or behind what is measured.
+        #[arg(long, value_name = "NAME", global = true)]
+        backend: Option<String>,
         /// What is measured.
         #[command(subcommand)]
         what: BenchVerb,

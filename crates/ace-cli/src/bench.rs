@@ -4,8 +4,8 @@ use crate::{args::BenchArgs, device, interrupted, memory, progress::Progress, re
 use ace_plus::Card;
 use ace_train::{
     Recipe, Start,
-    bench::{Bench, Measured},
-    plan::{Prediction, Sequence, predict},
+    bench::{Bench, EXAMPLES, Measured, matmul_peak},
+    plan::{Around, Base, Prediction, Sequence, predict},
 };
 use serde_json::json;
 use std::process::ExitCode;
@@ -23,8 +23,8 @@ const TOKENS: usize = 1024;
 ///
 /// # Errors
 /// If the recipe cannot be used, or the device does not compute in its numbers.
-pub fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
-    let device = device::open(args.backend.as_deref())?;
+pub fn run(args: &BenchArgs, backend: Option<&str>) -> anyhow::Result<ExitCode> {
+    let device = device::open(backend)?;
     let bench = bench(args, device::workers(&device, 1))?;
     crate::listen_to_interrupts("stopping after this step");
     let mut bar = Progress::new("bench", 0, bench.warmup + bench.steps);
@@ -37,9 +37,14 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
         report::print("stopped before a step was measured");
         return Ok(ExitCode::FAILURE);
     }
-    let prediction =
-        predict(&bench.card, &bench.recipe, bench.sequence, (bench.workers, ace_train::bench::EXAMPLES as u64, 0));
-    let json = json(&bench, &measured, &prediction, &device::name(&device));
+    let around = Around { workers: bench.workers, examples: EXAMPLES as u64, encoder_budget: None };
+    let prediction = predict(&bench.card, &bench.recipe, Base::of(&bench.recipe), bench.sequence, around);
+    // The product of large matrices is no part of a training.
+    let peak = memory::peak();
+    let matmul = matmul_peak(&bench.recipe, &device);
+    let mut json = json(&bench, &measured, &prediction, peak);
+    json["device"] = device::name(&device).into();
+    json["matmul_flops"] = matmul.into();
     match args.json {
         true => report::print(&serde_json::to_string_pretty(&json)?),
         false => print(&json),
@@ -77,8 +82,10 @@ fn bench(args: &BenchArgs, workers: usize) -> anyhow::Result<Bench> {
         recipe.optimizer.batch = batch;
         recipe.optimizer.accumulate = 1;
     }
-    recipe.recompute &= !args.plain;
-    let longest = Sequence::longest(&card);
+    // Random matrices are wide, and here.
+    (recipe.quantize, recipe.placement) = (None, Default::default());
+    recipe.recompute = args.recompute || recipe.recompute && !args.plain;
+    let longest = Sequence::longest(&card, &recipe);
     let sequence = Sequence {
         image: args.tokens.unwrap_or(if is_default { TOKENS } else { longest.image }),
         text: args.text_tokens.unwrap_or(longest.text),
@@ -86,7 +93,7 @@ fn bench(args: &BenchArgs, workers: usize) -> anyhow::Result<Bench> {
     Ok(Bench { card, recipe, sequence, warmup: args.warmup, steps: args.steps, workers })
 }
 
-fn json(bench: &Bench, measured: &Measured, prediction: &Prediction, device: &str) -> serde_json::Value {
+fn json(bench: &Bench, measured: &Measured, prediction: &Prediction, peak: u64) -> serde_json::Value {
     let [median, fastest, slowest] = measured.seconds();
     let (batch, sequence, flux) = (bench.recipe.optimizer.batch, bench.sequence, &bench.card.flux);
     let stages: serde_json::Map<_, _> =
@@ -95,7 +102,6 @@ fn json(bench: &Bench, measured: &Measured, prediction: &Prediction, device: &st
         prediction.parts.iter().map(|part| (part.name.to_owned(), part.bytes.into())).collect();
     let resident = memory::resident();
     json!({
-        "device": device,
         "hidden": flux.hidden_size,
         "blocks": [flux.depth, flux.depth_single_blocks],
         "tokens": [sequence.image, sequence.text],
@@ -109,9 +115,8 @@ fn json(bench: &Bench, measured: &Measured, prediction: &Prediction, device: &st
         "samples_per_second": batch as f64 / median,
         "tokens_per_second": (batch * sequence.all()) as f64 / median,
         "flops": measured.operations / median,
-        "matmul_flops": measured.matmul_peak,
         "stages": stages,
-        "peak_memory": memory::peak(),
+        "peak_memory": peak,
         "predicted_memory": prediction.peak(),
         "predicted_parts": parts,
         "peak_resident": resident.map(|resident| resident.peak),
@@ -163,7 +168,7 @@ mod tests {
 
     fn asked(words: &[&str]) -> anyhow::Result<Bench> {
         match Cli::try_parse_from([&["ace", "bench", "train"], words].concat()).unwrap().verb {
-            Verb::Bench { what: BenchVerb::Train(args) } => bench(&args, 2),
+            Verb::Bench { what: BenchVerb::Train(args), .. } => bench(&args, 2),
             other => panic!("{other:?}"),
         }
     }

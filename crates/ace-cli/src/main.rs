@@ -58,7 +58,7 @@ fn main() -> ExitCode {
         Verb::Data(verb) => data::run(&verb),
         Verb::Report(args) => page::run(&args),
         Verb::Plan { what: PlanVerb::Train(args) } => plan::run(&args),
-        Verb::Bench { what: BenchVerb::Train(args) } => bench::run(&args),
+        Verb::Bench { backend, what: BenchVerb::Train(args) } => bench::run(&args, backend.as_deref()),
         Verb::Eval(args) => eval::run(&args),
         Verb::Verify(args) => verify(&args),
         Verb::Session(args) => session::run(&args),

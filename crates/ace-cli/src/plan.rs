@@ -6,7 +6,7 @@ use crate::{
     report::{self, bytes},
     train,
 };
-use ace_train::plan::{Fit, Prediction, Sequence, fit};
+use ace_train::plan::{Around, Fit, Prediction, Sequence, fit};
 use std::process::ExitCode;
 
 /// Prints what the recipe takes, and ways to take less.
@@ -16,23 +16,34 @@ use std::process::ExitCode;
 pub fn run(args: &PlanArgs) -> anyhow::Result<ExitCode> {
     let (recipe, start) = train::planned(args.recipe.as_deref(), &args.model)?;
     let card = start.card();
-    let longest = Sequence::longest(card);
+    let longest = Sequence::longest(card, &recipe);
     let sequence = Sequence { image: args.tokens.unwrap_or(longest.image), ..longest };
-    let fits = fit(card, &recipe, sequence, (device::threads(1), args.examples, start.encoder_budget));
-    let chosen = args.memory.and_then(|memory| fits.iter().find(|fit| fit.prediction.peak() <= memory));
+    let encoder_budget = Some(start.encoder_budget);
+    let around = Around { workers: device::threads(1), examples: args.examples, encoder_budget };
+    let fits = fit(card, &recipe, sequence, around);
+    let chosen = args.memory.and_then(|memory| fits.iter().find(|fit| size(&fit.prediction, args.card) <= memory));
     if args.json {
         report::print(&serde_json::to_string_pretty(&json(&fits, chosen))?);
     } else {
         report::print(&format!("{} on {}", recipe.name, card.name));
-        print(&fits, chosen, args.memory);
+        print(&fits, chosen, args);
+        if recipe.with_adapters && !card.adapter.is_empty() {
+            report::print("the card's own adapters lie under it and come on top, as large as their files in f32");
+        }
     }
     Ok(if args.memory.is_some() && chosen.is_none() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn print(fits: &[Fit], chosen: Option<&Fit>, memory: Option<u64>) {
+/// What counts of it.
+fn size(prediction: &Prediction, on_card: bool) -> u64 {
+    if on_card { prediction.on_card() } else { prediction.peak() }
+}
+
+fn print(fits: &[Fit], chosen: Option<&Fit>, args: &PlanArgs) {
+    let memory = args.memory;
     let widest = fits.iter().map(|fit| fit.about.chars().count()).max().unwrap_or_default();
     for fit in fits {
-        let peak = fit.prediction.peak();
+        let peak = size(&fit.prediction, args.card);
         let verdict = match memory {
             Some(memory) if peak <= memory => "fits",
             Some(_) => "does not fit",
@@ -45,7 +56,7 @@ fn print(fits: &[Fit], chosen: Option<&Fit>, memory: Option<u64>) {
         report::print("none of these fits: smaller pictures (--tokens), or a machine with more memory");
         return;
     };
-    report::print(&format!("\nof {}, at the highest point:", bytes(shown.prediction.peak())));
+    report::print(&format!("\nof {}, at the highest point:", bytes(size(&shown.prediction, args.card))));
     parts(&shown.prediction);
     if !shown.lines.is_empty() {
         report::print("\nfor the recipe:");
@@ -58,12 +69,15 @@ fn print(fits: &[Fit], chosen: Option<&Fit>, memory: Option<u64>) {
 fn parts(prediction: &Prediction) {
     let widest = prediction.parts.iter().map(|part| part.name.len()).max().unwrap_or_default();
     for part in &prediction.parts {
-        report::print(&format!("  {:widest$}  {:>8}", part.name, bytes(part.bytes)));
+        let place = if part.on_host { "on the host" } else { "" };
+        report::print(format!("  {:widest$}  {:>8}  {place}", part.name, bytes(part.bytes)).trim_end());
     }
-    if prediction.encoding > 0 {
-        let note = "before, while examples are encoded";
-        report::print(&format!("  {note}: {}", bytes(prediction.encoding)));
+    if prediction.encoders_before > 0 {
+        let encoders = bytes(prediction.encoders_before);
+        report::print(&format!("before that, while examples are encoded, the encoders: {encoders}"));
     }
+    let (card, all) = (bytes(prediction.on_card()), bytes(prediction.peak()));
+    report::print(&format!("on a graphics card {card}, on a processor {all}"));
 }
 
 fn json(fits: &[Fit], chosen: Option<&Fit>) -> serde_json::Value {
@@ -75,7 +89,8 @@ fn json(fits: &[Fit], chosen: Option<&Fit>) -> serde_json::Value {
             "recipe": fit.lines,
             "tokens": [fit.sequence.image, fit.sequence.text],
             "peak": fit.prediction.peak(),
-            "encoding": fit.prediction.encoding,
+            "encoders_before": fit.prediction.encoders_before,
+            "on_card": fit.prediction.on_card(),
             "parts": parts,
         })
     };

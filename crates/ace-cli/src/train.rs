@@ -12,7 +12,12 @@ use crate::{
 };
 use ace_nn::weight::Packing;
 use ace_plus::request::ModelRequest;
-use ace_train::{Outcome, Recipe, RunEvent, RunOptions, Start, StepReport, learn::board::Board, train_in};
+use ace_train::{
+    Outcome, Recipe, RunEvent, RunOptions, Start, StepReport,
+    learn::board::Board,
+    plan::{self, Around, Base, Extent},
+    train_in,
+};
 use ace_weights::Network;
 use burn::tensor::{Device, FloatDType};
 use std::{
@@ -89,6 +94,7 @@ fn train(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     let mut told = Told { every: recipe.log_every, steps: options.recipe()?.optimizer.steps, board: None };
     let mut pace = Pace::new(recipe.optimizer.batch);
     let mut broken = None;
+    let mut predicted = None;
     let outcome = train_in(ranks.group(), &start, &options, &device, &mut |report| {
         if let Err(error) = told.take(&report, &pace, &out) {
             // What was learned so far is saved, then it is said.
@@ -113,6 +119,7 @@ fn train(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
                 pace = Pace::new(recipe.optimizer.batch);
             }
             RunEvent::Timed(stages) => pace.take(stages),
+            RunEvent::Extent(extent) => predicted = predict(&start, &options, extent),
             RunEvent::Step(step) => {
                 let message = format!("{}, {}", shown.take(&step), pace.now());
                 if let Some(bar) = &mut bar {
@@ -163,7 +170,7 @@ fn train(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     let plotted = draw_plot(&out)?;
     match &outcome {
         Outcome::Finished { step, weights } => {
-            report::print(&format!("{}: step {step}; {}", recipe.name, pace.summary(None)));
+            report::print(&format!("{}: step {step}; {}", recipe.name, pace.summary(predicted)));
             if let Some(plotted) = plotted {
                 report::print(&format!("{}: {plotted}", out.join("loss.png").display()));
             }
@@ -279,6 +286,14 @@ fn draw_plot(out: &Path) -> anyhow::Result<Option<String>> {
     plot::draw(&out.join("log.jsonl"), &out.join("loss.png"))
 }
 
+/// What the planner says of a run with such examples, in bytes; nothing if it cannot say.
+fn predict(start: &Start, options: &RunOptions, extent: Extent) -> Option<u64> {
+    let recipe = options.recipe().ok()?;
+    let Extent { sequence, examples } = extent;
+    let around = Around { workers: options.workers, examples, encoder_budget: Some(start.encoder_budget) };
+    Some(plan::predict(start.card(), &recipe, Base::of(&recipe), sequence, around).peak())
+}
+
 /// What TensorBoard is told.
 struct Told {
     /// Steps between two numbers, as in the log.
@@ -307,6 +322,9 @@ impl Told {
                 ];
                 values.extend(report.figures.iter().map(|(name, value)| (name.as_str(), *value)));
                 board.scalars(report.step, now, &values)?;
+            }
+            RunEvent::Validated(report) => {
+                board.scalars(report.step, now, &[("validation", report.validation)])?;
             }
             RunEvent::Preview { step, path } => {
                 let size = image::image_dimensions(path)?;

@@ -90,6 +90,9 @@ impl UnitPolicy {
     }
 }
 
+/// Who turns pictures of one size into latents, `[1, 16, H/cell, W/cell]` each.
+pub type Encode<'a> = &'a mut dyn FnMut(&[&Plane]) -> ControlFlow<(), Vec<Tensor<4>>>;
+
 /// The conditions of one edit as tokens; all units of it on one sequence.
 #[derive(Debug, Clone)]
 pub struct Units {
@@ -130,14 +133,13 @@ impl Units {
         Self::encode_by(canvases, policy, autoencoder.downscale(), device, encode)
     }
 
-    /// As [`Units::encode`], with pictures that `encode` turns into latents, `[1, 16, H/cell, W/cell]` each; breaks off where
-    /// it does.
+    /// As [`Units::encode`], with pictures that `encode` turns into latents; breaks off where it does.
     pub fn encode_by(
         canvases: &[Canvas],
         policy: &UnitPolicy,
         cell: usize,
         device: &Device,
-        encode: &mut dyn FnMut(&[&Plane]) -> ControlFlow<(), Vec<Tensor<4>>>,
+        encode: Encode<'_>,
     ) -> ControlFlow<(), Self> {
         let mut beside = Vec::new();
         let mut behind = Vec::new();

@@ -7,6 +7,7 @@ use crate::{
         Stages, Start,
         flow::{FlowObjective, TrainedNetworks},
         params,
+        recipe::{FrozenPlacement, NetworkName},
         trainer::Trainer,
     },
     plan::{Sequence, count},
@@ -45,15 +46,12 @@ pub struct Bench {
 pub struct Measured {
     /// Time of every step that counts.
     pub steps: Vec<Stages>,
-    /// Parameters of the transformer, and how many of them learn.
+    /// Parameters of the transformer.
     pub parameters: u64,
     /// Parameters that learn.
     pub learned: u64,
     /// Multiplications and additions of a step, without what is computed a second time.
     pub operations: f64,
-    /// Multiplications and additions per second of the best of some products of large matrices, in the numbers of the
-    /// transformer.
-    pub matmul_peak: f64,
 }
 
 impl Measured {
@@ -87,13 +85,14 @@ impl Bench {
     pub fn run(&self, device: &Device, progress: &mut dyn FnMut(u64) -> bool) -> Result<Measured, Error> {
         let learning = device.clone().autodiff();
         let mut recipe = self.recipe.clone();
-        recipe.fresh = vec![crate::learn::recipe::NetworkName::Flux];
+        // What is random has no file to be read from, and is as wide as what computes.
+        recipe.fresh = vec![NetworkName::Flux];
+        (recipe.quantize, recipe.placement) = (None, FrozenPlacement::Resident);
         let start = Start::of(ace_plus::Model::of(self.card.clone(), ""));
-        let dtype: FloatDType = if recipe.lora.is_some() { recipe.frozen_dtype.into() } else { FloatDType::F32 };
+        let dtype = dtype(&recipe);
         if !device.supports_dtype(dtype) {
             return Err(Error::Dtype { dtype });
         }
-        let matmul_peak = matmul_peak(dtype, device);
         let flux = frozen_in(start.flux(&recipe, &learning)?, dtype);
         let parameters = flux.num_params() as u64;
         let grid = self.sequence.grid();
@@ -117,7 +116,6 @@ impl Bench {
             parameters,
             learned: params::count_learned(&trainer.model) as u64,
             operations: each * recipe.optimizer.batch as f64,
-            matmul_peak,
         })
     }
 }
@@ -133,13 +131,18 @@ fn frozen_in(flux: Flux, dtype: FloatDType) -> Flux {
     if dtype == FloatDType::F32 { flux } else { flux.map(&mut Cast(dtype)) }
 }
 
-/// Operations per second of a product of two square matrices: larger ones until one takes long enough to be measured,
-/// then the best of a few.
-fn matmul_peak(dtype: FloatDType, device: &Device) -> f64 {
+/// Numbers of the transformer.
+fn dtype(recipe: &Recipe) -> FloatDType {
+    if recipe.lora.is_some() { recipe.frozen_dtype.into() } else { FloatDType::F32 }
+}
+
+/// Multiplications and additions per second of a product of two square matrices, in the numbers of the transformer: larger
+/// matrices until one takes long enough to be measured, then the best of a few.
+pub fn matmul_peak(recipe: &Recipe, device: &Device) -> f64 {
     const LARGEST: usize = 8192;
     const LONG: Duration = Duration::from_millis(100);
     const TIMES: usize = 3;
-    let mut size = 1024;
+    let (dtype, mut size) = (dtype(recipe), 1024);
     loop {
         let matrix = || Tensor::<2>::random([size, size], Distribution::Default, device).cast(dtype);
         let (a, b) = (matrix(), matrix());
@@ -172,7 +175,6 @@ mod tests {
             parameters: 0,
             learned: 0,
             operations: 0.0,
-            matmul_peak: 0.0,
         };
         assert_eq!(measured(&[3, 1, 9]).seconds(), [3.0, 1.0, 9.0]);
         assert_eq!(measured(&[3, 1, 9, 4]).seconds(), [3.5, 1.0, 9.0]);

@@ -19,11 +19,11 @@ pub enum BenchVerb {
 }
 
 const PLAN_EXAMPLES: &str = "\
-Nothing is loaded: it is arithmetic on the card and the recipe, with what was counted on the CPU. Of a card with memory of
-its own it says what the same counts give there.
+Nothing is loaded: it is arithmetic on the model's sizes and the recipe, with what was counted on the CPU. For a graphics card
+it is a prediction from the same counts; its pool holds some back, so leave it a tenth.
 
 Examples:
-  ace plan train models/lora.toml --model ace-plus-portrait --memory 12G
+  ace plan train models/lora.toml --model ace-plus-portrait --memory 12G --card
   ace plan train models/tiny/lora-subject.toml
   ace plan train models/lora.toml --model flux1-fill-dev --tokens 1024 --memory 24G";
 
@@ -39,6 +39,9 @@ pub struct PlanArgs {
     /// What there is, as 12G or 800M
     #[arg(long, value_name = "BYTES", value_parser = memory)]
     pub memory: Option<u64>,
+    /// It is that of a card of its own: what stays on the host does not count
+    #[arg(long, requires = "memory")]
+    pub card: bool,
     /// Tokens of an example's pictures, one for 16 × 16 pixels [default: the most that the card takes]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub tokens: Option<usize>,
@@ -89,6 +92,9 @@ pub struct BenchArgs {
     /// Keep what every block computed instead of computing it twice
     #[arg(long)]
     pub plain: bool,
+    /// Compute every block twice, whatever the recipe says
+    #[arg(long, conflicts_with = "plain")]
+    pub recompute: bool,
     /// Steps that do not count
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub warmup: u64,
@@ -98,9 +104,6 @@ pub struct BenchArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// Where to compute: flex, wgpu, vulkan, metal, cuda or rocm, as far as compiled in
-    #[arg(long, value_name = "NAME")]
-    pub backend: Option<String>,
 }
 
 fn positive(text: &str) -> Result<usize, String> {

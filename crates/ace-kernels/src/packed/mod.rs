@@ -57,6 +57,17 @@ const NF4: [f32; 16] = [
     1.0,
 ];
 
+/// The numbers halfway between those of NF4.
+const NF4_BETWEEN: [f32; 15] = {
+    let mut between = [0.0; 15];
+    let mut at = 0;
+    while at < 15 {
+        between[at] = (NF4[at] + NF4[at + 1]) / 2.0;
+        at += 1;
+    }
+    between
+};
+
 /// Numbers that are widened at a time where plain operations do it.
 const PLAIN: usize = 1 << 22;
 
@@ -150,7 +161,9 @@ impl Packing {
                 let scale = largest.abs();
                 let code = |value: f32| {
                     let value = value * inverse(scale);
-                    NF4.windows(2).filter(|pair| value > (pair[0] + pair[1]) / 2.0).count() as u8
+                    // The upper half of what is left, four times.
+                    let step = |code, half| if value > NF4_BETWEEN[code + half - 1] { code + half } else { code };
+                    [8_usize, 4, 2, 1].into_iter().fold(0, step) as u8
                 };
                 for (at, pair) in values.chunks_exact(2).enumerate() {
                     put(at, code(pair[0]) << 4 | code(pair[1]));

@@ -2,7 +2,7 @@ use super::{NF4, PackedMatrix, Packing};
 use crate::testing::{device, random};
 use burn::{
     prelude::*,
-    tensor::{DType, FloatDType},
+    tensor::{DType, FloatDType, f16},
 };
 
 /// A matrix of normal numbers, packed and before.
@@ -128,4 +128,42 @@ fn sixteen_bits_are_multiplied_as_the_wide_matrix_in_sixteen_bits() {
         let error = largest((ours - expected.clone()).cast(DType::F32)) / largest(expected.cast(DType::F32));
         assert!(error < 4e-3, "{dtype:?}: {error}");
     }
+}
+
+#[test]
+#[allow(clippy::unreadable_literal)]
+fn numbers_are_packed_as_the_formats_own_programs_pack_them() {
+    let values: Vec<f32> = (0..64).map(|i| i as f32 * 0.37).map(|value| value - value.floor() - 0.4).collect();
+    let in_f16 = |scales: &[f32]| scales.iter().map(|scale| f16::from_f32(*scale)).collect::<Vec<_>>();
+    // The `gguf` package 0.19.0: `gguf.quants.quantize`.
+    let (words, scales) = Packing::Q8_0.pack(&values);
+    assert_eq!(
+        words,
+        [
+            -1035339094,
+            702112017,
+            -1186860679,
+            550590473,
+            -1338447760,
+            415780864,
+            2133844071,
+            264194039,
+            2015876704,
+            129384686,
+            1881132632,
+            -22202394,
+            1729545551,
+            -176214307,
+            1577958470,
+            -327801388,
+        ]
+    );
+    assert_eq!(in_f16(&scales), in_f16(&[0.004_646_301_3, 0.004_566_192_6]));
+    let (words, scales) = Packing::Q4_0.pack(&values);
+    assert_eq!(words, [-599549923, 1976185479, 206874896, 1993032343, 544656178, -1743956823, 561433410, -1742903878]);
+    assert_eq!(in_f16(&scales), in_f16(&[-0.073_730_47, -0.072_509_766]));
+    // bitsandbytes 0.50.2: `quantize_4bit(values, blocksize=64, quant_type="nf4", compress_statistics=False)`.
+    let (words, scales) = Packing::Nf4.pack(&values);
+    assert_eq!(words, [1268699670, 982438646, 964542965, 678281188, 678215652, 391950307, -162816301, -179663150]);
+    assert_eq!(scales, [0.589_999_8]);
 }

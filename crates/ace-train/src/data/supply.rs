@@ -188,6 +188,11 @@ impl<'a> Supply<'a> {
         self.text_of(&ids)
     }
 
+    /// In the place of an instruction that nothing will read: without embeddings.
+    pub fn unread_text(&self) -> EncodedText {
+        EncodedText { ids: self.tokenizers.ids(""), embeds: None }
+    }
+
     fn text_of(&mut self, ids: &TokenIds) -> Result<EncodedText, Error> {
         Ok(self.texts_of(std::slice::from_ref(ids))?.remove(0))
     }

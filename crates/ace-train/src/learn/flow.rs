@@ -17,6 +17,7 @@ use crate::{
         packing,
         supply::Supply,
     },
+    plan::{Extent, Sequence},
 };
 use ace_nn::{
     clip::Clip,
@@ -249,6 +250,10 @@ pub struct FlowObjective<'a> {
     recompute: bool,
     /// Where blocks come from that are not in the network; one micro-batch at a time walks through them.
     blocks: Option<Mutex<Box<dyn Blocks>>>,
+    /// The longest example so far.
+    longest: Option<Sequence>,
+    /// Examples that were drawn so far; without an end to them, by the last step.
+    drawn: BTreeSet<u64>,
     device: Device,
 }
 
@@ -266,7 +271,8 @@ impl<'a> FlowObjective<'a> {
     /// # Errors
     /// If the empty instruction is not encoded yet, and the text encoders cannot be loaded.
     pub fn of(recipe: &Recipe, mut supply: Supply<'a>, dtype: FloatDType, device: &Device) -> Result<Self, Error> {
-        let empty = supply.text("")?;
+        // It costs as much as any other, and often nothing reads it.
+        let empty = if recipe.drop_instruction > 0.0 { supply.text("")? } else { supply.unread_text() };
         let card = supply.card().clone();
         Ok(Self::build(recipe, &card, Examples::Supplied(Box::new(supply)), empty, dtype, device))
     }
@@ -306,6 +312,8 @@ impl<'a> FlowObjective<'a> {
             dtype,
             recompute: recipe.recompute,
             blocks: None,
+            longest: None,
+            drawn: BTreeSet::new(),
             device: device.clone().inner(),
         }
     }
@@ -384,6 +392,15 @@ impl Objective for FlowObjective<'_> {
         let mut rng = sample::rng(self.seed, step);
         let drawn = self.draw_indices(&mut rng);
         let indices = self.examples.ensure(&drawn)?;
+        for index in &indices {
+            let example = self.examples.get(*index);
+            let sequence = Sequence { image: example.geometry().len(), text: example.text_len() };
+            self.longest = self.longest.filter(|longest| longest.all() >= sequence.all()).or(Some(sequence));
+        }
+        if self.pool().is_none() {
+            self.drawn.clear();
+        }
+        self.drawn.extend(&indices);
         let features = self.features;
         let draws: Vec<Draw> = indices
             .into_iter()
@@ -416,6 +433,10 @@ impl Objective for FlowObjective<'_> {
         let is_packed = pack_tokens.is_some();
         let own = groups.iter().enumerate().filter(|(index, _)| share.has(*index));
         Ok(own.map(|(_, group)| self.micro_batch(group, is_packed, numbers(group) / total)).collect())
+    }
+
+    fn extent(&self) -> Option<Extent> {
+        Some(Extent { sequence: self.longest?, examples: self.drawn.len() as u64 })
     }
 
     fn loss(&self, model: &TrainedNetworks, micro_batch: FlowMicroBatch) -> Loss {

@@ -24,6 +24,7 @@ use crate::{
     },
     error::{RecipeProblem, StateProblem},
     judge::preview::{self, Previews},
+    plan::Extent,
 };
 use ace_nn::{autoencoder::AutoEncoder, flux::Own};
 use ace_plus::pixels;
@@ -109,6 +110,8 @@ pub enum RunEvent {
     },
     /// Where the time of a step went; its report follows.
     Timed(Stages),
+    /// The last step of this part of the run is done, and this is what its examples were.
+    Extent(Extent),
     /// A step is done.
     Step(StepReport),
     /// An example cannot be used and is left out, as the recipe wants it.
@@ -596,6 +599,9 @@ impl<'a> Run<'a> {
                 let mine = saved.is_none_or(|path| observer(RunEvent::Saved { step, path }));
                 go_on &= group::all(group, Ok(mine))?;
             }
+        }
+        if let Some(extent) = objective.extent() {
+            observer(RunEvent::Extent(extent));
         }
         if self.is_enough(&standing) {
             if let Some((best, validation)) = group::agree(group, Checkpoint::best(out))? {

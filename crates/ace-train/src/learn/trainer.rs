@@ -8,7 +8,7 @@ use super::{
     recipe::{OptimizerRecipe, OptimizerState},
     stages::Stages,
 };
-use crate::Error;
+use crate::{Error, plan::Extent};
 use burn::{
     module::Module,
     optim::{AdamWConfig, GradientsParams, ModuleOptimizer},
@@ -48,6 +48,11 @@ pub trait Objective: Sync {
 
     /// The loss of a micro-batch.
     fn loss(&self, model: &Self::Model, micro_batch: Self::MicroBatch) -> Loss;
+
+    /// What the examples were so far, if it is known.
+    fn extent(&self) -> Option<Extent> {
+        None
+    }
 
     /// Loss and gradients of a micro-batch. Several threads may ask at the same time.
     fn measure(&self, model: &Self::Model, micro_batch: Self::MicroBatch) -> Measured {

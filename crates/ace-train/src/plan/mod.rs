@@ -1,12 +1,13 @@
 //! What memory a training takes, before anything is loaded: arithmetic on a card and a recipe.
 //!
 //! ```text
-//! peak = base + learned + optimizer + average + cache + max(step, update)
-//!   step    gradients of the parts before + what the forward pass keeps + what one block needs on the way back
-//!   update  gradients + the parameters that take the place of the old ones
+//! peak = base + learned + optimizer + average + encoders + examples + the highest of these moments:
+//!   a block's way back   what the forward pass kept + the block at work + gradients so far
+//!   the update           all gradients + parameters that take the place of the old ones
 //! ```
 //!
-//! Everything but the activations follows from shapes. Of activations, [`activations`] has what was measured, and why.
+//! All but the activations follows from shapes; [`activations`] says what those are and why. It was counted on the CPU. On a
+//! card the same is allocated, but its pool holds some back, and its kernels need room of their own.
 
 pub mod activations;
 pub mod count;
@@ -15,14 +16,19 @@ mod fit;
 pub use activations::Sizes;
 pub use fit::{Fit, fit};
 
-use crate::Recipe;
-use crate::learn::recipe::{FrozenDtype, NetworkName};
-use ace_nn::{clip::ClipConfig, t5::T5Config};
+use crate::{
+    Recipe,
+    learn::recipe::{FrozenDtype, FrozenPacking, FrozenPlacement, NetworkName},
+};
+use ace_nn::{clip::ClipConfig, flux::FluxConfig, t5::T5Config};
 use ace_plus::Card;
+use activations::Moment;
 use count::Numbers;
 
 /// Bytes of a number that learns or is computed with on the way.
 const F32: u64 = 4;
+/// What the program itself has.
+const PROGRAM: u64 = 4_000_000;
 
 /// Tokens of one example.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,10 +52,19 @@ impl Sequence {
         [rows, self.image / rows]
     }
 
-    /// The longest examples that a card takes.
-    pub fn longest(card: &Card) -> Self {
-        Self { image: card.canvas.max_seq_len, text: card.text.t5_max_length }
+    /// The longest examples that a recipe takes.
+    pub fn longest(card: &Card, recipe: &Recipe) -> Self {
+        Self { image: recipe.max_seq_len.unwrap_or(card.canvas.max_seq_len), text: card.text.t5_max_length }
     }
+}
+
+/// What the examples of a run were so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// The longest of them.
+    pub sequence: Sequence,
+    /// How many distinct ones there were; without an end to the examples, those of a step.
+    pub examples: u64,
 }
 
 /// A part of the memory.
@@ -59,6 +74,8 @@ pub struct Part {
     pub name: &'static str,
     /// How large it is, in bytes.
     pub bytes: u64,
+    /// Whether it stays on the host where a card has memory of its own.
+    pub on_host: bool,
 }
 
 /// What a training takes.
@@ -66,133 +83,228 @@ pub struct Part {
 pub struct Prediction {
     /// What is there at the highest point, largest first.
     pub parts: Vec<Part>,
-    /// What is there before, while the examples are encoded and the transformer is not loaded; 0 if the encoders are
-    /// small and stay.
-    pub encoding: u64,
+    /// Encoders that are there before, while the transformer is not loaded; 0 if they are small and stay.
+    pub encoders_before: u64,
 }
 
 impl Prediction {
     /// The most memory at once, in bytes.
     pub fn peak(&self) -> u64 {
-        self.parts.iter().map(|part| part.bytes).sum::<u64>().max(self.encoding)
+        let host: u64 = self.parts.iter().filter(|part| part.on_host).map(|part| part.bytes).sum();
+        self.on_card() + host
+    }
+
+    /// The most of it that is on a card with memory of its own.
+    pub fn on_card(&self) -> u64 {
+        let card = self.parts.iter().filter(|part| !part.on_host).map(|part| part.bytes);
+        card.sum::<u64>().max(self.encoders_before)
     }
 }
 
-/// How a frozen matrix is held.
+/// How the matrices of frozen blocks are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Base {
-    /// As numbers of so many bytes.
-    Dense(u64),
+pub enum Packed {
+    /// In the numbers that are computed with.
+    Wide,
+    /// 34 bytes for 32 numbers.
+    Q8_0,
+    /// 18 bytes for 32 numbers.
+    Q4_0,
+    /// 36 bytes for 64 numbers.
+    Nf4,
+}
+
+/// How what does not learn is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Base {
+    /// Bytes of a number that is computed with.
+    pub bytes: u64,
+    /// Matrices of its blocks.
+    pub packed: Packed,
+    /// Whether a block is fetched when it runs: one is at work, the next on its way.
+    pub streamed: bool,
 }
 
 impl Base {
     /// As the recipe says.
     pub fn of(recipe: &Recipe) -> Self {
-        match recipe.frozen_dtype {
-            FrozenDtype::F32 => Self::Dense(4),
-            FrozenDtype::Bf16 | FrozenDtype::F16 => Self::Dense(2),
-        }
+        let bytes = match recipe.frozen_dtype {
+            FrozenDtype::F32 => 4,
+            FrozenDtype::Bf16 | FrozenDtype::F16 => 2,
+        };
+        let packed = match recipe.quantize {
+            None => Packed::Wide,
+            Some(FrozenPacking::Q8) => Packed::Q8_0,
+            Some(FrozenPacking::Q4) => Packed::Q4_0,
+            Some(FrozenPacking::Nf4) => Packed::Nf4,
+        };
+        Self { bytes, packed, streamed: recipe.placement == FrozenPlacement::Streamed }
     }
 
-    fn bytes(self, numbers: Numbers) -> u64 {
-        match self {
-            Self::Dense(each) => numbers.all() * each,
-        }
+    fn of_block(self, numbers: Numbers) -> u64 {
+        let matrices = match self.packed {
+            Packed::Wide => numbers.matrices * self.bytes,
+            Packed::Q8_0 => numbers.matrices * 34 / 32,
+            Packed::Q4_0 => numbers.matrices * 18 / 32,
+            Packed::Nf4 => numbers.matrices * 36 / 64,
+        };
+        matrices + numbers.vectors * self.bytes
     }
 
-    /// Bytes of a number that is computed with.
-    fn computes_in(self) -> u64 {
-        match self {
-            Self::Dense(each) => each,
-        }
+    /// The whole transformer: what is outside of its blocks is never packed and always there.
+    fn of_all(self, flux: &FluxConfig) -> u64 {
+        let is_block = |path: &str| path.contains("_blocks.");
+        let blocks = match self.streamed {
+            false => self.of_block(count::numbers(flux, is_block)),
+            // The double blocks are the larger ones, unless there are none.
+            true => {
+                let first = if flux.depth > 0 { "double_blocks.0." } else { "single_blocks.0." };
+                2 * self.of_block(count::numbers(flux, |path| path.starts_with(first)))
+            }
+        };
+        blocks + count::numbers(flux, |path| !is_block(path)).all() * self.bytes
     }
 }
 
-/// Rank of the branch that a layer gets.
-fn rank(recipe: &Recipe, path: &str) -> Option<usize> {
-    let lora = recipe.lora.as_ref()?;
-    path.contains("_blocks.").then_some(lora.rank)
+/// What a training has besides transformer and optimizer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Around {
+    /// Micro-batches that are measured at the same time.
+    pub workers: usize,
+    /// Encoded examples that are kept in memory.
+    pub examples: u64,
+    /// Encoders of more bytes than this are dropped before the transformer comes; `None` if nothing is encoded at all.
+    pub encoder_budget: Option<u64>,
 }
 
-/// What a training of the transformer takes on examples of `sequence`, with `workers` micro-batches at the same time and
-/// `examples` of them kept. Encoders of more than `budget` bytes are dropped before the transformer comes.
-pub fn predict(
-    card: &Card,
-    recipe: &Recipe,
-    sequence: Sequence,
-    (workers, examples, budget): (usize, u64, u64),
-) -> Prediction {
+/// Numbers that learn in layers whose paths `wanted` takes.
+fn learned(flux: &FluxConfig, recipe: &Recipe, wanted: impl Fn(&str) -> bool) -> u64 {
+    match &recipe.lora {
+        Some(lora) => count::branches(flux, |path| lora.branch(path).map(|(rank, _)| rank).filter(|_| wanted(path))),
+        None if recipe.trains(NetworkName::Flux) => count::numbers(flux, wanted).all(),
+        None => 0,
+    }
+}
+
+/// What a training of the transformer takes on examples of `sequence`, with what is frozen held as `base` says.
+pub fn predict(card: &Card, recipe: &Recipe, base: Base, sequence: Sequence, around: Around) -> Prediction {
     let flux = &card.flux;
-    let base = Base::of(recipe);
-    let whole = count::numbers(flux, |_| true);
     let is_frozen = recipe.lora.is_some() || !recipe.trains(NetworkName::Flux);
-    let learned = match &recipe.lora {
-        Some(_) => count::branches(flux, |path| rank(recipe, path)),
-        None if is_frozen => 0,
-        None => whole.all(),
-    };
+    let all = F32 * learned(flux, recipe, |_| true);
+    let single = F32 * learned(flux, recipe, |path| path.starts_with("single_blocks."));
+    let double = F32 * learned(flux, recipe, |path| path.starts_with("double_blocks."));
+
     let optimizer = &recipe.optimizer;
-    let chunk = optimizer.batch / optimizer.accumulate;
-    let parts_of_step = optimizer.accumulate as u64;
-    let at_once = (workers as u64).min(parts_of_step).max(1);
+    // Packed, as many examples share a sequence as it has room for.
+    let room = recipe.data.pack_tokens.map(|tokens| (tokens / sequence.all()).clamp(1, optimizer.batch));
+    let batch = room.unwrap_or(optimizer.batch / optimizer.accumulate);
+    let micro_batches = optimizer.batch.div_ceil(batch) as u64;
+    let at_once = (around.workers as u64).clamp(1, micro_batches);
+    let bytes = if is_frozen { base.bytes } else { F32 };
+    let sizes = Sizes { flux: flux.clone(), sequence, batch, bytes, is_packed: room.is_some_and(|room| room > 1) };
 
-    let computes_in = if is_frozen { base.computes_in() } else { F32 };
-    let sizes = Sizes { flux: flux.clone(), sequence, batch: chunk, bytes: computes_in };
-    let gradients = learned * F32 * parts_of_step;
-    let kept = at_once * sizes.kept(recipe.recompute);
-    let block = at_once * sizes.one_block(recipe.recompute);
-    // On the way back gradients are made while activations are given up; then new parameters come beside the old.
-    let step = kept + block;
-    let update = learned * F32;
-    let encoders = encoder_bytes(card, recipe);
-    let stays = if encoders > budget { 0 } else { encoders };
-    let each = sizes.example();
+    // Gradients of the micro-batches before wait for those of the last.
+    let waiting = (micro_batches - at_once) * all;
+    let moment = |moment: Moment| {
+        let [of_single, of_double] = moment.gradients;
+        let gradients = waiting + at_once * (of_single * single as f64 + of_double * double as f64) as u64;
+        let part = |bytes: f64| at_once * bytes as u64;
+        [("gradients", gradients), ("activations kept", part(moment.kept)), ("one block at work", part(moment.block))]
+    };
+    let update = [("gradients", micro_batches * all), ("new weights beside the old", all), ("one block at work", 0)];
+    let moments = sizes.moments(recipe.recompute).into_iter().map(moment).chain([update]);
+    let bytes_of = |parts: &[(&str, u64); 3]| parts.iter().map(|(_, bytes)| bytes).sum::<u64>();
+    let highest = moments.max_by_key(bytes_of).unwrap_or(update);
 
-    let mut parts = vec![
-        Part { name: "base weights", bytes: if is_frozen { base.bytes(whole) } else { 0 } },
-        Part { name: if is_frozen { "adapters" } else { "weights" }, bytes: learned * F32 },
-        Part { name: "gradients", bytes: gradients },
-        Part { name: "optimizer", bytes: 2 * learned * F32 },
-        Part { name: "moving average", bytes: if optimizer.ema.is_some() { learned * F32 } else { 0 } },
-        Part { name: "encoders", bytes: stays },
-        Part { name: "examples", bytes: examples * each + at_once * sizes.question() },
-    ];
-    if step >= update {
-        parts.push(Part { name: "activations kept", bytes: kept });
-        parts.push(Part { name: "one block at work", bytes: block });
-    } else {
-        parts.push(Part { name: "new weights beside the old", bytes: update });
+    let encoders = around.encoder_budget.map_or(0, |_| encoder_bytes(card, base));
+    let stays = if around.encoder_budget.is_some_and(|budget| encoders > budget) { 0 } else { encoders };
+    let part = |(name, bytes): (&'static str, u64)| Part { name, bytes, on_host: false };
+    let mut parts: Vec<Part> = [
+        ("base weights", if is_frozen { base.of_all(flux) } else { 0 }),
+        (if recipe.lora.is_some() { "adapters" } else { "weights" }, all),
+        ("optimizer", optimizer.state.bytes(all / F32)),
+        ("moving average", if optimizer.ema.is_some() { all } else { 0 }),
+        ("encoders", stays),
+        ("examples of a step", at_once * sizes.question()),
+    ]
+    .map(part)
+    .into();
+    parts.extend(highest.map(part));
+    for (name, bytes) in [("examples kept", around.examples * sizes.example()), ("the program", PROGRAM)] {
+        parts.push(Part { name, bytes, on_host: true });
     }
     parts.retain(|part| part.bytes > 0);
     parts.sort_by_key(|part| std::cmp::Reverse(part.bytes));
-    Prediction { parts, encoding: if stays == 0 { encoders + examples * each } else { 0 } }
+    Prediction { parts, encoders_before: encoders - stays }
 }
 
-/// Bytes of the networks that encode examples, in the numbers of frozen networks; the autoencoder is in f32.
-fn encoder_bytes(card: &Card, recipe: &Recipe) -> u64 {
-    let each = Base::of(recipe).computes_in();
-    (t5_numbers(&card.t5) + clip_numbers(&card.clip)) * each + autoencoder_numbers(card) * F32
+/// Bytes of the networks that encode examples, held as frozen networks are; the autoencoder is in f32.
+fn encoder_bytes(card: &Card, base: Base) -> u64 {
+    let text = [t5_numbers(&card.t5), clip_numbers(&card.clip)];
+    let text = text.map(|(blocks, others)| base.of_block(blocks) + others * base.bytes);
+    text.iter().sum::<u64>() + autoencoder_numbers(card) * F32
 }
 
-/// Numbers of T5's encoder: the embedding, and in each layer four projections, a gated feed-forward and two norms.
-fn t5_numbers(t5: &T5Config) -> u64 {
-    let inner = t5.num_heads * t5.d_kv;
-    let layer = 4 * t5.d_model * inner + 3 * t5.d_model * t5.d_ff + 2 * t5.d_model;
-    let bias = t5.relative_attention_num_buckets * t5.num_heads;
-    (t5.vocab_size * t5.d_model + t5.num_layers * layer + bias + t5.d_model) as u64
+/// Numbers of T5's layers (four projections, a gated feed-forward, two norms each) and of everything else.
+fn t5_numbers(t5: &T5Config) -> (Numbers, u64) {
+    let (d, layers) = (t5.d_model, t5.num_layers);
+    let matrices = 4 * d * t5.num_heads * t5.d_kv + 3 * d * t5.d_ff;
+    let blocks = Numbers { matrices: (layers * matrices) as u64, vectors: (layers * 2 * d) as u64 };
+    (blocks, (t5.vocab_size * d + t5.relative_attention_num_buckets * t5.num_heads + d) as u64)
 }
 
-/// Numbers of CLIP's text model: two embeddings, and in each layer four projections, a feed-forward and two norms.
-fn clip_numbers(clip: &ClipConfig) -> u64 {
-    let (d, wide) = (clip.hidden_size, clip.intermediate_size);
-    let layer = 4 * (d * d + d) + d * wide + wide + wide * d + d + 4 * d;
-    ((clip.vocab_size + clip.max_position_embeddings) * d + clip.num_layers * layer + 2 * d) as u64
+/// Numbers of CLIP's layers (four projections, a feed-forward, two norms each) and of everything else.
+fn clip_numbers(clip: &ClipConfig) -> (Numbers, u64) {
+    let (d, wide, layers) = (clip.hidden_size, clip.intermediate_size, clip.num_layers);
+    let (matrices, vectors) = (4 * d * d + 2 * d * wide, 4 * d + wide + d + 4 * d);
+    let blocks = Numbers { matrices: (layers * matrices) as u64, vectors: (layers * vectors) as u64 };
+    (blocks, ((clip.vocab_size + clip.max_position_embeddings) * d + 2 * d) as u64)
 }
 
-/// About how many numbers the autoencoder has: its convolutions of 3 × 3, of which a level has two per block.
+/// About how many numbers the autoencoder has: those of its convolutions of 3 × 3, two in each block and one between levels, and
+/// of the blocks and the attention in the middle of each half.
 fn autoencoder_numbers(card: &Card) -> u64 {
     let config = &card.autoencoder;
     let blocks = 2 * config.layers_per_block + 1;
-    let level = |channels: &usize| 2 * blocks * 9 * channels * channels;
-    config.block_out_channels.iter().map(level).sum::<usize>() as u64
+    let levels: usize =
+        config.block_out_channels.iter().map(|channels| (2 * blocks + 2) * 9 * channels * channels).sum();
+    let middle = config.block_out_channels.last().map_or(0, |channels| 2 * (4 * 9 + 4) * channels * channels);
+    (levels + middle) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::{module::Module, tensor::Device};
+
+    #[test]
+    fn the_encoders_have_the_numbers_of_their_networks() {
+        let device = Device::default();
+        for card in ["tiny", "flux1-fill-dev"].map(|name| Card::builtin(name).unwrap()) {
+            let all = |(blocks, others): (Numbers, u64)| blocks.all() + others;
+            assert_eq!(all(t5_numbers(&card.t5)), card.t5.init(&device).num_params() as u64);
+            assert_eq!(all(clip_numbers(&card.clip)), card.clip.init(&device).num_params() as u64);
+            let autoencoder = card.autoencoder.init(&device).num_params() as f64;
+            assert!((autoencoder_numbers(&card) as f64 / autoencoder - 1.0).abs() < 0.1, "{autoencoder}");
+        }
+    }
+
+    #[test]
+    fn packed_and_fetched_matrices_take_what_their_formats_say() {
+        let flux = Card::builtin("flux1-fill-dev").unwrap().flux;
+        let base = Base { bytes: 2, packed: Packed::Wide, streamed: false };
+        let gigabytes = |base: Base| base.of_all(&flux) as f64 / 1e9;
+        // 11.9 billion numbers in 16, 8.5 and 4.5 bits, but for 0.03 billion outside of the blocks and the vectors.
+        assert!((gigabytes(base) - 23.8).abs() < 0.1);
+        assert!((gigabytes(Base { packed: Packed::Q8_0, ..base }) - 12.7).abs() < 0.1);
+        assert!((gigabytes(Base { packed: Packed::Nf4, ..base }) - 6.8).abs() < 0.1);
+        // Two of nineteen double blocks of 340 million numbers.
+        assert!((gigabytes(Base { packed: Packed::Nf4, streamed: true, ..base }) - 0.5).abs() < 0.1);
+    }
+
+    #[test]
+    fn a_picture_is_as_square_as_can_be() {
+        let grid = |image| Sequence { image, text: 0 }.grid();
+        assert_eq!([grid(1024), grid(96), grid(7)], [[32, 32], [8, 12], [1, 7]]);
+    }
 }
