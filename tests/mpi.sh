@@ -39,7 +39,7 @@ pool = 24
 [optimizer]
 batch = 16
 accumulate = 8
-learning_rate = 1e-3
+learning_rate = 2e-4
 warmup = 2
 ema = 0.9
 $2
@@ -54,7 +54,7 @@ recipe long "steps = 100000"
 launch() { # processes, then what `ace train` is told
     processes=$1
     shift
-    timeout 300 mpirun --allow-run-as-root --oversubscribe --bind-to none -n "$processes" "$ace" train "$@"
+    timeout 300 mpirun --allow-run-as-root --oversubscribe --bind-to none --mca mpi_yield_when_idle 1 -n "$processes" "$ace" train "$@"
 }
 fail() {
     echo "FAILED: $1" >&2

@@ -137,20 +137,40 @@ fn absent<M: Module>(grads: &GradientsParams, model: &M) -> BTreeSet<usize> {
     walk.absent
 }
 
-/// Sends gradients on their way, one parameter after the other in the order of the module, so that no more than one of
-/// them is held twice. Where this rank has none, zeros go. What is frozen does not travel, nor what is `absent`.
+/// Numbers that travel together, 16 MiB: every exchange waits for all ranks, and most parameters are small.
+const LOAD: usize = 1 << 22;
+
+/// Sends gradients on their way in the order of the module's parameters, a load after the other, so that no more than a load is
+/// held twice. Where this rank has none, zeros go. What is frozen does not travel, nor what is `absent`.
 fn travel<M: Module>(
     model: &M,
     own: Option<GradientsParams>,
     absent: &BTreeSet<usize>,
     send: &mut dyn FnMut(&mut [f32]),
 ) -> GradientsParams {
+    /// Takes one parameter's gradient out of a load.
+    type Unpack = Box<dyn FnOnce(Vec<f32>, &mut GradientsParams)>;
     struct Walk<'a> {
         own: GradientsParams,
         absent: &'a BTreeSet<usize>,
         position: usize,
         send: &'a mut dyn FnMut(&mut [f32]),
+        load: Vec<f32>,
+        /// How many numbers of the load belong to which parameter.
+        parts: Vec<(usize, Unpack)>,
         arrived: GradientsParams,
+    }
+    impl Walk<'_> {
+        fn leave(&mut self) {
+            if self.parts.is_empty() {
+                return;
+            }
+            (self.send)(&mut self.load);
+            let mut numbers = std::mem::take(&mut self.load).into_iter();
+            for (count, unpack) in self.parts.drain(..) {
+                unpack(numbers.by_ref().take(count).collect(), &mut self.arrived);
+            }
+        }
     }
     impl ModuleVisitor for Walk<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -162,17 +182,25 @@ fn travel<M: Module>(
             if self.absent.contains(&(self.position - 1)) {
                 return;
             }
-            let mut numbers: Vec<f32> = match self.own.remove::<D>(param.id) {
-                Some(own) => own.into_data().convert::<f32>().iter::<f32>().collect(),
-                None => vec![0.0; value.shape().num_elements()],
+            let (id, shape, device) = (param.id, value.shape(), value.device().inner());
+            let count = shape.num_elements();
+            if self.load.len() + count > LOAD {
+                self.leave();
+            }
+            match self.own.remove::<D>(id) {
+                Some(own) => self.load.extend(own.into_data().convert::<f32>().iter::<f32>()),
+                None => self.load.resize(self.load.len() + count, 0.0),
+            }
+            let unpack = move |numbers: Vec<f32>, arrived: &mut GradientsParams| {
+                arrived.register(id, Tensor::<D>::from_data(TensorData::new(numbers, shape), &device));
             };
-            (self.send)(&mut numbers);
-            let data = TensorData::new(numbers, value.shape());
-            self.arrived.register(param.id, Tensor::<D>::from_data(data, &value.device().inner()));
+            self.parts.push((count, Box::new(unpack)));
         }
     }
     let own = own.unwrap_or_default();
-    let mut walk = Walk { own, absent, position: 0, send, arrived: GradientsParams::new() };
+    let (load, parts, arrived) = (Vec::new(), Vec::new(), GradientsParams::new());
+    let mut walk = Walk { own, absent, position: 0, send, load, parts, arrived };
     model.visit(&mut walk);
+    walk.leave();
     walk.arrived
 }
