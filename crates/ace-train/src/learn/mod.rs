@@ -20,12 +20,16 @@ pub mod recompute;
 pub mod flow;
 pub mod validation;
 pub mod state;
+mod log;
 pub mod board;
+mod source;
+pub mod events;
 pub mod run;
 
+pub use events::{Outcome, RunEvent, RunObserver, RunOptions};
 pub use group::{Alone, Group};
 pub use recipe::Recipe;
-pub use run::{Outcome, RunEvent, RunObserver, RunOptions, train, train_from, train_in};
+pub use run::{train, train_from, train_in};
 pub use stages::Stages;
 pub use start::Start;
 pub use trainer::StepReport;

@@ -3,28 +3,28 @@
 use super::{
     autoencoder::AutoEncoderObjective,
     emphasis::Emphasis,
+    events::{Outcome, RunEvent, RunObserver, RunOptions},
     flow::{FlowObjective, TrainedNetworks},
     group::{self, Alone, Group, Share},
+    log::Log,
     params,
     recipe::{NetworkName, Recipe, ValidationRecipe},
-    stages::Stages,
+    source::{beside, open_data, open_manifest, open_world},
     start::{self, Start},
     state::{self, Checkpoint, Damage, Kept, Standing},
-    trainer::{Objective, StepReport, Trainer},
+    trainer::{Objective, Trainer},
     validation::{Validation, ValidationReport},
 };
 use crate::{
     Error,
     data::{
-        Cache, Notice, Notices, OnBadExample, Supply,
+        Cache, Notices, OnBadExample, Supply,
         example::{Dataset, Example},
-        files::Manifest,
-        shapes::{Split, World, WorldTask},
+        shapes::Split,
         skipping::Skipping,
     },
     error::{RecipeProblem, StateProblem},
     judge::preview::{self, Previews},
-    plan::Extent,
 };
 use ace_nn::{autoencoder::AutoEncoder, flux::Own};
 use ace_plus::pixels;
@@ -33,151 +33,8 @@ use burn::{module::Module, prelude::*};
 use image::RgbImage;
 use std::{
     fs,
-    io::Write,
     path::{Path, PathBuf},
 };
-
-/// How a run is started.
-#[derive(Debug, Clone)]
-pub struct RunOptions {
-    /// The recipe's file.
-    pub recipe: PathBuf,
-    /// A manifest in the place of what the recipe learns from.
-    pub manifest: Option<PathBuf>,
-    /// Folder for everything that the run writes.
-    pub out: PathBuf,
-    /// Go on from the newest checkpoint in `out`.
-    pub resume: bool,
-    /// Steps instead of the recipe's.
-    pub steps: Option<u64>,
-    /// Examples per step instead of the recipe's.
-    pub batch: Option<usize>,
-    /// Micro-batches that are measured at the same time: the cores of a CPU, 1 on a GPU.
-    pub workers: usize,
-}
-
-impl RunOptions {
-    /// A run of a recipe as it says, on one core.
-    pub fn new(recipe: impl Into<PathBuf>, out: impl Into<PathBuf>) -> Self {
-        let (recipe, out) = (recipe.into(), out.into());
-        Self { recipe, manifest: None, out, resume: false, steps: None, batch: None, workers: 1 }
-    }
-
-    /// The recipe, with what these options say instead.
-    ///
-    /// # Errors
-    /// If it cannot be read or used.
-    pub fn recipe(&self) -> Result<Recipe, Error> {
-        let mut recipe = Recipe::load_with(&self.recipe, self.manifest.as_deref())?;
-        recipe.optimizer.steps = self.steps.unwrap_or(recipe.optimizer.steps);
-        recipe.optimizer.batch = self.batch.unwrap_or(recipe.optimizer.batch);
-        Ok(recipe)
-    }
-}
-
-/// What a run tells its observer.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum RunEvent {
-    /// Examples are encoded, before the network that is trained is loaded.
-    Encoding {
-        /// Examples done.
-        done: u64,
-        /// Examples that the run will draw.
-        of: u64,
-    },
-    /// Everything is loaded.
-    Started {
-        /// The recipe's name.
-        name: String,
-        /// Steps in all.
-        steps: u64,
-        /// Steps done before.
-        resumed_at: u64,
-        /// Parameters that learn.
-        learned: usize,
-        /// Parameters of the networks that learn, frozen ones included.
-        parameters: usize,
-    },
-    /// A checkpoint is passed over, for it is damaged.
-    Damaged {
-        /// Its folder.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-        /// Steps done at the one that the run goes on from.
-        resumed_at: u64,
-    },
-    /// Where the time of a step went; its report follows.
-    Timed(Stages),
-    /// The last step of this part of the run is done, and this is what its examples were.
-    Extent(Extent),
-    /// A step is done.
-    Step(StepReport),
-    /// An example cannot be used and is left out, as the recipe wants it.
-    Skipped {
-        /// Its line or file.
-        place: String,
-        /// What is wrong with it.
-        reason: String,
-        /// Examples left out so far, this one included.
-        count: usize,
-    },
-    /// Something to know that does not stop the run, such as a file of the cache that cannot be read.
-    Note(String),
-    /// The loss on held-out examples was measured.
-    Validated(ValidationReport),
-    /// The loss on held-out examples has not become lower for long, and the run ends. What is written is of its best step.
-    StoppedEarly {
-        /// Steps done.
-        step: u64,
-        /// The best step.
-        best: u64,
-        /// The loss there.
-        validation: f32,
-    },
-    /// A preview was written.
-    Preview {
-        /// Steps done.
-        step: u64,
-        /// Its file.
-        path: PathBuf,
-    },
-    /// A checkpoint was written.
-    Saved {
-        /// Steps done.
-        step: u64,
-        /// Its folder.
-        path: PathBuf,
-    },
-    /// What a finished autoencoder's card should say.
-    Measured {
-        /// Mean of the raw latents.
-        shift_factor: f32,
-        /// One over their standard deviation.
-        scaling_factor: f32,
-    },
-}
-
-/// How a run ended.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
-    /// All steps are done.
-    Finished {
-        /// Steps done.
-        step: u64,
-        /// The files that were learned.
-        weights: Vec<PathBuf>,
-    },
-    /// The observer stopped it. There is a checkpoint of this step, if it is not 0.
-    Stopped {
-        /// Steps done.
-        step: u64,
-    },
-}
-
-/// Who is told about progress; answers whether to go on.
-pub type RunObserver<'a> = &'a mut dyn FnMut(RunEvent) -> bool;
 
 /// Trains as the recipe says, on `device` (without gradients; the run adds them where it needs them).
 ///
@@ -249,15 +106,6 @@ struct Prepared<'a> {
     previews: Option<Previews>,
     /// Whether the encoders must go before the transformer comes.
     is_large: bool,
-}
-
-impl From<Notice> for RunEvent {
-    fn from(notice: Notice) -> Self {
-        match notice {
-            Notice::Skipped { place, reason, count } => Self::Skipped { place: place.to_string(), reason, count },
-            Notice::Note(line) => Self::Note(line),
-        }
-    }
 }
 
 impl<'a> Run<'a> {
@@ -646,84 +494,5 @@ impl Mean {
 
     fn value(self) -> Option<f32> {
         (self.count > 0).then(|| (self.sum / f64::from(self.count)) as f32)
-    }
-}
-
-/// The folder that a recipe's paths start from.
-fn beside(recipe: &Path) -> &Path {
-    recipe.parent().unwrap_or(Path::new(""))
-}
-
-/// The world or the manifest that the recipe at `path` names.
-fn open_data(recipe: &Recipe, path: &Path) -> Result<Box<dyn Dataset>, Error> {
-    match &recipe.data.manifest {
-        Some(manifest) => open_manifest(recipe, &beside(path).join(manifest)),
-        None => Ok(Box::new(open_world(recipe, path, Split::Train)?)),
-    }
-}
-
-/// Examples on disk.
-fn open_manifest(recipe: &Recipe, place: &Path) -> Result<Box<dyn Dataset>, Error> {
-    Ok(Box::new(match recipe.data.on_bad_example {
-        OnBadExample::Stop => Manifest::open(place)?,
-        OnBadExample::Skip => Manifest::open_with_bad(place)?,
-    }))
-}
-
-/// The world that the recipe at `path` names.
-fn open_world(recipe: &Recipe, path: &Path, split: Split) -> Result<World, Error> {
-    let tasks = match recipe.data.tasks.is_empty() {
-        true => WorldTask::ALL.to_vec(),
-        false => {
-            let find = |name: &String| {
-                WorldTask::from_name(name).ok_or_else(|| {
-                    let known = WorldTask::ALL.iter().map(|task| task.name()).collect();
-                    Error::recipe(path, RecipeProblem::UnknownTask { name: name.clone(), known })
-                })
-            };
-            recipe.data.tasks.iter().map(find).collect::<Result<Vec<_>, _>>()?
-        }
-    };
-    Ok(World::new(recipe.data.world.unwrap_or_default(), &tasks, split)?)
-}
-
-/// JSON lines, one per logged step ([`StepReport`]) or measurement ([`ValidationReport`]). A resumed run removes the lines of
-/// steps after its checkpoint.
-struct Log {
-    path: PathBuf,
-    file: fs::File,
-    /// Bytes of whole lines.
-    len: u64,
-}
-
-impl Log {
-    fn open(path: &Path, step: u64) -> Result<Self, Error> {
-        let io = || ace_plus::Error::io(path);
-        let kept: String = match fs::read_to_string(path) {
-            Ok(text) if step > 0 => {
-                let is_past = |line: &&str| {
-                    let line = serde_json::from_str::<serde_json::Value>(line);
-                    line.is_ok_and(|line| line["step"].as_u64().is_some_and(|line| line <= step))
-                };
-                text.lines().filter(is_past).flat_map(|line| [line, "\n"]).collect()
-            }
-            _ => String::new(),
-        };
-        ace_weights::replace::write(path, kept.as_bytes())?;
-        let file = fs::OpenOptions::new().append(true).open(path).map_err(io())?;
-        Ok(Self { path: path.to_owned(), file, len: kept.len() as u64 })
-    }
-
-    fn write(&mut self, report: &impl serde::Serialize) -> Result<(), Error> {
-        let line = serde_json::to_string(report).unwrap_or_default() + "\n"; // plain numbers always serialize
-        match self.file.write_all(line.as_bytes()) {
-            Ok(()) => self.len += line.len() as u64,
-            Err(source) => {
-                // Half a line says nothing. If that cannot be undone either, the first error is the one that matters.
-                let _ = self.file.set_len(self.len);
-                return Err(ace_plus::Error::io(&self.path)(source).into());
-            }
-        }
-        Ok(())
     }
 }
