@@ -6,7 +6,7 @@
 //! | [`learn`] | a recipe, where a run starts, the two objectives, one step, its checkpoints, a whole run |
 //! | [`judge`] | whether an output is right, a table of scores, previews |
 //! | [`plan`] | what memory a recipe takes, and which settings fit |
-//! | [`bench`] | how fast the trainer is on a device |
+//! | [`mod@bench`] | how fast the trainer is on a device |
 //!
 //! `data` knows neither of the others, and `judge` does not know `learn`.
 

@@ -2,10 +2,10 @@
 //!
 //! | path | form |
 //! |---|---|
-//! | a file whose lines begin with `{` | [`json_lines`]: JSON lines |
-//! | a file with `#;#` in its first line | [`ace_list`]: the list of ACE++'s own trainer |
-//! | a folder with `before/` and `after/`, or `NAME_start.png` and `NAME_end.png` | [`pairs`]: pictures before and after |
-//! | any other folder | [`captions`]: pictures with `.txt` captions beside them |
+//! | a file whose lines begin with `{` | `json_lines`: JSON lines |
+//! | a file with `#;#` in its first line | `ace_list`: the list of ACE++'s own trainer |
+//! | a folder with `before/` and `after/`, or `NAME_start.png` and `NAME_end.png` | `pairs`: pictures before and after |
+//! | any other folder | `captions`: pictures with `.txt` captions beside them |
 //!
 //! Pictures and masks are read by [`ace_plus::picture`], as for an edit: turned upright, transparent parts on white, 16
 //! bits rounded to 8, a mask's white repainted.
