@@ -1,6 +1,14 @@
 //! What the planner predicts, beside what the program counts.
 
-use crate::support::ace;
+use crate::{
+    convert::{tensors, write_q8},
+    support::{TestDir, ace},
+};
+use ace_train::{
+    Recipe,
+    plan::{Base, Packed},
+};
+use ace_weights::WeightFile;
 use serde_json::Value;
 use std::path::Path;
 
@@ -19,6 +27,18 @@ fn number(json: &Value, name: &str) -> f64 {
 fn recipe() -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny/lora-subject.toml");
     path.display().to_string()
+}
+
+#[test]
+fn a_file_that_is_packed_is_counted_as_it_is() {
+    let dir = TestDir::new("plan-packed");
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny/flux.safetensors");
+    let packed = dir.file("flux-Q8_0.gguf");
+    write_q8(&packed, &tensors(&shipped));
+    let recipe = Recipe::load(Path::new(&recipe())).expect("shipped");
+    let base = |path: &Path| Base::on(&WeightFile::open(path).expect("readable"), &recipe);
+    assert_eq!(base(&shipped), Base::of(&recipe));
+    assert_eq!(base(&packed), Base { packed: Packed::Q8_0, ..Base::of(&recipe) });
 }
 
 #[test]

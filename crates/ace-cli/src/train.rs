@@ -14,7 +14,7 @@ use ace_nn::weight::Packing;
 use ace_plus::request::ModelRequest;
 use ace_train::{
     Outcome, Recipe, RunEvent, RunOptions, Start, StepReport,
-    learn::board::Board,
+    learn::{board::Board, recipe::NetworkName},
     plan::{self, Around, Base, Extent},
     train_in,
 };
@@ -291,7 +291,10 @@ fn predict(start: &Start, options: &RunOptions, extent: Extent) -> Option<u64> {
     let recipe = options.recipe().ok()?;
     let Extent { sequence, examples } = extent;
     let around = Around { workers: options.workers, examples, encoder_budget: Some(start.encoder_budget) };
-    Some(plan::predict(start.card(), &recipe, Base::of(&recipe), sequence, around).peak())
+    // A transformer that starts from random numbers has no file.
+    let file = start.model.open(Network::Flux).ok().filter(|_| !recipe.is_fresh(NetworkName::Flux));
+    let base = file.map_or_else(|| Base::of(&recipe), |file| Base::on(&file, &recipe));
+    Some(plan::predict(start.card(), &recipe, base, sequence, around).peak())
 }
 
 /// What TensorBoard is told.

@@ -53,13 +53,13 @@ pub fn fit(card: &Card, recipe: &Recipe, sequence: Sequence, around: Around) -> 
     if recipe.lora.is_some() {
         if recipe.frozen_dtype == FrozenDtype::F32 {
             recipe.frozen_dtype = FrozenDtype::Bf16;
-            base = Base { packed: base.packed, streamed: base.streamed, ..Base::of(&recipe) };
+            base = Base { bytes: Base::of(&recipe).bytes, ..base };
             add("base in 16 bits", Some("frozen_dtype = \"bf16\"".to_owned()), &recipe, base, sequence);
         }
         for (packed, about, name) in [(Packed::Q8_0, "base in 8 bits", "q8_0"), (Packed::Nf4, "base in 4 bits", "nf4")]
         {
             if base.packed == Packed::Wide || packed == Packed::Nf4 && base.packed == Packed::Q8_0 {
-                base.packed = packed;
+                (base.packed, base.encoders) = (packed, packed);
                 add(about, Some(format!("quantize = \"{name}\"")), &recipe, base, sequence);
             }
         }

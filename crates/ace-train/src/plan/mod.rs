@@ -22,6 +22,7 @@ use crate::{
 };
 use ace_nn::{clip::ClipConfig, flux::FluxConfig, t5::T5Config};
 use ace_plus::Card;
+use ace_weights::WeightFile;
 use activations::Moment;
 use count::Numbers;
 
@@ -119,8 +120,10 @@ pub enum Packed {
 pub struct Base {
     /// Bytes of a number that is computed with.
     pub bytes: u64,
-    /// Matrices of its blocks.
+    /// Matrices of the transformer's blocks.
     pub packed: Packed,
+    /// Matrices of the text encoders' blocks.
+    pub encoders: Packed,
     /// Whether a block is fetched when it runs: one is at work, the next on its way.
     pub streamed: bool,
 }
@@ -138,7 +141,25 @@ impl Base {
             Some(FrozenPacking::Q4) => Packed::Q4_0,
             Some(FrozenPacking::Nf4) => Packed::Nf4,
         };
-        Self { bytes, packed, streamed: recipe.placement == FrozenPlacement::Streamed }
+        Self { bytes, packed, encoders: packed, streamed: recipe.placement == FrozenPlacement::Streamed }
+    }
+
+    /// As the recipe says, on the transformer's own file: matrices that are packed there stay so.
+    pub fn on(file: &WeightFile, recipe: &Recipe) -> Self {
+        let base = Self::of(recipe);
+        let is_block = |key: &&str| key.contains("blocks.") && file.shape(key).is_some_and(|shape| shape.len() == 2);
+        let (mut numbers, mut bytes) = (0, 0);
+        for key in file.keys().filter(is_block) {
+            numbers += file.shape(key).map_or(0, |shape| shape.iter().product());
+            bytes += file.len_of(key).unwrap_or_default();
+        }
+        // The two kinds that a network keeps as they are in the file.
+        let packed = match (base.packed, numbers > 0) {
+            (Packed::Wide, true) if bytes * 32 == numbers * 18 && file.is_gguf() => Packed::Q4_0,
+            (Packed::Wide, true) if bytes * 32 == numbers * 34 && file.is_gguf() => Packed::Q8_0,
+            (packed, _) => packed,
+        };
+        Self { packed, ..base }
     }
 
     fn of_block(self, numbers: Numbers) -> u64 {
@@ -241,6 +262,7 @@ pub fn predict(card: &Card, recipe: &Recipe, base: Base, sequence: Sequence, aro
 /// Bytes of the networks that encode examples, held as frozen networks are; the autoencoder is in f32.
 fn encoder_bytes(card: &Card, base: Base) -> u64 {
     let text = [t5_numbers(&card.t5), clip_numbers(&card.clip)];
+    let base = Base { packed: base.encoders, ..base };
     let text = text.map(|(blocks, others)| base.of_block(blocks) + others * base.bytes);
     text.iter().sum::<u64>() + autoencoder_numbers(card) * F32
 }
@@ -292,7 +314,7 @@ mod tests {
     #[test]
     fn packed_and_fetched_matrices_take_what_their_formats_say() {
         let flux = Card::builtin("flux1-fill-dev").unwrap().flux;
-        let base = Base { bytes: 2, packed: Packed::Wide, streamed: false };
+        let base = Base { bytes: 2, packed: Packed::Wide, encoders: Packed::Wide, streamed: false };
         let gigabytes = |base: Base| base.of_all(&flux) as f64 / 1e9;
         // 11.9 billion numbers in 16, 8.5 and 4.5 bits, but for 0.03 billion outside of the blocks and the vectors.
         assert!((gigabytes(base) - 23.8).abs() < 0.1);
