@@ -11,14 +11,14 @@
 
 #![allow(clippy::print_stdout)]
 
+mod shapes;
+
 use ace_nn::flux::FluxConfig;
-use ace_weights::network::flux::{BFL, PUBLISHED};
-use burn::{
-    module::{Module, ModuleVisitor, Param},
-    prelude::*,
-};
+use ace_weights::network::flux::PUBLISHED;
+use burn::{module::Module, prelude::*};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use shapes::Shapes;
 use std::{
     error::Error,
     fs::{self, File},
@@ -146,25 +146,4 @@ fn write(path: &str, kind: Kind, shapes: &[(String, Vec<usize>)]) -> Result<(), 
         file.write_all(&vec![0; bytes.next_multiple_of(ALIGNMENT) - bytes])?;
     }
     Ok(file.into_inner()?.sync_all()?)
-}
-
-/// Keys and shapes of a module's parameters, in its own order.
-#[derive(Default)]
-struct Shapes {
-    path: Vec<String>,
-    all: Vec<(String, Vec<usize>)>,
-}
-
-impl ModuleVisitor for Shapes {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.all.push((BFL.key(&self.path.join(".")), param.lazy_shape().to_vec()));
-    }
 }

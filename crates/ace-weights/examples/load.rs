@@ -8,14 +8,13 @@
 
 #![allow(clippy::print_stdout)]
 
+mod shapes;
+
 use ace_nn::flux::FluxConfig;
-use ace_weights::{WeightFile, network::flux::BFL};
-use burn::{
-    module::{Module, ModuleVisitor, Param},
-    prelude::*,
-    tensor::FloatDType,
-};
+use ace_weights::WeightFile;
+use burn::{module::Module, prelude::*, tensor::FloatDType};
 use rand::{Rng, SeedableRng};
+use shapes::Shapes;
 use std::{
     error::Error,
     fs::{self, File},
@@ -132,25 +131,4 @@ fn write(path: &Path, device: &Device) -> Result<(), Box<dyn Error>> {
         end -= len;
     }
     Ok(file.into_inner()?.sync_all()?)
-}
-
-/// Keys and shapes of a module's parameters, in its own order.
-#[derive(Default)]
-struct Shapes {
-    path: Vec<String>,
-    all: Vec<(String, Vec<usize>)>,
-}
-
-impl ModuleVisitor for Shapes {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.all.push((BFL.key(&self.path.join(".")), param.lazy_shape().to_vec()));
-    }
 }

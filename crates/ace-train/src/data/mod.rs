@@ -13,6 +13,7 @@ pub mod plain;
 pub mod cache;
 pub mod notices;
 pub mod supply;
+pub(crate) mod examples;
 pub mod skipping;
 pub mod check;
 pub mod packing;

@@ -14,6 +14,7 @@ use crate::{
         batch::Batch,
         encode::{Encoded, EncodedText, Encoders},
         example::Dataset,
+        examples::Examples,
         packing,
         supply::Supply,
     },
@@ -21,7 +22,8 @@ use crate::{
 };
 use ace_nn::{
     clip::Clip,
-    flux::{Blocks, DoubleBlock, Flux, FluxInput, Own, Shared, SingleBlock, Walk},
+    flux::{Blocks, Fetched, Flux, FluxInput, Own},
+    poll::to_the_end,
     t5::T5,
 };
 use ace_plus::{Card, flow, sample, text::TextConditioning};
@@ -35,7 +37,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_distr::{Distribution, StandardNormal};
 use std::{
     collections::BTreeSet,
-    ops::{ControlFlow, Range},
+    ops::Range,
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
@@ -171,62 +173,6 @@ pub fn loss(
 fn weights(weights: Vec<f32>, sequences: usize, device: &Device) -> Tensor<3> {
     let len = weights.len() / sequences;
     Tensor::from_data(TensorData::new(weights, [sequences, len, 1]), device)
-}
-
-/// Runs blocks whose weights are not in the network, without a graph.
-struct Visiting<'a>(&'a mut dyn Blocks);
-
-impl Walk for Visiting<'_> {
-    fn double(
-        &mut self,
-        index: usize,
-        own: &DoubleBlock,
-        img: Tensor<3>,
-        txt: Tensor<3>,
-        shared: &Shared,
-    ) -> ControlFlow<(), (Tensor<3>, Tensor<3>)> {
-        let block = self.0.double(index, own).valid();
-        ControlFlow::Continue(block.forward(img, txt, shared.vec.clone(), &shared.rope))
-    }
-
-    fn single(&mut self, index: usize, own: &SingleBlock, x: Tensor<3>, shared: &Shared) -> ControlFlow<(), Tensor<3>> {
-        let block = self.0.single(index, own).valid();
-        ControlFlow::Continue(block.forward(x, shared.vec.clone(), &shared.rope))
-    }
-}
-
-/// Where encoded examples come from.
-enum Examples<'a> {
-    /// They are encoded, or read from the cache, when they are needed.
-    Supplied(Box<Supply<'a>>),
-    /// They are all here.
-    Given(Vec<Arc<Encoded>>),
-}
-
-impl Examples<'_> {
-    /// As [`Supply::pool`].
-    fn pool(&self) -> Option<u64> {
-        match self {
-            Self::Supplied(supply) => supply.pool(),
-            Self::Given(examples) => Some(examples.len() as u64),
-        }
-    }
-
-    /// As [`Supply::ensure`].
-    fn ensure(&mut self, indices: &[u64]) -> Result<Vec<u64>, Error> {
-        match self {
-            Self::Supplied(supply) => supply.ensure(indices),
-            Self::Given(_) => Ok(indices.to_vec()),
-        }
-    }
-
-    /// As [`Supply::get`].
-    fn get(&self, index: u64) -> &Arc<Encoded> {
-        match self {
-            Self::Supplied(supply) => supply.get(index),
-            Self::Given(examples) => &examples[index as usize],
-        }
-    }
 }
 
 /// Draws batches from a dataset and measures the loss on them.
@@ -499,10 +445,8 @@ impl FlowObjective<'_> {
             Some(blocks) => {
                 // A thread that panicked has ended the run.
                 let mut blocks = blocks.lock().unwrap_or_else(PoisonError::into_inner);
-                match networks.flux.forward_with(&mut Visiting(blocks.as_mut()), input) {
-                    ControlFlow::Continue(answer) => answer,
-                    ControlFlow::Break(()) => unreachable!("the walk never breaks"),
-                }
+                let mut blocks = recompute::Plain(blocks.as_mut());
+                to_the_end(|poll| networks.flux.forward_with(&mut Fetched::new(&mut blocks, poll), input))
             }
         };
         question.weighted(question.squares(answer))

@@ -7,6 +7,7 @@
 
 pub mod recipe;
 pub mod start;
+pub mod results;
 pub mod encoding;
 pub mod params;
 pub mod group;

@@ -21,6 +21,19 @@ use burn::{
 };
 use std::ops::ControlFlow;
 
+/// Blocks without a graph.
+pub(super) struct Plain<'a>(pub &'a mut dyn Blocks);
+
+impl Blocks for Plain<'_> {
+    fn double(&mut self, index: usize, own: &DoubleBlock) -> DoubleBlock {
+        self.0.double(index, own).valid()
+    }
+
+    fn single(&mut self, index: usize, own: &SingleBlock) -> SingleBlock {
+        self.0.single(index, own).valid()
+    }
+}
+
 /// Runs the blocks without a graph and keeps what each was given.
 struct Recorder<'a> {
     blocks: &'a mut dyn Blocks,

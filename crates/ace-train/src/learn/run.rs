@@ -9,8 +9,9 @@ use super::{
     log::Log,
     params,
     recipe::{NetworkName, Recipe, ValidationRecipe},
+    results,
     source::{beside, open_data, open_manifest, open_world},
-    start::{self, Start},
+    start::Start,
     state::{self, Checkpoint, Damage, Kept, Standing},
     trainer::{Objective, Trainer},
     validation::{Validation, ValidationReport},
@@ -189,7 +190,7 @@ impl<'a> Run<'a> {
             let (shift_factor, scaling_factor) = self.measure(&model)?;
             observer(RunEvent::Measured { shift_factor, scaling_factor });
             let file = card.weights.autoencoder.first();
-            start::write_network(&self.options.out, file, &model, Network::AutoEncoder, &self.note())
+            results::write_network(&self.options.out, file, &model, Network::AutoEncoder, &self.note())
         })?;
         Ok(Outcome::Finished { step: trainer.step, weights: weights.into_iter().collect() })
     }
@@ -249,7 +250,7 @@ impl<'a> Run<'a> {
             return Ok(Outcome::Stopped { step: trainer.step });
         }
         let weights = group::lead(group, || {
-            start::write(&self.options.out, start.card(), recipe, &trainer.result(), &self.note())
+            results::write(&self.options.out, start.card(), recipe, &trainer.result(), &self.note())
         })?;
         Ok(Outcome::Finished { step: trainer.step, weights: weights.unwrap_or_default() })
     }
