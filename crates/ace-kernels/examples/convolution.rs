@@ -7,9 +7,12 @@
 
 #![allow(clippy::print_stdout)]
 
-use ace_kernels::{Convolution, conv2d, group_norm_silu};
+use ace_kernels::{Convolution, Pages, conv2d, group_norm_silu};
 use burn::{prelude::*, tensor::Distribution};
 use std::time::Instant;
+
+#[global_allocator]
+static PAGES: Pages = Pages::new();
 
 /// How often each is measured; the least counts.
 const ROUNDS: usize = 3;

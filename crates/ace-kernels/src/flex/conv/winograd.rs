@@ -269,8 +269,9 @@ wide! {
                 }
                 // Along columns, then along rows.
                 let rows = taps.map(weigh);
-                for x in 0..POINTS {
-                    let column = weigh([rows[0][x], rows[1][x], rows[2][x]]);
+                let [first_row, second, third] = rows;
+                for (x, ((a, b), c)) in first_row.into_iter().zip(second).zip(third).enumerate() {
+                    let column = weigh([a, b, c]);
                     for (y, numbers) in column.into_iter().enumerate() {
                         let at = (y * POINTS + x) * input * output + (panel * input + channel) * PANEL + half;
                         numbers.write(to.part(at, LANES));
@@ -317,8 +318,9 @@ wide! {
                 *row = collect([lanes(0), lanes(1), lanes(2), lanes(3), lanes(4), lanes(5)]);
             }
             let bias = target.bias.map_or(Lanes::ZERO, |bias| Lanes::of(&bias[first..]));
-            for x in 0..width {
-                let column = collect([rows[0][x], rows[1][x], rows[2][x], rows[3][x], rows[4][x], rows[5][x]]);
+            // Along the other axis, and the tile's columns at last, all of them: how many are written is no reason to count.
+            let column = |x: usize| collect([rows[0][x], rows[1][x], rows[2][x], rows[3][x], rows[4][x], rows[5][x]]);
+            for (x, column) in [column(0), column(1), column(2), column(3)].into_iter().enumerate().take(width) {
                 for (y, mut numbers) in column.into_iter().enumerate().take(height) {
                     let pixel = (at.picture * sizes.height + at.y + y) * sizes.width + at.x + x;
                     let start = pixel * sizes.channels + first;
