@@ -63,14 +63,15 @@ impl WeightFile {
         device: &Device,
     ) -> Result<Option<PackedMatrix>> {
         let (stored, packing) = self.packings(keys, shape, matrices, path)?;
-        match packing {
-            None => Ok(None),
-            Some(packing) if stored == Some(packing) => self.join_blocks(keys, shape, packing, device).map(Some),
+        let packed = match packing {
+            None => return Ok(None),
+            Some(packing) if stored == Some(packing) => self.join_blocks(keys, shape, packing, device)?,
             Some(packing) => {
                 let (words, scales) = packing.pack(&self.numbers(keys)?);
-                Ok(Some(PackedMatrix::new(packing, shape, words, scales, device)))
+                PackedMatrix::new(packing, shape, words, scales, device)
             }
-        }
+        };
+        Ok(Some(packed.exactly(self.is_exact())))
     }
 
     /// The matrix at `path` of a network, packed here because the file has it otherwise; `None` if it is as the file has it,

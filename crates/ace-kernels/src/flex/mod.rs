@@ -8,13 +8,13 @@ mod activation;
 mod attention;
 mod call;
 mod linear;
-mod memory;
+pub(crate) mod memory;
 mod norm;
-mod product;
+pub(crate) mod product;
 #[cfg(feature = "autodiff")]
 mod record;
 mod rope;
-mod simd;
+pub(crate) mod simd;
 mod streams;
 mod transpose;
 mod weight;

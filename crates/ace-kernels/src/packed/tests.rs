@@ -1,5 +1,5 @@
-use super::{NF4, PackedMatrix, Packing};
-use crate::testing::{device, random};
+use super::{PackedMatrix, Packing, flex, packing::NF4};
+use crate::testing::{device, random, relative_error, values};
 use burn::{
     prelude::*,
     tensor::{DType, FloatDType, f16},
@@ -166,4 +166,74 @@ fn numbers_are_packed_as_the_formats_own_programs_pack_them() {
     let (words, scales) = Packing::Nf4.pack(&values);
     assert_eq!(words, [1268699670, 982438646, 964542965, 678281188, 678215652, 391950307, -162816301, -179663150]);
     assert_eq!(scales, [0.589_999_8]);
+}
+
+/// Row `row` of what activations are rounded to for a product in bytes, in f64.
+fn rounded(x: &[f32]) -> Vec<f64> {
+    let block = |x: &[f32]| {
+        let scale = x.iter().fold(0.0_f32, |most, x| most.max(x.abs())) / 127.0;
+        let code = |x: &f32| if scale == 0.0 { 0.0 } else { (x * (1.0 / scale)).round_ties_even() };
+        x.iter().map(|x| f64::from(code(x)) * f64::from(scale)).collect::<Vec<_>>()
+    };
+    x.chunks(32).flat_map(block).collect()
+}
+
+#[test]
+fn products_in_bytes_are_exact_sums_of_rounded_activations() {
+    let packings = Packing::ALL.into_iter().filter(|packing| *packing != Packing::Nf4);
+    // Tiles and panels that are full, odd and single; the last has panels of a row's width that share no cache.
+    let shapes =
+        [[1, 1, 256], [2, 31, 256], [6, 32, 512], [7, 33, 256], [29, 100, 768], [65, 257, 2304], [13, 40, 15360]];
+    for (packing, [rows, outputs, columns]) in packings.flat_map(|packing| shapes.map(|shape| (packing, shape))) {
+        let (packed, _) = matrix(packing, [outputs, columns]);
+        let (x, bias) = (random([rows, columns], 11), random([outputs], 12));
+        let ours = values(packed.project(x.clone(), Some(bias.clone())));
+        let wide = values(packed.widen(FloatDType::F32));
+        let x_values = x.clone().into_data().try_to_vec::<f32>().expect("f32");
+        let (x_rounded, bias_values) = (x_values.chunks(columns).map(rounded), values(bias.clone()));
+        let dot = |x: &[f64], w: &[f64]| x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>();
+        let exact: Vec<f64> = x_rounded
+            .flat_map(|x| {
+                let row = wide.chunks(columns).zip(&bias_values).map(|(w, bias)| dot(&x, w) + bias);
+                row.collect::<Vec<_>>()
+            })
+            .collect();
+        let widened = values(packed.clone().exactly(true).project(x.clone(), Some(bias.clone())));
+        let error = relative_error(&ours, &widened);
+        // A single number may be a small difference of large ones.
+        assert!(error < 1e-2 || outputs == 1, "{packing:?} {rows} {outputs} {columns}: {error} from the wide product");
+        if flex::projects(&packed, &x) {
+            let error = relative_error(&ours, &exact);
+            assert!(error < 2e-6, "{packing:?} {rows} {outputs} {columns}: {error} from the exact sum");
+        }
+        // Parts of a wider tensor are read where they lie.
+        let apart = Tensor::cat(vec![x.clone(), x.clone()], 1).narrow(1, columns, columns);
+        assert_eq!(values(packed.project(apart, Some(bias))), ours);
+    }
+}
+
+#[test]
+fn products_in_bytes_keep_what_is_no_number_and_what_is_very_small() {
+    let (packed, _) = matrix(Packing::Q8_0, [40, 64]);
+    for odd in [f32::NAN, f32::INFINITY] {
+        let mut numbers = vec![0.5; 3 * 64];
+        numbers[70] = odd;
+        let x = Tensor::<2>::from_data(TensorData::new(numbers, [3, 64]), &device());
+        let y = values(packed.project(x, None));
+        assert!(y[..40].iter().all(|y| y.is_finite()) && y[80..].iter().all(|y| y.is_finite()));
+        assert!(y[40..80].iter().all(|y| !y.is_finite()), "{odd} is lost");
+    }
+    let x = random([3, 64], 4) * 1e-38;
+    assert!(values(packed.project(x.clone(), None)).iter().all(|y| y.abs() < 1e-35));
+    assert!(values(packed.project(x * 0.0, None)).iter().all(|y| *y == 0.0));
+}
+
+#[test]
+fn products_in_bytes_in_sixteen_bits_are_in_sixteen_bits() {
+    let (packed, _) = matrix(Packing::Q8_0, [70, 128]);
+    let x = random([3, 128], 6).cast(DType::BF16);
+    let ours = packed.project(x.clone(), Some(random([70], 2).cast(DType::BF16)));
+    assert_eq!(ours.dtype(), DType::BF16);
+    let expected = packed.multiply(x.cast(DType::F32)) + random([70], 2).unsqueeze();
+    assert!(relative_error(&values(ours.cast(DType::F32)), &values(expected)) < 1e-2);
 }

@@ -39,6 +39,8 @@ pub struct WeightFile {
     tensors: BTreeMap<String, Entry>,
     /// What becomes of the matrices of linear layers.
     matrices: Matrices,
+    /// Whether products with packed matrices are those of the wide ones.
+    exact: bool,
 }
 
 /// One file.
@@ -134,6 +136,17 @@ impl WeightFile {
         self
     }
 
+    /// Multiplies with packed matrices as with wide ones: what is computed without gradients is then what gradients are of.
+    pub fn exact(mut self) -> Self {
+        self.exact = true;
+        self
+    }
+
+    /// Whether products with packed matrices are those of the wide ones.
+    pub(crate) fn is_exact(&self) -> bool {
+        self.exact
+    }
+
     /// What becomes of the matrices of linear layers.
     pub(crate) fn matrices(&self) -> Matrices {
         self.matrices
@@ -186,8 +199,13 @@ impl WeightFile {
     }
 
     fn of(path: &Path, files: Vec<(PathBuf, Bytes)>) -> Result<Self> {
-        let mut weights =
-            Self { path: path.to_owned(), parts: Vec::new(), tensors: BTreeMap::new(), matrices: Matrices::Wide };
+        let mut weights = Self {
+            path: path.to_owned(),
+            parts: Vec::new(),
+            tensors: BTreeMap::new(),
+            matrices: Matrices::Wide,
+            exact: false,
+        };
         for (file, bytes) in files {
             let Header { tensors, metadata, is_gguf } = Header::of(&file, &bytes)?;
             for (key, declared) in tensors {
