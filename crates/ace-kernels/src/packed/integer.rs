@@ -12,7 +12,7 @@
 //! A task unpacks a few panels into the processor's second cache, once, and multiplies them with every tile.
 
 use super::{
-    codes::Packed,
+    codes::{Packed, STEP},
     packing::{Form, Packing},
 };
 use crate::flex::{
@@ -29,8 +29,6 @@ const HEIGHT: usize = 6;
 const BLOCK: usize = 32;
 /// Bytes of panels that a task unpacks: half of a usual second cache.
 const UNPACKED: usize = 1 << 19;
-/// Columns that are unpacked at a time, so that they are rearranged in the first cache.
-const PIECE: usize = 256;
 
 /// Whether this processor multiplies matrices of this packing in integers.
 pub(super) fn is_possible(packing: Packing) -> bool {
@@ -38,7 +36,7 @@ pub(super) fn is_possible(packing: Packing) -> bool {
     let has = super::vnni::is_there();
     #[cfg(not(target_arch = "x86_64"))]
     let has = false;
-    has && packing.form() != Form::Table
+    has && !matches!(packing.form(), Form::Table(_))
 }
 
 /// Rounded activations.
@@ -80,7 +78,7 @@ impl Activations {
         let (rows, columns, group) = (x.count, x.width, packing.group_len());
         let offset = match packing.form() {
             Form::Offset(offset) => i32::from(offset),
-            Form::Table => 0,
+            Form::Minimum | Form::Table(_) => 0,
         };
         let (mut codes, mut scales) = (vec![0; rows * columns / 4], vec![0.0; rows * columns / BLOCK]);
         let (mut starts, mut shares) = (vec![0; rows * columns / group], vec![0.0; rows * columns / group]);
@@ -163,15 +161,19 @@ impl Unpacked {
         let panels = rows.div_ceil(LANES);
         self.codes.resize(panels * LANES * columns, 0);
         self.scales.resize(panels * LANES * columns / group, 0.0);
+        if matrix.packing.form() == Form::Minimum {
+            self.minima.resize(self.scales.len(), 0.0);
+        }
+        let (codes, scales) = (LANES * columns, LANES * columns / group);
         for panel in 0..panels {
             let from = panel * LANES;
-            let (codes, scales) = (LANES * columns, LANES * columns / group);
             unpack(
                 matrix,
                 first + from,
                 LANES.min(rows - from),
                 &mut self.codes[panel * codes..][..codes],
                 &mut self.scales[panel * scales..][..scales],
+                self.minima.get_mut(panel * scales..(panel + 1) * scales).unwrap_or_default(),
             );
         }
     }
@@ -187,26 +189,38 @@ impl Unpacked {
 }
 
 wide! {
-    fn unpack(matrix: &Packed<'_>, first: usize, rows: usize, codes: &mut [u8], scales: &mut [f32]) {
+    fn unpack(
+        matrix: &Packed<'_>,
+        first: usize,
+        rows: usize,
+        codes: &mut [u8],
+        scales: &mut [f32],
+        minima: &mut [f32],
+    ) {
         let group = matrix.packing.group_len();
         if rows < LANES {
             scales.fill(0.0);
+            minima.fill(0.0);
         }
-        let (mut row_codes, mut row_scales) = ([0; PIECE], [0.0; PIECE / 16]);
+        let (mut row_codes, mut row_scales, mut row_minima) = ([0; STEP], [0.0; STEP / 16], [0.0; STEP / 16]);
         let words = codes.as_chunks_mut::<4>().0;
-        for from in (0..matrix.columns).step_by(PIECE) {
-            let count = PIECE.min(matrix.columns - from);
-            let (row_codes, row_scales) = (&mut row_codes[..count], &mut row_scales[..count / group]);
+        for from in (0..matrix.columns).step_by(STEP) {
+            let count = STEP.min(matrix.columns - from);
+            let row_codes = &mut row_codes[..count];
+            let (row_scales, row_minima) = (&mut row_scales[..count / group], &mut row_minima[..count / group]);
             for row in 0..rows {
                 matrix.codes(first + row, from, row_codes);
-                matrix.scales(first + row, from, row_scales);
+                matrix.scales(first + row, from, row_scales, row_minima);
                 let words = words[from / 4 * LANES + row..].iter_mut().step_by(LANES);
                 for (word, code) in words.zip(row_codes.as_chunks::<4>().0) {
                     *word = *code;
                 }
-                let scales = scales[from / group * LANES + row..].iter_mut().step_by(LANES);
-                for (place, scale) in scales.zip(&*row_scales) {
+                let places = from / group * LANES + row..;
+                for (place, scale) in scales[places.clone()].iter_mut().step_by(LANES).zip(&*row_scales) {
                     *place = *scale;
+                }
+                for (place, minimum) in minima.get_mut(places).unwrap_or_default().iter_mut().step_by(LANES).zip(&*row_minima) {
+                    *place = *minimum;
                 }
             }
         }

@@ -2,15 +2,20 @@
 //!
 //! | packing | numbers of a block | bits of a number | value |
 //! |---|---|---|---|
-//! | [`Packing::Q8_0`] | 32, an f16 scale | 8 | `scale · q`, `q` in −128..127 |
-//! | [`Packing::Q4_0`] | 32, an f16 scale | 4 | `scale · (q − 8)` |
-//! | [`Packing::Nf4`] | 64, an f32 scale | 4 | `scale · TABLE[q]` |
+//! | `Q8_0`, `Q5_0`, `Q4_0` | 32 | 8.5, 5.5, 4.5 | `scale · (q − 128, 16 or 8)` |
+//! | `Q5_1`, `Q4_1` | 32 | 6, 5 | `scale · q + least` |
+//! | `Q6K`, `Q3K` | 256 | 6.56, 3.44 | `scale · s · (q − 32 or 4)`, a small integer `s` for every 16 |
+//! | `Q5K`, `Q4K` | 256 | 5.5, 4.5 | `scale · s · q − least · t`, small integers `s` and `t` for every 32 |
+//! | `Q2K` | 256 | 2.63 | as `Q5K`, for every 16 |
+//! | `E4M3`, `E5M2` | a row | 8 | `scale · TABLE[q]` |
+//! | `Nf4` | 64 | 4.5 | `scale · TABLE[q]` |
 //!
-//! The first two have the blocks of GGUF. The third is the 4-bit NormalFloat of QLoRA (Dettmers et al. 2023) as
+//! The first rows are GGUF's, and hold the blocks of a file bit for bit. `E4M3` and `E5M2` are the floats of eight bits that torch
+//! has. `Nf4` is the 4-bit NormalFloat of QLoRA (Dettmers et al. 2023) as
 //! bitsandbytes has it: its table, its order of halves, the largest magnitude of a block as its scale. QLoRA's second
 //! quantization, that of the scales, is not done: it would save 0.4 of 4.5 bits.
 //!
-//! A block's bits are little-endian words in an integer tensor, its scale is in a float tensor: every backend has these.
+//! A block's bits are little-endian words in an integer tensor, its floats are in a float tensor: every backend has these.
 //! The wide numbers exist while a product takes place, and nowhere else: its gradient widens them anew. burn's CPU backend
 //! has them for a few hundred rows at a time, on all cores; on another backend they are plain tensor operations, and
 //! there autodiff holds the wide matrix until the backward pass.
@@ -46,12 +51,12 @@ use burn::{
 ///
 /// # Shapes
 /// - words: `[out, in / block_len · block_words]`, 32-bit integers
-/// - scales: `[out, in / block_len]`
+/// - scales: `[out, in / block_len · block_scales]`, or `[out, 1]` where every row has one
 #[derive(Debug, Clone)]
 pub struct PackedMatrix {
     /// Bits of the numbers.
     pub words: Tensor<2, Int>,
-    /// Scales of the blocks.
+    /// Floats of the blocks.
     pub scales: Tensor<2>,
     /// How they are laid out.
     pub packing: Packing,
@@ -72,7 +77,8 @@ impl PackedMatrix {
         device: &Device,
     ) -> Self {
         let (device, blocks) = (device.clone().inner(), columns / packing.block_len());
-        let scales = TensorData::new(scales, [rows, blocks]);
+        let each = if packing.block_scales() == 0 { 1 } else { blocks * packing.block_scales() };
+        let scales = TensorData::new(scales, [rows, each]);
         // Every scale of f16 is one of f32 too, where a device has no f16.
         let dtype = if device.supports_dtype(packing.scale_dtype()) { packing.scale_dtype() } else { DType::F32 };
         Self {

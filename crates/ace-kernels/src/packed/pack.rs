@@ -71,6 +71,7 @@ impl Packing {
                 }
                 scale
             }
+            other => panic!("nothing is packed in {other:?}"),
         }
     }
 }

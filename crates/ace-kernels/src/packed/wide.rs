@@ -1,7 +1,7 @@
 //! Products with packed matrices that are widened a few hundred rows at a time, on all cores, and multiplied while they are in
 //! the processor's cache.
 
-use super::codes::Packed;
+use super::codes::{Packed, STEP};
 use crate::flex::{
     product::{Into, Matrix, multiply as gemm},
     simd::wide,
@@ -30,9 +30,8 @@ pub(super) enum Rounding {
 wide! {
     /// Widens one row.
     fn widen(matrix: &Packed<'_>, row: usize, out: &mut [f32]) {
-        let step = matrix.step();
-        for (part, out) in out.chunks_mut(step).enumerate() {
-            matrix.widen(row, part * step, out);
+        for (part, out) in out.chunks_mut(STEP).enumerate() {
+            matrix.widen(row, part * STEP, out);
         }
     }
 }

@@ -122,8 +122,8 @@ impl WeightFile {
         if is_index { Self::sharded(&file) } else { Self::of(&file, vec![(file.clone(), map(&file)?)]) }
     }
 
-    /// Leaves the matrices of linear layers as they are stored where networks can hold them so, GGUF's `Q8_0` and `Q4_0`: 8.5
-    /// and 4.5 bits a number on the device instead of 16 or 32, and widened anew whenever they are used.
+    /// Leaves the matrices of linear layers as they are stored where they have fewer than 16 bits: as many bits a number are
+    /// on the device, and the wide numbers never.
     pub fn quantized(mut self) -> Self {
         self.matrices = Matrices::AsStored;
         self

@@ -1,7 +1,7 @@
 //! How a file stores a tensor's numbers, and those numbers in a dtype that networks compute in.
 //!
-//! Numbers of few bits (8-bit floats, GGUF's blocks) are widened when they are read, but for GGUF's `Q8_0` and `Q4_0`, which
-//! networks can hold as they are ([`super::WeightFile::quantized`]).
+//! Numbers of few bits (8-bit floats, GGUF's blocks) are widened when they are read, unless networks hold them as they are
+//! ([`super::WeightFile::quantized`]).
 
 use super::{
     float8::Float8,
