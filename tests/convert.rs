@@ -400,6 +400,41 @@ fn q8_stays_packed_and_gives_what_the_widened_weights_give() {
 }
 
 #[test]
+fn a_transformer_becomes_a_gguf_file_in_every_packing_and_computes_from_it() {
+    let dir = TestDir::new("convert-gguf");
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
+    let card = ace_plus::Card::builtin("tiny").expect("a sound card");
+    let device = Device::default();
+    let original = tiny.join("flux.safetensors");
+    let exact = WeightFile::open(&original).expect("shipped").flux(&card.flux, Some(FloatDType::F32), &device);
+    let exact = exact.expect("it fits");
+    let input = input(&exact, &card.flux, &device);
+    let expected = exact.forward(input.clone());
+    let norm = |x: Tensor<3>| x.powf_scalar(2.0).sum().into_scalar::<f32>().sqrt();
+    let all = Precision::ALL.into_iter().filter(|(_, precision)| matches!(precision, Precision::Gguf(_)));
+    for (name, precision) in all {
+        let options = Options { precision: Some(precision), ..Options::default() };
+        let gguf = converted(&original, dir.file(&format!("flux-{name}.gguf")), &options);
+        let file = WeightFile::open(&gguf).expect("whole");
+        assert!(file.is_gguf());
+        let mut flux = file.quantized().exact().flux(&card.flux, Some(FloatDType::F32), &device).expect("it fits");
+        let mut packed = 0;
+        flux.for_each_linear(&mut |_, linear| packed += usize::from(matches!(linear.weight, Weight::Packed(_))));
+        assert!(packed > 0, "{name}");
+        let error = norm(flux.forward(input.clone()) - expected.clone()) / norm(expected.clone());
+        assert!(error > 0.0 && error < 0.3, "{name}: {error}");
+    }
+    let refused = |output: &str, options: Options| {
+        let error = convert::convert(&original, &dir.file(output), &options, &device, &mut |_, _| true);
+        error.expect_err("refused").to_string()
+    };
+    let options = || Options { precision: Some(Precision::ALL[4].1), ..Options::default() };
+    assert!(refused("flux.safetensors", options()).contains("GGUF"));
+    let diffusers = Options { format: Some(Format::Diffusers), ..options() };
+    assert!(refused("folder.gguf", diffusers).contains("diffusers"));
+}
+
+#[test]
 fn blocks_from_a_file_give_what_blocks_in_memory_give_and_two_are_there_at_most() {
     let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
     let card = ace_plus::Card::builtin("tiny").expect("a sound card");

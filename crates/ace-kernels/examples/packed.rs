@@ -10,7 +10,7 @@
 use ace_kernels::packed::{PackedMatrix, Packing};
 use burn::{
     prelude::*,
-    tensor::{Distribution, FloatDType},
+    tensor::Distribution,
 };
 use std::{fs, time::Instant};
 

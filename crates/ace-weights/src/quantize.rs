@@ -47,7 +47,8 @@ fn packing_of(raw: &Raw<'_>) -> Option<Packing> {
     }
 }
 
-fn packing_of_blocks(kind: GgmlType) -> Option<Packing> {
+/// What a type of ggml is called here, if it is one of few bits.
+pub(crate) fn packing_of_blocks(kind: GgmlType) -> Option<Packing> {
     Some(match kind {
         GgmlType::Q8_0 => Packing::Q8_0,
         GgmlType::Q6K => Packing::Q6K,
@@ -61,6 +62,17 @@ fn packing_of_blocks(kind: GgmlType) -> Option<Packing> {
         GgmlType::Q2K => Packing::Q2K,
         GgmlType::F32 | GgmlType::F16 | GgmlType::Bf16 => return None,
     })
+}
+
+/// ggml's type of a packing, if it is one of ggml's.
+pub(crate) fn blocks_of_packing(packing: Packing) -> Option<GgmlType> {
+    GgmlType::ALL.into_iter().find(|kind| packing_of_blocks(*kind) == Some(packing))
+}
+
+/// What rows of so many numbers are packed in if `packing` is wanted: 8 bits where blocks of 256 do not fit, as llama.cpp does.
+pub(crate) fn fitting(packing: Packing, columns: usize) -> Packing {
+    let is_too_long = packing.block_len() == 256 && !columns.is_multiple_of(256);
+    if is_too_long { Packing::Q8_0 } else { packing }
 }
 
 /// Whether a block of the file ends with its floats; others begin with them.
@@ -77,6 +89,22 @@ fn take_apart(packing: Packing, bytes: &[u8], words: &mut Vec<i32>, scales: &mut
         scales.extend(floats.as_chunks().0.iter().map(|float| half::f16::from_le_bytes(*float).to_f32()));
         words.extend(bits.as_chunks().0.iter().map(|word| i32::from_le_bytes(*word)));
     }
+}
+
+/// Numbers as a file's blocks; `None` if they are not written so, or no whole number of blocks.
+pub(crate) fn blocks(kind: GgmlType, values: &[f32]) -> Option<Vec<u8>> {
+    let packing = packing_of_blocks(kind).filter(|packing| Packing::WRITTEN.contains(packing))?;
+    if !values.len().is_multiple_of(packing.block_len()) {
+        return None;
+    }
+    let (words, scales) = packing.pack(values, values.len());
+    let mut bytes = Vec::with_capacity(packing.bytes(values.len()));
+    for (words, scales) in words.chunks(packing.block_words()).zip(scales.chunks(packing.block_scales())) {
+        let floats = scales.iter().flat_map(|scale| half::f16::from_f32(*scale).to_le_bytes());
+        let bits = words.iter().flat_map(|word| word.to_le_bytes());
+        if has_floats_last(packing) { bytes.extend(bits.chain(floats)) } else { bytes.extend(floats.chain(bits)) }
+    }
+    Some(bytes)
 }
 
 /// A matrix that was packed: how, its shape, words and scales.
@@ -100,7 +128,7 @@ impl WeightFile {
             None => return Ok(None),
             Some(packing) if stored == Some(packing) => self.join_blocks(keys, shape, packing, device)?,
             Some(packing) => {
-                let (words, scales) = packing.pack(&self.numbers(keys)?);
+                let (words, scales) = packing.pack(&self.numbers(keys)?, shape[1]);
                 PackedMatrix::new(packing, shape, words, scales, device)
             }
         };
@@ -119,7 +147,7 @@ impl WeightFile {
         let (stored, packing) = self.packings(&keys, [rows, columns], self.matrices(), path)?;
         match packing {
             Some(packing) if stored != Some(packing) => {
-                Ok(Some((packing, [rows, columns], packing.pack(&self.numbers(&keys)?))))
+                Ok(Some((packing, [rows, columns], packing.pack(&self.numbers(&keys)?, columns))))
             }
             _ => Ok(None),
         }
@@ -136,7 +164,7 @@ impl WeightFile {
         let raw = keys.iter().map(|key| self.raw(key)).collect::<Result<Vec<_>>>()?;
         let stored = raw.first().and_then(packing_of);
         let stored = stored.filter(|first| raw.iter().all(|raw| packing_of(raw) == Some(*first)));
-        let wanted = matrices.packing(path, stored);
+        let wanted = matrices.packing(path, stored).map(|packing| fitting(packing, columns));
         Ok((stored, wanted.filter(|packing| columns.is_multiple_of(packing.block_len()))))
     }
 
@@ -171,7 +199,7 @@ impl WeightFile {
 
 #[cfg(test)]
 mod tests {
-    use super::{packing_of_blocks, take_apart};
+    use super::{blocks, packing_of_blocks, take_apart};
     use crate::store::{
         float8::Float8,
         gguf::{GgmlType, dequantize},
@@ -213,6 +241,37 @@ mod tests {
             assert_eq!(matrix.bytes(), packing.bytes(elements));
             assert!(bits(&matrix) == expected, "{kind}");
         }
+    }
+
+    #[test]
+    fn written_blocks_are_read_as_what_was_packed() {
+        let mut rng = ChaCha8Rng::seed_from_u64(4);
+        let values: Vec<f32> = (0..SHAPE[0] * SHAPE[1]).map(|_| (rng.next_u32() as f32 / 4e9 - 0.5).powi(3)).collect();
+        for kind in GgmlType::ALL {
+            let Some(bytes) = blocks(kind, &values) else { continue };
+            let packing = packing_of_blocks(kind).expect("written");
+            let matrix = PackedMatrix::pack(packing, SHAPE, &values, &Device::default());
+            let read = dequantize(kind, &bytes, values.len()).expect("as long");
+            assert!(read.iter().map(|value| value.to_bits()).eq(bits(&matrix)), "{kind}");
+            let error = |read: &[f32]| read.iter().zip(&values).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt();
+            assert!(error(&read) < 0.15 * error(&vec![0.0; values.len()]), "{kind}");
+        }
+        assert_eq!(blocks(GgmlType::Q4K, &values[..32]), None);
+        assert_eq!(blocks(GgmlType::Q2K, &values), None);
+    }
+
+    #[test]
+    fn packed_floats_of_eight_bits_are_rounded_as_torch_rounds() {
+        let largest = 448.0;
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        // Of every size; the first makes the scale one.
+        let mut values: Vec<f32> = (0..4096).map(|_| f32::from_bits(rng.next_u32())).collect();
+        values.iter_mut().for_each(|value| *value = if value.abs() < largest { *value } else { 0.017 * value.signum() });
+        values[0] = largest;
+        let (words, scales) = Packing::E4M3.pack(&values, values.len());
+        assert_eq!(scales, [1.0]);
+        let ours: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        assert_eq!(ours, Float8::E4M3.encode(&values));
     }
 
     #[test]

@@ -33,6 +33,7 @@ mod integer;
 mod pack;
 mod packing;
 mod plain;
+mod search;
 #[cfg(test)]
 mod tests;
 #[cfg(all(feature = "flex", target_arch = "x86_64"))]
@@ -95,9 +96,9 @@ impl PackedMatrix {
     /// Packs the rows of a matrix.
     ///
     /// # Panics
-    /// If the numbers are no whole number of blocks, or not as many as `shape` takes.
+    /// As [`Packing::pack`], or if there are not as many numbers as `shape` takes.
     pub fn pack(packing: Packing, shape: [usize; 2], values: &[f32], device: &Device) -> Self {
-        let (words, scales) = packing.pack(values);
+        let (words, scales) = packing.pack(values, shape[1]);
         Self::new(packing, shape, words, scales, device)
     }
 

@@ -138,8 +138,9 @@ impl Packing {
         Self::Nf4,
     ];
 
-    /// Those that wide numbers are packed in.
-    pub const WRITTEN: [Self; 3] = [Self::Q8_0, Self::Q4_0, Self::Nf4];
+    /// Those that wide numbers can be packed in.
+    pub const WRITTEN: [Self; 7] =
+        [Self::Q8_0, Self::Q6K, Self::Q5K, Self::Q4K, Self::Q4_0, Self::E4M3, Self::Nf4];
 
     const fn facts(self) -> Facts {
         let (name, [block_len, block_words, block_scales, group_len], form) = match self {
