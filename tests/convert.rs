@@ -122,7 +122,19 @@ fn precisions_are_torchs() {
     assert!(sizes[1] < sizes[0] * 6 / 10, "{sizes:?}");
     // It loads as a network, widened.
     let card = ace_plus::Card::load(&data("fill")).expect("recorded");
-    file.flux(&card.flux, None, &Device::default()).expect("a whole network");
+    let mut widened = file.flux(&card.flux, Some(FloatDType::F32), &Device::default()).expect("a whole network");
+    let mut weights = BTreeMap::new();
+    widened.for_each_linear(&mut |path, linear| {
+        weights.insert(path.to_owned(), linear.weight.val().into_data());
+    });
+    // And in eight bits, with the same numbers.
+    let mut packed = file.quantized().flux(&card.flux, Some(FloatDType::F32), &Device::default()).expect("it fits");
+    let mut wide = 0;
+    packed.for_each_linear(&mut |path, linear| {
+        wide += usize::from(!matches!(linear.weight, Weight::Packed(_)));
+        assert_eq!(linear.weight.val().into_data(), weights[path], "{path}");
+    });
+    assert_eq!(wide, 0);
 }
 
 /// A safetensors file by hand: key, dtype, shape, bytes.
@@ -146,14 +158,27 @@ fn a_scale_beside_an_eight_bit_weight_multiplies_it() {
         ("a.scale_weight", "F32", &[], &0.125f32.to_le_bytes()),
         ("a.scale_input", "F32", &[], &3f32.to_le_bytes()),
         ("b.weight", "F8_E5M2", &[4, 6], &codes),
+        ("c.weight", "F8_E4M3", &[4, 6], &codes),
+        ("c.weight_scale", "F32", &[4, 1], &[0.5f32, 1.0, 2.0, 4.0].map(f32::to_le_bytes).concat()),
     ]);
     let file = WeightFile::from_bytes(Path::new("scaled"), bytes).expect("whole");
-    assert_eq!(file.keys().collect::<Vec<_>>(), ["a.weight", "b.weight"]);
+    assert_eq!(file.keys().collect::<Vec<_>>(), ["a.weight", "b.weight", "c.weight"]);
     assert!(file.is_scaled("a.weight") && !file.is_scaled("b.weight"));
     let read = |key: &str| file.data(key).expect("readable").convert::<f32>().iter::<f32>().collect::<Vec<_>>();
     let scaled: Vec<f32> = Float8::E4M3.decode(&codes).iter().map(|value| value * 0.125).collect();
     assert_eq!(read("a.weight"), scaled);
     assert_eq!(read("b.weight"), Float8::E5M2.decode(&codes));
+    // One for every row.
+    let rows: Vec<f32> = Float8::E4M3
+        .decode(&codes)
+        .iter()
+        .enumerate()
+        .map(|(at, value)| value * 0.5 * f32::from(1_u8 << (at / 6)))
+        .collect();
+    assert_eq!(read("c.weight"), rows);
+    let blocks = safetensors(&[("d.weight", "F8_E4M3", &[4, 6], &codes), ("d.weight_scale", "F32", &[2, 3], &[0; 24])]);
+    let refused = WeightFile::from_bytes(Path::new("scaled"), blocks).expect_err("a scale per block");
+    assert!(refused.to_string().contains("one per row"), "{refused}");
 }
 
 #[test]

@@ -8,10 +8,7 @@
 #![allow(clippy::print_stdout)]
 
 use ace_kernels::packed::{PackedMatrix, Packing};
-use burn::{
-    prelude::*,
-    tensor::Distribution,
-};
+use burn::{prelude::*, tensor::Distribution};
 use std::{fs, time::Instant};
 
 /// How often each is measured; the least counts.

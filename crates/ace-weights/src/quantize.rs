@@ -181,8 +181,10 @@ impl WeightFile {
         for key in keys {
             let rows = self.shape(key).and_then(|shape| shape.first()).copied().unwrap_or(0);
             if packing.block_scales() == 0 {
-                let scale = self.raw(key)?.scale;
-                scales.extend(std::iter::repeat_n(scale, rows));
+                match self.row_scales(key)? {
+                    Some(of_rows) => scales.extend(of_rows),
+                    None => scales.extend(std::iter::repeat_n(self.raw(key)?.scale, rows)),
+                }
             }
             let size = 4 * packing.block_words() + 2 * packing.block_scales();
             self.each_piece(key, size, &mut |bytes| {
@@ -266,7 +268,9 @@ mod tests {
         let mut rng = ChaCha8Rng::seed_from_u64(5);
         // Of every size; the first makes the scale one.
         let mut values: Vec<f32> = (0..4096).map(|_| f32::from_bits(rng.next_u32())).collect();
-        values.iter_mut().for_each(|value| *value = if value.abs() < largest { *value } else { 0.017 * value.signum() });
+        values
+            .iter_mut()
+            .for_each(|value| *value = if value.abs() < largest { *value } else { 0.017 * value.signum() });
         values[0] = largest;
         let (words, scales) = Packing::E4M3.pack(&values, values.len());
         assert_eq!(scales, [1.0]);

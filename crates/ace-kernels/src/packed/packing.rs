@@ -139,8 +139,7 @@ impl Packing {
     ];
 
     /// Those that wide numbers can be packed in.
-    pub const WRITTEN: [Self; 7] =
-        [Self::Q8_0, Self::Q6K, Self::Q5K, Self::Q4K, Self::Q4_0, Self::E4M3, Self::Nf4];
+    pub const WRITTEN: [Self; 7] = [Self::Q8_0, Self::Q6K, Self::Q5K, Self::Q4K, Self::Q4_0, Self::E4M3, Self::Nf4];
 
     const fn facts(self) -> Facts {
         let (name, [block_len, block_words, block_scales, group_len], form) = match self {

@@ -28,7 +28,8 @@ pub(super) fn above_minima<const MOST: u8>(values: &[f32], words: &mut [i32], fl
     for (group, found) in groups.iter().zip(&mut found) {
         *found = scale_and_minimum(group, f32::from(MOST));
     }
-    let most = found.iter().fold((0.0_f32, 0.0_f32), |most, (scale, minimum)| (most.0.max(*scale), most.1.max(*minimum)));
+    let most =
+        found.iter().fold((0.0_f32, 0.0_f32), |most, (scale, minimum)| (most.0.max(*scale), most.1.max(*minimum)));
     let (d, m) = (in_f16(most.0 / 63.0), in_f16(most.1 / 63.0));
     (floats[0], floats[1]) = (d, m);
     let fifths = if MOST > 15 { 32 } else { 0 };

@@ -238,7 +238,10 @@ fn products_in_bytes_are_exact_sums_of_rounded_activations() {
         assert!(error < 1e-2 || outputs == 1, "{packing:?} {rows} {outputs} {columns}: {error} from the wide product");
         if flex::projects(&packed, &x) {
             let error = relative_error(&ours, &exact);
-            assert!(error < if outputs == 1 { 1e-4 } else { 2e-6 }, "{packing:?} {rows} {outputs} {columns}: {error} from the exact sum");
+            assert!(
+                error < if outputs == 1 { 1e-4 } else { 2e-6 },
+                "{packing:?} {rows} {outputs} {columns}: {error} from the exact sum"
+            );
         }
         // Parts of a wider tensor are read where they lie.
         let apart = Tensor::cat(vec![x.clone(), x.clone()], 1).narrow(1, columns, columns);
@@ -300,7 +303,9 @@ fn scales_that_are_searched_for_are_better_than_the_range_of_the_numbers() {
     let plain = [above(15.0), above(31.0), values.chunks(16).flat_map(six).collect()];
     let size = |errors: &[f32]| errors.iter().map(|error| f64::from(*error).powi(2)).sum::<f64>().sqrt();
     let norm = size(&values);
-    for ((packing, most), plain) in [(Packing::Q4K, 0.078), (Packing::Q5K, 0.039), (Packing::Q6K, 0.019)].into_iter().zip(plain) {
+    for ((packing, most), plain) in
+        [(Packing::Q4K, 0.078), (Packing::Q5K, 0.039), (Packing::Q6K, 0.019)].into_iter().zip(plain)
+    {
         let packed = PackedMatrix::pack(packing, [64, 256], &values, &device());
         let ours = packed.widen(FloatDType::F32).into_data().try_to_vec::<f32>().expect("f32");
         let errors: Vec<f32> = ours.iter().zip(&values).map(|(ours, value)| ours - value).collect();

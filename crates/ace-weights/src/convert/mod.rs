@@ -16,8 +16,8 @@ use crate::{
     Error, Network, Result, Sizes, Stored, WeightFile,
     adapter::Dialect,
     network::{Described, Found, Names},
-    replace,
     quantize::{self, fitting},
+    replace,
     store::{
         self, INDEX, Planned,
         gguf::{self, GgmlType},
@@ -204,7 +204,10 @@ pub fn convert(
 /// What GGUF files call a network, if there are such files of it and this can be one.
 fn architecture(network: Network, format: Option<Format>, output: &Path) -> Result<&'static str> {
     if format == Some(Format::Diffusers) {
-        return Err(Error::input("diffusers' folders have no GGUF files", "leave the format out, or choose bf16 or f16"));
+        return Err(Error::input(
+            "diffusers' folders have no GGUF files",
+            "leave the format out, or choose bf16 or f16",
+        ));
     }
     if output.extension().is_none_or(|ending| !ending.eq_ignore_ascii_case("gguf")) {
         let what = format!("{} would be a GGUF file", output.display());
@@ -286,8 +289,18 @@ impl Work<'_> {
         let tensor = found.map(|at| tensors[at]);
         for piece in tensor.iter().flat_map(|tensor| &tensor.pieces) {
             let raw = self.file.raw(&piece.key)?;
-            for bytes in raw.bytes[piece.bytes.clone()].chunks(STEP * raw.stored.block_bytes()) {
-                let bytes = store::restore(raw.stored, planned.stored, bytes, raw.scale)
+            let scales = self.file.row_scales(&piece.key)?;
+            // A row at a time where every row has a scale.
+            let (step, first) = match &scales {
+                Some(scales) => {
+                    let width = (raw.bytes.len() / scales.len()).max(1);
+                    (width, piece.bytes.start / width)
+                }
+                None => (STEP * raw.stored.block_bytes(), 0),
+            };
+            for (at, bytes) in raw.bytes[piece.bytes.clone()].chunks(step).enumerate() {
+                let scale = scales.as_ref().map_or(raw.scale, |scales| scales[first + at]);
+                let bytes = store::restore(raw.stored, planned.stored, bytes, scale)
                     .map_err(|reason| self.file.misfit(format!("{}: {reason}", piece.key), "choose bf16 or f32"))?;
                 out.write_all(&bytes).map_err(Error::io(path))?;
             }

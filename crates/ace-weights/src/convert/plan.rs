@@ -164,7 +164,7 @@ fn tensor(
     let mut pieces = Vec::with_capacity(rows.len());
     for Rows { key, rows } in rows {
         let raw = file.raw(key)?;
-        kinds.push((raw.stored, raw.scale != 1.0));
+        kinds.push((raw.stored, raw.scale != 1.0 || file.has_row_scales(key)));
         let all = file.shape(key).and_then(|shape| shape.first()).copied().unwrap_or(0);
         // Blocks lie along the last axis: only a vector of blocks cannot be cut anywhere.
         let bytes = if *rows == (0..all) {
