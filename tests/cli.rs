@@ -123,6 +123,12 @@ fn bad_words_are_answered_before_any_work() {
         "cargo features",
     );
     sample_fails(&dir, &["--steps", "0"], 2, "--steps is 0", "1 or more");
+    let known = "euler, heun, dpmpp-2m, dpmpp-2m-comfy, unipc, lcm";
+    sample_fails(&dir, &["--sampler", "juggle"], 2, "invalid value 'juggle' for '--sampler <NAME>'", known);
+    let known =
+        "flux, simple, normal, sgm-uniform, beta, beta-comfy, linear-quadratic, kl-optimal, karras, exponential";
+    sample_fails(&dir, &["--schedule", "juggle"], 2, "invalid value 'juggle' for '--schedule <NAME>'", known);
+    sample_fails(&dir, &["--shift", "0"], 2, "invalid value '0' for '--shift <X>'", "above 0");
     sample_fails(&dir, &["--task", "juggle"], 2, "has no task \"juggle\"", "its tasks are");
     sample_fails(&dir, &["--width", "64", "--height", "1"], 2, "size is 64x1", "larger picture");
     sample_fails(&dir, &["--repainting-scale", "-1"], 2, "repainting_scale is -1", "0..1");

@@ -11,6 +11,7 @@ use ace_nn::weight::Packing;
 use ace_plus::{
     Compat, Placement, Request, SeedNoise,
     request::{DTYPES, InputFile, ModelRequest, RegionRequest},
+    sample::{Sampler, Schedule},
 };
 use ace_weights::{
     Network,
@@ -156,9 +157,11 @@ pub struct SampleArgs {
     /// Draw the seed's noise as another program does: torch (its generator on a CPU in f32, as diffusers begins)
     #[arg(long, value_name = "NAME", value_parser = seed_noise)]
     pub seed_compat: Option<SeedNoise>,
-    /// Euler steps [default: the card's]
+    /// Steps from noise to the picture [default: the card's]
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,
+    #[command(flatten)]
+    pub course: CourseArgs,
     /// Guidance that is embedded [default: the card's]
     #[arg(long, value_name = "X", value_parser = finite, allow_negative_numbers = true)]
     pub guidance: Option<f32>,
@@ -249,6 +252,9 @@ impl SampleArgs {
             seed_noise: self.seed_compat,
             noise: file(&self.noise),
             num_steps: self.steps,
+            sampler: self.course.sampler,
+            schedule: self.course.schedule,
+            shift: self.course.shift,
             guidance: self.guidance,
             repainting_scale: self.repainting_scale,
             keep_outside: self.no_keep_outside.then_some(false),
@@ -257,6 +263,21 @@ impl SampleArgs {
             compat: self.compat,
         }
     }
+}
+
+/// How steps go from noise to the picture; docs/sampling.md compares.
+#[derive(Debug, Clone, Default, Args)]
+pub struct CourseArgs {
+    /// How a step is taken: euler, heun (asks the network twice), dpmpp-2m, dpmpp-2m-comfy, unipc or lcm [default: the card's]
+    #[arg(long, value_name = "NAME", value_parser = sampler)]
+    pub sampler: Option<Sampler>,
+    /// How their times are spread: flux, simple, normal, sgm-uniform, beta, beta-comfy, linear-quadratic, kl-optimal, karras
+    /// or exponential [default: the card's]
+    #[arg(long, value_name = "NAME", value_parser = schedule)]
+    pub schedule: Option<Schedule>,
+    /// How far the times are shifted towards noise, the same for pictures of any size; 1 shifts nothing [default: the card's]
+    #[arg(long, value_name = "X", value_parser = above_zero)]
+    pub shift: Option<f64>,
 }
 
 const DATA_EXAMPLES: &str = "\
@@ -494,6 +515,16 @@ fn placement(name: &str) -> Result<Placement, String> {
     named(name, &Placement::ALL)
 }
 
+/// A sampler by its name.
+fn sampler(name: &str) -> Result<Sampler, String> {
+    named(name, &Sampler::ALL)
+}
+
+/// A schedule by its name.
+fn schedule(name: &str) -> Result<Schedule, String> {
+    named(name, &Schedule::ALL)
+}
+
 /// A format by its name.
 fn format(name: &str) -> Result<Format, String> {
     named(name, &Format::ALL)
@@ -525,6 +556,14 @@ fn compat(name: &str) -> Result<Compat, String> {
 /// Another program's generator by its name.
 fn seed_noise(name: &str) -> Result<SeedNoise, String> {
     if name == "torch" { Ok(SeedNoise::Torch) } else { Err("known is: torch".to_owned()) }
+}
+
+/// A number above 0.
+fn above_zero(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
+        _ => Err("not a number above 0".to_owned()),
+    }
 }
 
 /// A number that is one: `nan` and `inf` parse as floats and would end in a black picture.

@@ -4,7 +4,7 @@ use crate::{
     Error, Result,
     canvas::Inputs,
     card::{Card, Need, Task},
-    sample::SeedNoise,
+    sample::{Choice, Sampler, Schedule, SeedNoise, Shift},
 };
 use burn::tensor::TensorData;
 use image::{GrayImage, RgbImage};
@@ -53,6 +53,9 @@ pub struct Edit {
     seed_noise: SeedNoise,
     noise: Option<TensorData>,
     num_steps: Option<usize>,
+    sampler: Option<Sampler>,
+    schedule: Option<Schedule>,
+    shift: Option<f64>,
     guidance: Option<f32>,
     repainting_scale: Option<f32>,
     keep_outside: bool,
@@ -66,8 +69,8 @@ pub struct Edit {
 pub struct Settings<'a> {
     /// The kind of edit, if one is named.
     pub task: Option<&'a Task>,
-    /// Euler steps.
-    pub num_steps: usize,
+    /// The way from noise to latents.
+    pub course: Choice,
     /// Guidance that is embedded.
     pub guidance: f32,
     /// What is blanked under the mask: 1 hides it from the network, 0 shows it.
@@ -94,6 +97,9 @@ impl Edit {
             seed_noise: SeedNoise::default(),
             noise: None,
             num_steps: None,
+            sampler: None,
+            schedule: None,
+            shift: None,
             guidance: None,
             repainting_scale: None,
             keep_outside: true,
@@ -170,9 +176,27 @@ impl Edit {
         self
     }
 
-    /// Euler steps.
+    /// Steps from noise to latents.
     pub fn steps(mut self, num_steps: usize) -> Self {
         self.num_steps = Some(num_steps);
+        self
+    }
+
+    /// How a step is taken.
+    pub fn sampler(mut self, sampler: Sampler) -> Self {
+        self.sampler = Some(sampler);
+        self
+    }
+
+    /// How the times of the steps are spread.
+    pub fn schedule(mut self, schedule: Schedule) -> Self {
+        self.schedule = Some(schedule);
+        self
+    }
+
+    /// How far they are shifted towards noise, the same for pictures of any size: `t` becomes `s·t / (1 + (s − 1)·t)`.
+    pub fn shift(mut self, factor: f64) -> Self {
+        self.shift = Some(factor);
         self
     }
 
@@ -287,12 +311,18 @@ impl Edit {
     /// If the card has no such task.
     pub fn settings<'a>(&self, card: &'a Card) -> Result<Settings<'a>> {
         let task = self.task.as_deref().map(|name| card.find_task(name)).transpose()?;
+        let sampling = &card.sampling;
         Ok(Settings {
             task,
-            num_steps: self.num_steps.unwrap_or(card.sampling.num_steps),
-            guidance: self.guidance.unwrap_or(card.sampling.guidance),
+            course: Choice {
+                sampler: self.sampler.unwrap_or(sampling.sampler),
+                schedule: self.schedule.unwrap_or(sampling.schedule),
+                shift: self.shift.map_or(sampling.shift, Shift::fixed),
+                num_steps: self.num_steps.unwrap_or(sampling.num_steps),
+            },
+            guidance: self.guidance.unwrap_or(sampling.guidance),
             repainting_scale: self.repainting_scale.or(task.map(|task| task.repainting_scale)).unwrap_or(1.0),
-            size: self.size.unwrap_or(card.sampling.size),
+            size: self.size.unwrap_or(sampling.size),
             tile: self.tile,
         })
     }
@@ -349,6 +379,14 @@ impl Edit {
         }
         if self.num_steps == Some(0) {
             return Err(Error::input("num_steps is 0", "choose 1 or more"));
+        }
+        if let Some(shift) = self.shift
+            && !(shift.is_finite() && shift > 0.0)
+        {
+            return Err(Error::input(
+                format!("shift is {shift}"),
+                "choose a number above 0; 1 shifts nothing, FLUX.1 takes 1.6 to 3.2",
+            ));
         }
         if let Some(need) = self.missing(card)?.first() {
             let name = self.task.as_deref().unwrap_or_default();

@@ -1,11 +1,15 @@
 //! The loop: from noise to latents, one velocity at a time.
 
+mod course;
 mod noise;
+mod sampler;
 mod schedule;
 pub mod torch_noise;
 
+pub use course::{Choice, Course, Work};
 pub use noise::{SeedNoise, gaussian, noise, rng};
-pub use schedule::{Shift, schedule};
+pub use sampler::{Fresh, Sampler, Solver, Taken, Velocity};
+pub use schedule::{Schedule, Shift, schedule};
 
 use crate::{Error, Result, flow, text::TextConditioning, unit::Units};
 use ace_nn::flux::{Blocks, Fetched, Flux, FluxInput, Own};
@@ -142,16 +146,28 @@ pub struct Denoiser<'a> {
     pub dtype: FloatDType,
 }
 
+/// Where a walk ended.
+#[derive(Debug)]
+pub struct Denoised {
+    /// `[1, L, 64]`
+    pub tokens: Tensor<3>,
+    /// What it took.
+    pub work: Work,
+}
+
+/// Which of the seed's generators draws fresh noise on the way; 0 is the noise that a walk begins with.
+const FRESH: u64 = 1;
+
 impl Denoiser<'_> {
-    /// Walks along `times` (from 1 down to 0).
+    /// Walks along a course.
     ///
     /// # Shapes
-    /// - noise, output: `[1, L, 64]`
+    /// - noise: `[1, L, 64]`
     ///
     /// # Errors
     /// [`Error::Cancelled`] if the observer wants no more.
-    pub fn denoise(&self, noise: Tensor<3>, times: &[f32], observer: Observer<'_>) -> Result<Tensor<3>> {
-        self.denoise_with(&mut Own, noise, times, observer)
+    pub fn denoise(&self, noise: Tensor<3>, course: &Course, observer: Observer<'_>) -> Result<Denoised> {
+        self.denoise_with(&mut Own, noise, course, observer)
     }
 
     /// As [`Denoiser::denoise`], with blocks that come from elsewhere.
@@ -162,20 +178,24 @@ impl Denoiser<'_> {
         &self,
         blocks: &mut dyn Blocks,
         noise: Tensor<3>,
-        times: &[f32],
+        course: &Course,
         observer: Observer<'_>,
-    ) -> Result<Tensor<3>> {
+    ) -> Result<Denoised> {
+        let (shape, device) = (noise.dims(), noise.device());
+        let mut generator = rng(course.seed, FRESH);
+        let mut solver = Solver::new(course.sampler);
+        let mut work = Work { steps: course.num_steps(), ..Work::default() };
         let mut tokens = noise;
-        let of = times.len().saturating_sub(1);
-        for (done, pair) in times.windows(2).enumerate() {
-            let (t, t_next) = (pair[0], pair[1]);
-            let velocity = self.velocity(blocks, &tokens, t, observer)?;
-            let next = flow::euler(tokens.clone(), velocity.clone(), t, t_next);
-            let preview = Preview { tokens: &tokens, velocity: &velocity, t, units: self.units };
-            tell(observer, Event::Step { done: done + 1, of, preview })?;
-            tokens = next;
+        for (done, pair) in course.times.windows(2).enumerate() {
+            let [t, t_next] = [pair[0], pair[1]];
+            let mut velocity = |tokens: &Tensor<3>, t: f32| self.velocity(blocks, tokens, t, &mut work, observer);
+            let mut fresh = || gaussian(shape, &mut generator, &device);
+            let taken = solver.step(&tokens, [t, t_next], &mut velocity, &mut fresh)?;
+            let preview = Preview { tokens: &tokens, velocity: &taken.velocity, t, units: self.units };
+            tell(observer, Event::Step { done: done + 1, of: work.steps, preview })?;
+            tokens = taken.tokens;
         }
-        Ok(tokens)
+        Ok(Denoised { tokens, work })
     }
 
     fn velocity(
@@ -183,6 +203,7 @@ impl Denoiser<'_> {
         blocks: &mut dyn Blocks,
         tokens: &Tensor<3>,
         t: f32,
+        work: &mut Work,
         observer: Observer<'_>,
     ) -> Result<Tensor<3>> {
         let device = tokens.device();
@@ -191,6 +212,9 @@ impl Denoiser<'_> {
         let input = input(self.flux, tokens.clone(), self.units, self.text, times, self.dtype);
         let mut poll = || observer(Event::Tick);
         let output = uncancelled(self.flux.forward_with(&mut Fetched::new(blocks, &mut poll), input))?;
+        work.evaluations += 1;
+        work.computed += 1;
+        work.blocks += (self.flux.double_blocks.len() + self.flux.single_blocks.len()) as f64;
         Ok(self.units.of_noisy(output).cast(DType::F32))
     }
 }
