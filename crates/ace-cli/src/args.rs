@@ -11,7 +11,7 @@ use ace_nn::weight::Packing;
 use ace_plus::{
     Compat, Placement, Request, SeedNoise,
     request::{DTYPES, InputFile, ModelRequest, RegionRequest},
-    sample::{Sampler, Schedule},
+    sample::{Cache, Sampler, Schedule},
 };
 use ace_weights::{
     Network,
@@ -51,7 +51,8 @@ ceiling: the exact answer through the autoencoder.
 
 Examples:
   ace eval
-  ace eval --tasks subject --lora out/train/subject/lora.safetensors --json out/subject.json";
+  ace eval --tasks subject --lora out/train/subject/lora.safetensors --json out/subject.json
+  ace eval --steps 4 --sampler unipc --per-task 16      what fewer steps cost (docs/sampling.md)";
 
 /// Edit pictures by instruction, with ACE++ on FLUX.
 #[derive(Debug, Parser)]
@@ -92,6 +93,8 @@ pub enum Verb {
     },
     /// Judge a model on held-out examples, task by task
     Eval(EvalArgs),
+    /// Measure what --cache mag wants to know of a model; options as those of sample
+    Calibrate(Box<SampleArgs>),
     /// Compare every network with its recording
     Verify(VerifyArgs),
     /// Edit picture after picture: turns, branches, replay
@@ -252,15 +255,13 @@ impl SampleArgs {
             seed_noise: self.seed_compat,
             noise: file(&self.noise),
             num_steps: self.steps,
-            sampler: self.course.sampler,
-            schedule: self.course.schedule,
-            shift: self.course.shift,
             guidance: self.guidance,
             repainting_scale: self.repainting_scale,
             keep_outside: self.no_keep_outside.then_some(false),
             feather: self.feather,
             tile: self.tile,
             compat: self.compat,
+            ..self.course.request()
         }
     }
 }
@@ -278,6 +279,21 @@ pub struct CourseArgs {
     /// How far the times are shifted towards noise, the same for pictures of any size; 1 shifts nothing [default: the card's]
     #[arg(long, value_name = "X", value_parser = above_zero)]
     pub shift: Option<f64>,
+    /// Skip steps that change little: 0.08 (a threshold for what the first block says), mag[:THRESHOLD] (what the card says),
+    /// taylor[:INTERVAL[:ORDER]] (all but every so many-th); 0 skips none [default: 0]
+    #[arg(long, value_name = "HOW")]
+    pub cache: Option<Cache>,
+    /// Ask the network for what is outside the mask at every K-th step only; not together with --cache
+    #[arg(long, value_name = "K", value_parser = at_least_one)]
+    pub masked_steps: Option<usize>,
+}
+
+impl CourseArgs {
+    /// What is asked for of a way.
+    pub fn request(&self) -> Request {
+        let Self { sampler, schedule, shift, cache, masked_steps } = *self;
+        Request { sampler, schedule, shift, cache, masked_steps, ..Request::default() }
+    }
 }
 
 const DATA_EXAMPLES: &str = "\
@@ -327,6 +343,11 @@ pub struct EvalArgs {
     /// Side of the pictures in pixels: 64 or 96
     #[arg(long, default_value_t = 64, value_name = "PIXELS")]
     pub size: u32,
+    /// Steps from noise to a picture [default: the card's]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub steps: Option<usize>,
+    #[command(flatten)]
+    pub course: CourseArgs,
     /// Write all figures to a file too
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -556,6 +577,14 @@ fn compat(name: &str) -> Result<Compat, String> {
 /// Another program's generator by its name.
 fn seed_noise(name: &str) -> Result<SeedNoise, String> {
     if name == "torch" { Ok(SeedNoise::Torch) } else { Err("known is: torch".to_owned()) }
+}
+
+/// A count that is not 0.
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(count) if count > 0 => Ok(count),
+        _ => Err("choose 1 or more".to_owned()),
+    }
 }
 
 /// A number above 0.

@@ -76,6 +76,22 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The edits that are asked for, the shipped example if nothing is, and the model that is to make them.
+///
+/// # Errors
+/// If something is missing, cannot be read or does not go together.
+pub fn edits(args: &SampleArgs) -> anyhow::Result<(Model, Vec<Edit>)> {
+    let (mut request, output, base) = (args.request(), Output::of(args), Path::new(""));
+    if is_bare(args, &request) {
+        example(&mut request, &output)?;
+    }
+    let model = model::find(&request.model, base)?;
+    let asked = Asked::understand(request, base, output, model.card())?;
+    asked.check(model.card())?;
+    let edits = asked.jobs.iter().map(|job| asked.edit_of(job)).collect();
+    Ok((model, edits))
+}
+
 /// What to do where weights have changed since a picture was made.
 const ANYWAY: &str = "name the model of then with --model, or go on with this one with --anyway";
 
@@ -321,6 +337,7 @@ impl Asked {
         request.num_steps = Some(settings.course.num_steps);
         request.sampler = Some(settings.course.sampler);
         request.schedule = Some(settings.course.schedule);
+        request.cache = Some(settings.course.cache);
         request.guidance = Some(settings.guidance);
         request.repainting_scale = Some(settings.repainting_scale);
         request.keep_outside.get_or_insert(true);
@@ -398,7 +415,13 @@ impl Asked {
 /// Steps, and how often the network was asked where that does not follow from them.
 fn took(work: Work) -> String {
     let steps = if work.steps == 1 { "1 step".to_owned() } else { format!("{} steps", work.steps) };
-    if work.evaluations == work.steps { steps } else { format!("{steps} in {} evaluations", work.evaluations) }
+    let Work { evaluations, computed, .. } = work;
+    match (evaluations == work.steps, computed == evaluations) {
+        (true, true) => steps,
+        (true, false) => format!("{steps}, {computed} of them computed"),
+        (false, true) => format!("{steps} in {evaluations} evaluations"),
+        (false, false) => format!("{steps} in {evaluations} evaluations, {computed} of them computed"),
+    }
 }
 
 /// The instructions of a file.

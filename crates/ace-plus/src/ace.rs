@@ -75,6 +75,8 @@ pub struct Edited {
     pub len: usize,
     /// What the walk from noise took; the sum over regions.
     pub work: Work,
+    /// By how much what the blocks add grew from step to step, if that was [measured](sample::Cache::Measure).
+    pub mag_ratios: Vec<f32>,
 }
 
 /// A network that stays, or that was read for the moment.
@@ -238,13 +240,13 @@ impl Ace {
             &mut || observer(Event::Tick),
         ))?;
         tell(observer, Event::Stage(Stage::Denoise))?;
-        let Denoised { tokens, work } = self.denoise(edit, &settings, &units, &text, observer)?;
+        let Denoised { tokens, work, mag_ratios } = self.denoise(edit, &settings, &units, &text, observer)?;
         tell(observer, Event::Stage(Stage::Decode))?;
         let latents = units.unpack(tokens.clone());
         let plane = uncancelled(pixels::decode_polled(&autoencoder, &latents[latents.len() - 1], tiling, &mut || {
             observer(Event::Tick)
         }))?;
-        Ok(Edited { image: prepared.finish(&plane), tokens, latents, len: units.len(), work })
+        Ok(Edited { image: prepared.finish(&plane), tokens, latents, len: units.len(), work, mag_ratios })
     }
 
     /// Words to embeddings.
@@ -283,7 +285,7 @@ impl Ace {
             Weights::Read { files, holding, .. } => Held::Read(Box::new(self.loader(files, *holding).flux()?)),
         };
         let noise = sample::noise(&self.card, edit, units, &self.device)?;
-        let course = sample::Course::of(&settings.course, units.len(), edit.seed_number());
+        let course = sample::Course::of(&settings.course, &self.card, units.len(), edit.seed_number());
         let denoiser = sample::Denoiser { flux: &flux, units, text, guidance: settings.guidance, dtype: self.dtype };
         let denoised = match &mut streamed {
             Some(blocks) => denoiser.denoise_with(blocks, noise, &course, observer)?,

@@ -4,7 +4,7 @@ use crate::{
     Error, Result,
     canvas::Inputs,
     card::{Card, Need, Task},
-    sample::{Choice, Sampler, Schedule, SeedNoise, Shift},
+    sample::{Cache, Choice, Sampler, Schedule, SeedNoise, Shift},
 };
 use burn::tensor::TensorData;
 use image::{GrayImage, RgbImage};
@@ -56,6 +56,8 @@ pub struct Edit {
     sampler: Option<Sampler>,
     schedule: Option<Schedule>,
     shift: Option<f64>,
+    cache: Option<Cache>,
+    masked_steps: Option<usize>,
     guidance: Option<f32>,
     repainting_scale: Option<f32>,
     keep_outside: bool,
@@ -100,6 +102,8 @@ impl Edit {
             sampler: None,
             schedule: None,
             shift: None,
+            cache: None,
+            masked_steps: None,
             guidance: None,
             repainting_scale: None,
             keep_outside: true,
@@ -197,6 +201,18 @@ impl Edit {
     /// How far they are shifted towards noise, the same for pictures of any size: `t` becomes `s·t / (1 + (s − 1)·t)`.
     pub fn shift(mut self, factor: f64) -> Self {
         self.shift = Some(factor);
+        self
+    }
+
+    /// Which steps need not be computed.
+    pub fn cache(mut self, cache: Cache) -> Self {
+        self.cache = Some(cache);
+        self
+    }
+
+    /// Only every so many-th step asks for the tokens outside the mask; 1 asks always, by another way.
+    pub fn masked_steps(mut self, every: usize) -> Self {
+        self.masked_steps = Some(every);
         self
     }
 
@@ -319,6 +335,8 @@ impl Edit {
                 schedule: self.schedule.unwrap_or(sampling.schedule),
                 shift: self.shift.map_or(sampling.shift, Shift::fixed),
                 num_steps: self.num_steps.unwrap_or(sampling.num_steps),
+                cache: self.cache.unwrap_or_default(),
+                masked_steps: self.masked_steps,
             },
             guidance: self.guidance.unwrap_or(sampling.guidance),
             repainting_scale: self.repainting_scale.or(task.map(|task| task.repainting_scale)).unwrap_or(1.0),
@@ -380,20 +398,44 @@ impl Edit {
         if self.num_steps == Some(0) {
             return Err(Error::input("num_steps is 0", "choose 1 or more"));
         }
-        if let Some(shift) = self.shift
-            && !(shift.is_finite() && shift > 0.0)
-        {
-            return Err(Error::input(
-                format!("shift is {shift}"),
-                "choose a number above 0; 1 shifts nothing, FLUX.1 takes 1.6 to 3.2",
-            ));
-        }
+        self.check_course(card)?;
         if let Some(need) = self.missing(card)?.first() {
             let name = self.task.as_deref().unwrap_or_default();
             let about = card.find_task(name)?.about.clone();
             return Err(Error::input(format!("task {name} needs {}", need.words()), format!("{name}: {about}")));
         }
         self.prepare(card).map(drop)
+    }
+
+    /// Refuses ways from noise to latents that there are not.
+    ///
+    /// # Errors
+    /// What is wrong with the shift, the cache or masked steps, and whether the card has no such task.
+    pub fn check_course(&self, card: &Card) -> Result<()> {
+        let Choice { cache, masked_steps, .. } = self.settings(card)?.course;
+        if let Some(shift) = self.shift.filter(|shift| !(shift.is_finite() && *shift > 0.0)) {
+            return Err(Error::input(format!("shift is {shift}"), "choose a number above 0; 1 shifts nothing"));
+        }
+        if matches!(cache, Cache::Mag { .. }) && card.sampling.mag_ratios.is_empty() {
+            return Err(Error::input(
+                format!("card {} has no mag_ratios", card.name),
+                "ace calibrate measures them; --cache 0.08 needs none",
+            ));
+        }
+        let Some(every) = masked_steps else { return Ok(()) };
+        if every == 0 {
+            return Err(Error::input("masked_steps is 0", "choose 1 or more"));
+        }
+        if cache != Cache::Off {
+            return Err(Error::input("a cache and masked steps do not go together", "choose one of them"));
+        }
+        if card.unit.mask_columns(card.flux.out_channels, card.autoencoder.downscale()).is_none() {
+            return Err(Error::input(
+                format!("the network of card {} sees no mask", card.name),
+                "leave masked steps out, or use a card of FLUX-Fill or ACE++",
+            ));
+        }
+        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@
 use crate::{
     Error, Result, picture,
     request::{InputFile, LoraRequest, ModelRequest, RegionRequest, Request},
-    sample::{Sampler, Schedule, SeedNoise},
+    sample::{Cache, Sampler, Schedule, SeedNoise},
 };
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
@@ -187,6 +187,8 @@ impl First {
             sampler: Some(Sampler::Euler),
             schedule: Some(Schedule::Flux),
             shift: None,
+            cache: Some(Cache::Off),
+            masked_steps: None,
             guidance: Some(self.guidance),
             repainting_scale: Some(self.repainting_scale),
             keep_outside: Some(self.keep_outside),

@@ -117,6 +117,7 @@ pub(super) fn card(folder: &Path) -> Result<Card> {
             sampler: Sampler::Euler,
             schedule,
             shift,
+            mag_ratios: Vec::new(),
         },
         adapter: Vec::new(),
         repository: Vec::new(),

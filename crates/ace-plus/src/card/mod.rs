@@ -142,6 +142,9 @@ pub struct Sampling {
     /// How the schedule is shifted towards noise.
     #[serde(default)]
     pub shift: Shift,
+    /// By how much what the blocks add to the tokens grows from step to step: what a cache by magnitudes knows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mag_ratios: Vec<f32>,
 }
 
 /// A kind of edit with defaults of its own.

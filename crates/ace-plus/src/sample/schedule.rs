@@ -162,7 +162,8 @@ fn even(first: f64, last: f64, count: usize) -> impl Iterator<Item = f64> {
 
 /// Below which value so large a share of the beta distribution lies.
 fn quantile(share: f64) -> f64 {
-    inv_beta_reg(BETA, BETA, share)
+    // The middle lies between two times of the table, and a last bit would choose.
+    if (share - 0.5).abs() < 1e-12 { 0.5 } else { inv_beta_reg(BETA, BETA, share) }
 }
 
 /// Half of the steps evenly, the others on the parabola that goes on from there with the same slope and ends at 0.

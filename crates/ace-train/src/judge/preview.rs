@@ -123,7 +123,7 @@ impl Previews {
             let text = &EncodedText::conditioning(std::slice::from_ref(text), trained, &self.device);
             let settings = edit.settings(card)?;
             let noise = sample::noise(card, edit, units, &self.device)?;
-            let course = sample::Course::of(&settings.course, units.len(), edit.seed_number());
+            let course = sample::Course::of(&settings.course, card, units.len(), edit.seed_number());
             let denoiser = sample::Denoiser { flux, units, text, guidance: settings.guidance, dtype };
             let go_on = &mut |_: ace_plus::Event<'_>| ControlFlow::Continue(());
             let tokens = denoiser.denoise_with(blocks, noise, &course, go_on)?.tokens;
