@@ -1,7 +1,11 @@
-//! Masked steps: what lies outside the mask is known. Its tokens go from noise to the picture in a straight line,
-//! `x_t = (1−t)·x₀ + t·ε`, so that their velocity needs no network; and what the others see of them, their keys and
-//! values, changes little from step to step. Every so many-th step asks for all tokens, and keeps keys and values of those
-//! outside; the steps between ask for text and masked tokens alone.
+//! Masked steps: what lies outside the mask goes from noise to the picture in a straight line, so that its velocity is the
+//! same at every step; and what the other tokens see of it, its keys and values, changes little. Every so many-th step asks
+//! for all tokens, and keeps the velocity, keys and values of those outside; the steps between ask for text and masked
+//! tokens alone.
+//!
+//! The line could be known beforehand, `x_t = (1−t)·x₀ + t·ε` with `x₀` the encoded image. But the image is encoded with a
+//! hole in it, and its latents are off far around the hole: on the miniature the picture under the mask came out at 34 dB
+//! of that of plain steps, and at 52 dB with the line that the network itself gives.
 //!
 //! The same holds for references, which no mask covers, on the canvas and on the sequence, and for LCU's condition tokens.
 
