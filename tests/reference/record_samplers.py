@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Record samplers and schedules: `tests/data/parity/samplers.safetensors` and `schedules.safetensors`.
+"""Record samplers, schedules and caches: `tests/data/parity/{samplers,schedules,caches}.safetensors`.
 
     venv/bin/python tests/reference/record_samplers.py
 
@@ -11,6 +11,9 @@ sampling.py), written out here in f64.
 Schedules `flux`, `beta`, `karras` and `exponential` are diffusers' `FlowMatchEulerDiscreteScheduler` with dynamic shift
 (by the number of tokens) and static shift. The others are ComfyUI's formulas (comfy/samplers.py over the table of
 `ModelSamplingFlux`, comfy/model_sampling.py), written out here in f64.
+
+`caches` is a small random transformer with diffusers' first-block cache and MagCache, along ten Euler steps: the tokens at
+the end, how many steps were computed, and the ratios that MagCache measures of it.
 """
 
 import math
@@ -23,10 +26,13 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
     FlowMatchLCMScheduler,
+    FluxTransformer2DModel,
     UniPCMultistepScheduler,
 )
+from diffusers.hooks import FirstBlockCacheConfig, MagCacheConfig, apply_first_block_cache, apply_mag_cache
+from diffusers.hooks.mag_cache import MagCacheBlockHook
 from diffusers.schedulers import scheduling_flow_match_lcm as lcm
-from record import Random, calculate_shift, save
+from record import Random, calculate_shift, flux_names, grid_ids, save
 
 SHIFT = {"base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 4096}
 STATIC = 3.0
@@ -180,7 +186,104 @@ def schedules():
     save("schedules", {**SHIFT, "static_shift": STATIC}, {}, {}, outputs)
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Caches
+
+
+def caches():
+    random = Random("caches")
+    config = {
+        "in_channels": 64,
+        "out_channels": 64,
+        "hidden_size": 24,
+        "num_heads": 2,
+        "depth": 2,
+        "depth_single_blocks": 2,
+        "axes_dim": [4, 4, 4],
+        "theta": 10000,
+        "mlp_ratio": 4.0,
+        "context_in_dim": 16,
+        "vec_in_dim": 12,
+        "guidance_embed": False,
+        "qkv_bias": True,
+    }
+
+    def model(state=None):
+        made = FluxTransformer2DModel(
+            in_channels=64,
+            out_channels=64,
+            num_layers=2,
+            num_single_layers=2,
+            attention_head_dim=12,
+            num_attention_heads=2,
+            joint_attention_dim=16,
+            pooled_projection_dim=12,
+            guidance_embeds=False,
+            axes_dims_rope=(4, 4, 4),
+        )
+        if state is not None:
+            made.load_state_dict(state)
+        return made.eval()
+
+    state = random.fill(model()).state_dict()
+    inputs = {
+        "start": random.normal(1, 6, 64),
+        "ids": grid_ids(2, 3),
+        "prompt_embeds": random.normal(1, 4, 16),
+        "pooled_prompt_embeds": random.normal(1, 12),
+        "times": torch.tensor(1 - np.linspace(0, 1, 11), dtype=torch.float32),
+    }
+    ratios = [1.0, 1.01, 1.02, 0.99, 0.97, 1.03, 1.0, 0.95, 0.98, 1.1, 1.0, 0.9]
+    inputs["mag_ratios"] = torch.tensor(ratios)
+
+    @torch.no_grad()
+    def walk(apply):
+        network, computed = model(state), []
+        apply(network)
+        # Not replaced by a cache's hook: it runs only where its block does.
+        network.single_transformer_blocks[0].attn.register_forward_hook(lambda *_: computed.append(1))
+        x = inputs["start"]
+        for now, after in zip(inputs["times"], inputs["times"][1:]):
+            with network.cache_context("walk"):
+                velocity = network(
+                    hidden_states=x,
+                    encoder_hidden_states=inputs["prompt_embeds"],
+                    pooled_projections=inputs["pooled_prompt_embeds"],
+                    timestep=now[None],
+                    img_ids=inputs["ids"],
+                    txt_ids=torch.zeros(4, 3, dtype=torch.int64),
+                    return_dict=False,
+                )[0]
+            x = x + (after - now) * velocity
+        return x, len(computed)
+
+    measured = []
+    keep = MagCacheBlockHook._perform_calibration_step
+
+    def measure(self, walk_state, residual):
+        keep(self, walk_state, residual)
+        measured.append(walk_state.calibration_ratios[-1])
+
+    MagCacheBlockHook._perform_calibration_step = measure
+    mag = lambda **options: lambda network: apply_mag_cache(network, MagCacheConfig(num_inference_steps=10, **options))
+    first = lambda threshold: lambda network: apply_first_block_cache(network, FirstBlockCacheConfig(threshold))
+    outputs, computed = {}, {}
+    for name, apply in {
+        "plain": mag(calibrate=True),
+        "first_block_1.0": first(1.0),
+        "first_block_0.6": first(0.6),
+        "mag_0.06": mag(mag_ratios=ratios, threshold=0.06),
+        "mag_0.2": mag(mag_ratios=ratios, threshold=0.2),
+    }.items():
+        outputs[name], computed[name] = walk(apply)
+    outputs["mag_ratios"] = torch.tensor(measured)
+    print(computed, measured)
+    config["computed"] = computed
+    save("caches", config, flux_names(state), inputs, outputs)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    caches()
     samplers()
     schedules()

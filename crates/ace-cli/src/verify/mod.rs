@@ -6,6 +6,7 @@
 //! whether it still computes there what the reference computes.
 
 mod autoencoder;
+mod caches;
 mod flux;
 mod formulas;
 mod lora;
@@ -90,6 +91,7 @@ const CHECKS: &[Check] = &[
     check!("schedule", formulas::schedule),
     check!("schedules", formulas::schedules),
     check!("samplers", formulas::samplers),
+    check!("caches", caches::walks),
     check!("miniature_edit", miniature::edit),
 ];
 
