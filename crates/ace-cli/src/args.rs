@@ -3,7 +3,10 @@
 mod bench;
 mod train;
 
-pub use bench::{BenchArgs, BenchVerb, PlanArgs, PlanVerb};
+pub use bench::{
+    BenchArgs, BenchVerb, BlockArgs, EditBenchArgs, FluxBenchArgs, HeldArgs, PlanArgs, PlanVerb, T5BenchArgs,
+    TimesArgs, VaeBenchArgs,
+};
 pub use train::{ReportArgs, TrainArgs};
 
 use crate::model::{Lora, ModelArgs, Overrides};

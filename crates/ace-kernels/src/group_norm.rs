@@ -13,7 +13,9 @@
 //! are, is at most √7 spreads away from the mean of all, so that `var = mean(d²) − mean(d)²` of what is left loses at
 //! most three bits.
 
-use crate::in_f32;
+#[cfg(feature = "flex")]
+use crate::flex;
+use crate::{in_f32, silu};
 use burn::{prelude::*, tensor::assert_shape};
 
 /// The first of so many parts of a group tells what is near its mean.
@@ -32,10 +34,39 @@ const MOST_SLABS: usize = 64;
 /// # Panics
 /// If `weight` or `bias` has not one number per channel, or channels are not a multiple of `num_groups`.
 pub fn group_norm(x: Tensor<4>, num_groups: usize, weight: Tensor<1>, bias: Tensor<1>, epsilon: f64) -> Tensor<4> {
-    let [batch, channels, height, width] = x.dims();
+    check(&x, num_groups, [&weight, &bias]);
+    #[cfg(feature = "flex")]
+    if let Some(y) = flex::norm_groups(&x, num_groups, [&weight, &bias], epsilon, false) {
+        return y;
+    }
+    plain(x, num_groups, weight, bias, epsilon)
+}
+
+/// SiLU of [`group_norm`].
+///
+/// # Shapes
+/// As [`group_norm`].
+///
+/// # Panics
+/// As [`group_norm`].
+pub fn group_norm_silu(x: Tensor<4>, num_groups: usize, weight: Tensor<1>, bias: Tensor<1>, epsilon: f64) -> Tensor<4> {
+    check(&x, num_groups, [&weight, &bias]);
+    #[cfg(feature = "flex")]
+    if let Some(y) = flex::norm_groups(&x, num_groups, [&weight, &bias], epsilon, true) {
+        return y;
+    }
+    silu(plain(x, num_groups, weight, bias, epsilon))
+}
+
+fn check(x: &Tensor<4>, num_groups: usize, [weight, bias]: [&Tensor<1>; 2]) {
+    let [_, channels, _, _] = x.dims();
     assert_shape!(weight, [channels]);
     assert_shape!(bias, [channels]);
     assert!(channels.is_multiple_of(num_groups), "{channels} channels are not a multiple of {num_groups} groups");
+}
+
+fn plain(x: Tensor<4>, num_groups: usize, weight: Tensor<1>, bias: Tensor<1>, epsilon: f64) -> Tensor<4> {
+    let [batch, channels, height, width] = x.dims();
     let per_group = channels / num_groups;
     let (groups, rows) = (batch * num_groups, per_group * height);
 
@@ -172,6 +203,14 @@ mod tests {
             let error = relative_error(&values(ours), &reference(x, groups, weight, bias));
             assert!(error <= 1e-6, "{shape:?} in {groups} groups: {error:e}");
         }
+    }
+
+    #[test]
+    fn silu_follows_where_it_is_wanted() {
+        let (x, weight, bias) = (random([2, 6, 5, 7], 1), random([6], 2), random([6], 3));
+        let ours = super::group_norm_silu(x.clone(), 3, weight.clone(), bias.clone(), EPSILON);
+        let expected: Vec<f64> = reference(x, 3, weight, bias).into_iter().map(|y| y / (1.0 + (-y).exp())).collect();
+        assert!(relative_error(&values(ours), &expected) <= 1e-6);
     }
 
     #[test]

@@ -4,10 +4,11 @@
 //! layout instead, so that a 24 GB file is mapped to the device without being transposed or renamed. What they compute
 //! is in `ace-kernels`.
 
+use ace_kernels::Convolution;
 use burn::{
     module::{Module, Param, ParamId},
     prelude::*,
-    tensor::{assert_shape, module::conv2d, ops::ConvOptions},
+    tensor::assert_shape,
 };
 
 /// A parameter that is zero until a checkpoint or an initializer fills it; nothing is allocated before.
@@ -122,6 +123,16 @@ impl GroupNorm {
         assert_shape!(x, [_, channels, _, _]);
         ace_kernels::group_norm(x, self.num_groups, self.weight.val(), self.bias.val(), GROUP_NORM_EPSILON)
     }
+
+    /// SiLU of [`GroupNorm::forward`].
+    ///
+    /// # Panics
+    /// As [`GroupNorm::forward`].
+    pub fn silu(&self, x: Tensor<4>) -> Tensor<4> {
+        let channels = size(&self.weight);
+        assert_shape!(x, [_, channels, _, _]);
+        ace_kernels::group_norm_silu(x, self.num_groups, self.weight.val(), self.bias.val(), GROUP_NORM_EPSILON)
+    }
 }
 
 /// A 2-D convolution with bias; padding is given per side as `(before, after)` for both axes.
@@ -166,10 +177,36 @@ impl Conv2d {
     /// # Panics
     /// If `x` has another number of channels.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.run(x, None, self.how())
+    }
+
+    /// Plus another picture of the output's shape.
+    ///
+    /// # Panics
+    /// As [`Conv2d::forward`].
+    pub fn forward_plus(&self, x: Tensor<4>, plus: Tensor<4>) -> Tensor<4> {
+        self.run(x, Some(plus), self.how())
+    }
+
+    /// Of `x` in twice its size, every pixel four times.
+    ///
+    /// # Shapes
+    /// - x: `[B, in, H, W]`
+    /// - output: as [`Conv2d::forward`] of `[B, in, 2H, 2W]`
+    ///
+    /// # Panics
+    /// As [`Conv2d::forward`].
+    pub fn forward_doubled(&self, x: Tensor<4>) -> Tensor<4> {
+        self.run(x, None, Convolution { doubled: true, ..self.how() })
+    }
+
+    fn how(&self) -> Convolution {
+        Convolution { stride: self.stride, padding: (self.padding_before, self.padding_after), doubled: false }
+    }
+
+    fn run(&self, x: Tensor<4>, plus: Option<Tensor<4>>, how: Convolution) -> Tensor<4> {
         let input = self.weight.lazy_shape()[1];
         assert_shape!(x, [_, input, _, _]);
-        let mut options = ConvOptions::new([self.stride; 2], [0; 2], [1; 2], 1);
-        options.padding = [(self.padding_before, self.padding_after); 2];
-        conv2d(x, self.weight.val(), Some(self.bias.val()), options)
+        ace_kernels::conv2d(x, self.weight.val(), Some(self.bias.val()), plus, how)
     }
 }

@@ -1,7 +1,7 @@
 //! The stages of an edit, composed. This is the only place where they are.
 
 use crate::{
-    Card, Edit, Error, Result,
+    Card, Edit, Error, Prepared, Result,
     edit::Settings,
     model::{Component, Files, Holding},
     pixels::{self, Tiling},
@@ -223,11 +223,31 @@ impl Ace {
     }
 
     fn run_one(&self, edit: &Edit, observer: Observer<'_>) -> Result<Edited> {
-        let settings = edit.settings(&self.card)?;
+        // What cannot be prepared is refused before words are encoded.
         let prepared = edit.prepare(&self.card)?;
-        let tiling = settings.tile.map(|side| Tiling::of(side, &self.card)).transpose()?;
         tell(observer, Event::Stage(Stage::Text))?;
         let text = self.encode_text(edit.words(), observer)?;
+        self.run_prepared(edit, &prepared, &text, observer)
+    }
+
+    /// As [`Ace::run`], of one region and with words that are embedded already, as [`Ace::encode_text`] does.
+    ///
+    /// # Errors
+    /// As [`Ace::edit`].
+    pub fn run_on(&self, edit: &Edit, text: &TextConditioning, observer: Observer<'_>) -> Result<Edited> {
+        edit.check(&self.card)?;
+        self.run_prepared(edit, &edit.prepare(&self.card)?, text, observer)
+    }
+
+    fn run_prepared(
+        &self,
+        edit: &Edit,
+        prepared: &Prepared<'_>,
+        text: &TextConditioning,
+        observer: Observer<'_>,
+    ) -> Result<Edited> {
+        let settings = edit.settings(&self.card)?;
+        let tiling = settings.tile.map(|side| Tiling::of(side, &self.card)).transpose()?;
         tell(observer, Event::Stage(Stage::Encode))?;
         // Small enough to stay beside the transformer.
         let autoencoder = self.autoencoder()?;
@@ -240,7 +260,7 @@ impl Ace {
             &mut || observer(Event::Tick),
         ))?;
         tell(observer, Event::Stage(Stage::Denoise))?;
-        let Denoised { tokens, work, mag_ratios } = self.denoise(edit, &settings, &units, &text, observer)?;
+        let Denoised { tokens, work, mag_ratios } = self.denoise(edit, &settings, &units, text, observer)?;
         tell(observer, Event::Stage(Stage::Decode))?;
         let latents = units.unpack(tokens.clone());
         let plane = uncancelled(pixels::decode_polled(&autoencoder, &latents[latents.len() - 1], tiling, &mut || {

@@ -1,21 +1,25 @@
 //! Our own operations on burn's CPU backend: on all cores, with the processor's vectors, and backward by hand so that
 //! little is kept.
 //!
-//! [`Own`] is the list of them. They compute in f32; [`call`] says which tensors may go there. Where they are called
+//! [`Own`] is the list of them, [`pictures`] that of those on pictures, which have no gradients of their own. They compute in f32; [`call`] says which tensors may go there. Where they are called
 //! from stands the plain implementation too, and the tests there hold the two together.
 
 mod activation;
 mod attention;
 mod call;
+mod conv;
+mod group_norm;
 mod linear;
 mod memory;
 mod norm;
+mod pictures;
 mod product;
 #[cfg(feature = "autodiff")]
 mod record;
 mod rope;
 mod simd;
 mod streams;
+mod tile;
 mod transpose;
 mod weight;
 
@@ -23,6 +27,7 @@ pub use activation::Activation;
 pub use call::attend as attend_heads;
 pub use call::{activate, add_low_rank, adds, attend_rows, gate_add, modulate, project, root_norm, turn};
 pub use linear::{Base, Branch};
+pub use pictures::{convolve, norm_groups};
 
 use attention::{Heads, HeadsOut, Sizes};
 use burn::{

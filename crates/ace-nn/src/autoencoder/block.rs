@@ -5,15 +5,7 @@ use crate::{
     layers::{Conv2d, GroupNorm},
     poll::Poll,
 };
-use ace_kernels::silu;
-use burn::{
-    module::Module,
-    prelude::*,
-    tensor::{
-        module::interpolate,
-        ops::{InterpolateMode, InterpolateOptions},
-    },
-};
+use burn::{module::Module, prelude::*};
 use std::ops::ControlFlow;
 
 /// `x + conv2(silu(norm2(conv1(silu(norm1(x))))))`, with a 1×1 convolution on the way past when channels change.
@@ -50,12 +42,13 @@ impl ResBlock {
     /// # Panics
     /// If `x` has another number of channels.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let h = self.conv1.forward(silu(self.norm1.forward(x.clone())));
-        let h = self.conv2.forward(silu(self.norm2.forward(h)));
-        match &self.nin_shortcut {
-            Some(shortcut) => shortcut.forward(x) + h,
-            None => x + h,
-        }
+        let h = self.conv1.forward(self.norm1.silu(x.clone()));
+        let h = self.norm2.silu(h);
+        let x = match &self.nin_shortcut {
+            Some(shortcut) => shortcut.forward(x),
+            None => x,
+        };
+        self.conv2.forward_plus(h, x)
     }
 }
 
@@ -89,10 +82,13 @@ impl Attention {
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let [batch, channels, height, width] = x.dims();
         let normed = self.norm.forward(x.clone());
-        let tokens =
-            |conv: &Conv2d| conv.forward(normed.clone()).reshape([batch, 1, channels, height * width]).swap_dims(2, 3);
+        // The channels of a pixel beside each other: on the CPU they lie so already.
+        let tokens = |conv: &Conv2d| {
+            conv.forward(normed.clone()).permute([0, 2, 3, 1]).reshape([batch, 1, height * width, channels])
+        };
         let attended = attention::full(tokens(&self.q), tokens(&self.k), tokens(&self.v));
-        x + self.proj_out.forward(attended.swap_dims(2, 3).reshape([batch, channels, height, width]))
+        let attended = attended.reshape([batch, height, width, channels]).permute([0, 3, 1, 2]);
+        self.proj_out.forward_plus(attended, x)
     }
 }
 
@@ -178,8 +174,6 @@ impl Upsample {
     /// # Panics
     /// If `x` has another number of channels.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let [_, _, height, width] = x.dims();
-        let options = InterpolateOptions::new(InterpolateMode::Nearest).with_output_size([2 * height, 2 * width]);
-        self.conv.forward(interpolate(x, options))
+        self.conv.forward_doubled(x)
     }
 }

@@ -5,7 +5,6 @@ use crate::{
     layers::{Conv2d, GroupNorm},
     poll::{Poll, to_the_end},
 };
-use ace_kernels::silu;
 use burn::{module::Module, prelude::*};
 use std::ops::ControlFlow;
 
@@ -82,6 +81,6 @@ impl Encoder {
             }
         }
         let x = self.mid.forward_polled(x, poll)?;
-        ControlFlow::Continue(self.conv_out.forward(silu(self.norm_out.forward(x))))
+        ControlFlow::Continue(self.conv_out.forward(self.norm_out.silu(x)))
     }
 }
