@@ -147,7 +147,7 @@ fn check(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>) {
 mod tests {
     use super::{Stream, biased, causal, full, joint, plain, plain_joint};
     use crate::testing::{Inputs, compare, random, relative_error, values};
-    use burn::prelude::*;
+    use burn::{prelude::*, tensor::DType};
 
     const SHAPE: [usize; 4] = [2, 3, 5, 8];
 
@@ -286,6 +286,34 @@ mod tests {
                 |i| streams(i, count, sizes, |streams, cos, sin| joint(streams, heads, 1e-6, cos, sin)),
                 |i| streams(i, count, sizes, |streams, cos, sin| plain_joint(streams, heads, 1e-6, cos, sin)),
             );
+        }
+    }
+
+    /// Queries, keys, values and weights are rounded to bf16 where a processor multiplies these.
+    #[test]
+    fn joint_attention_of_sixteen_bits_is_that_of_the_formula_up_to_their_rounding() {
+        // Odd numbers of keys, and heads that fill no panel.
+        for (lens, heads, width, rest) in [([45, 20], 2, 12, 7), ([130, 3], 1, 64, 0), ([33, 64], 3, 40, 16)] {
+            let len = lens[0] + lens[1];
+            let run = |dtype: DType| {
+                let rows = |i: usize| random([1, lens[i], 3 * heads * width + rest], i as u64 + 1).cast(DType::BF16);
+                let scale = |seed| random([width], seed).cast(DType::BF16).cast(dtype);
+                let stream = |i: usize| Stream {
+                    rows: rows(i).cast(dtype),
+                    query_scale: scale(5 + i as u64),
+                    key_scale: scale(7 + i as u64),
+                };
+                let angles = random::<4>([1, 1, len, width / 2], 9).cast(dtype);
+                let (cos, sin) = (angles.clone().cos(), angles.sin());
+                match dtype {
+                    DType::BF16 => joint(vec![stream(0), stream(1)], heads, 1e-6, cos, sin),
+                    _ => plain_joint(vec![stream(0), stream(1)], heads, 1e-6, cos, sin),
+                }
+            };
+            let (ours, expected) = (run(DType::BF16), run(DType::F64));
+            assert_eq!(ours.dtype(), DType::BF16);
+            let error = relative_error(&values(ours.cast(DType::F64)), &values(expected));
+            assert!(error <= 1e-2, "{lens:?}: {error:e}");
         }
     }
 
