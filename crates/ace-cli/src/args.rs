@@ -531,7 +531,7 @@ pub fn dtype_name(dtype: FloatDType) -> &'static str {
 
 /// A packing by its name.
 fn packing(name: &str) -> Result<Packing, String> {
-    named(name, &Packing::ALL.map(|packing| (packing.name(), packing)))
+    named(name, &Packing::WRITTEN.map(|packing| (packing.name(), packing)))
 }
 
 /// A placement by its name.

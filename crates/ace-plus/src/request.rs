@@ -176,9 +176,9 @@ impl ModelRequest {
     /// If there is no such packing.
     pub fn packing(&self) -> Result<Option<Packing>> {
         let Some(name) = &self.quantize else { return Ok(None) };
-        let found = Packing::ALL.into_iter().find(|packing| packing.name() == name);
+        let found = Packing::WRITTEN.into_iter().find(|packing| packing.name() == name);
         found.map(Some).ok_or_else(|| {
-            let known = Packing::ALL.map(Packing::name).join(", ");
+            let known = Packing::WRITTEN.map(Packing::name).join(", ");
             Error::input(format!("nothing is packed as {name:?}"), format!("known are: {known}"))
         })
     }
