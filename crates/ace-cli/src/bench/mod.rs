@@ -26,7 +26,8 @@ fn spread(numbers: impl IntoIterator<Item = f64>) -> [f64; 3] {
     numbers.sort_by(f64::total_cmp);
     let [Some(first), Some(last)] = [numbers.first(), numbers.last()].map(|end| end.copied()) else { return [0.0; 3] };
     let middle = numbers.len() / 2;
-    let median = if numbers.len().is_multiple_of(2) { (numbers[middle - 1] + numbers[middle]) / 2.0 } else { numbers[middle] };
+    let median =
+        if numbers.len().is_multiple_of(2) { (numbers[middle - 1] + numbers[middle]) / 2.0 } else { numbers[middle] };
     [median, first, last]
 }
 
