@@ -71,3 +71,6 @@ mod examples;
 
 // The planner of a training beside the memory that is counted, and the bench.
 mod plan;
+
+// Holding a model so that an edit fits: predictions, T5 layer by layer, words that are kept embedded.
+mod hold;

@@ -4,8 +4,8 @@ mod bench;
 mod train;
 
 pub use bench::{
-    BenchArgs, BenchVerb, BlockArgs, EditBenchArgs, FluxBenchArgs, HeldArgs, PlanArgs, PlanVerb, T5BenchArgs,
-    TimesArgs, VaeBenchArgs,
+    BenchArgs, BenchVerb, BlockArgs, EditBenchArgs, FluxBenchArgs, HeldArgs, PlanArgs, PlanSampleArgs, PlanVerb,
+    T5BenchArgs, TimesArgs, VaeBenchArgs,
 };
 pub use train::{ReportArgs, TrainArgs};
 
@@ -209,12 +209,18 @@ pub struct SampleArgs {
     /// Pack the blocks of transformer and text encoders when they are read: q8_0, q4_0 or nf4
     #[arg(long, value_name = "NAME", value_parser = packing)]
     pub quantize: Option<Packing>,
-    /// One network in memory at a time: the weights are read again for every picture
+    /// One network in memory at a time: the weights are read again for every picture. A name for --placement one-at-a-time
     #[arg(long, conflicts_with = "placement")]
     pub low_memory: bool,
-    /// Where weights are: resident, one-at-a-time (as --low-memory), or streamed, which reads the transformer block by block
+    /// Where weights are: resident, one-at-a-time (as --low-memory), or streamed, which reads transformer and T5 block by block
     #[arg(long, value_name = "NAME", value_parser = placement)]
     pub placement: Option<Placement>,
+    /// Hold the model so that an edit takes no more than this, as 6G or 800M; `ace plan sample` says how
+    #[arg(long, value_name = "BYTES", value_parser = bench::memory, conflicts_with_all = ["placement", "low_memory"])]
+    pub memory: Option<u64>,
+    /// Encode the words again, even if their embeddings are kept from before
+    #[arg(long)]
+    pub no_text_cache: bool,
     /// Encode and decode pictures in tiles of at most so many pixels along a side: memory is then that of one tile
     #[arg(long, value_name = "PIXELS")]
     pub tile: Option<u32>,

@@ -32,6 +32,7 @@ mod data;
 mod doctor;
 mod eval;
 mod fetch;
+mod hold;
 mod inspect;
 mod page;
 mod plan;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         Verb::Data(verb) => data::run(&verb),
         Verb::Report(args) => page::run(&args),
         Verb::Plan { what: PlanVerb::Train(args) } => plan::run(&args),
+        Verb::Plan { what: PlanVerb::Sample(args) } => hold::run(&args),
         Verb::Bench { backend, what } => bench::run(&what, backend.as_deref()),
         Verb::Eval(args) => eval::run(&args),
         Verb::Calibrate(args) => calibrate::run(&args),

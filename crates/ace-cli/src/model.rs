@@ -7,7 +7,10 @@ use ace_plus::{
     request::{LoraRequest, ModelRequest},
 };
 use clap::Args;
-use std::path::{Path, PathBuf};
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
 
 /// Folder of the shipped models, in a clone.
 const MODELS: &str = "models";
@@ -120,9 +123,27 @@ pub fn find(asked: &ModelRequest, base: &Path) -> anyhow::Result<Model> {
     Ok(model)
 }
 
+/// A T5 of fewer numbers reads words faster than a file of embeddings is worth.
+const LARGE_T5: u64 = 100_000_000;
+
+/// A model that keeps embeddings of words in the user's cache, if its encoders are large enough.
+pub fn keeping_text(model: Model) -> Model {
+    let (blocks, others) = ace_plus::cost::text::t5_numbers(&model.card().t5);
+    let folder = (blocks.all() + others >= LARGE_T5).then(cache_folder).flatten();
+    model.text_cache(folder.map(|folder| folder.join("words")))
+}
+
+/// The folder in which programs may keep what they can make again, where there is one.
+fn cache_folder() -> Option<PathBuf> {
+    let place = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let caches = place("XDG_CACHE_HOME").or_else(|| place("LOCALAPPDATA"));
+    let caches = caches.or_else(|| Some(place("HOME")?.join(".cache")));
+    Some(caches?.join("ace-plus"))
+}
+
 /// A shipped file: from the current folder if it is there, or else from the clone whose cargo runs this program.
 pub fn shipped(path: &Path) -> PathBuf {
-    let clone = std::env::var_os("CARGO_MANIFEST_DIR");
+    let clone = env::var_os("CARGO_MANIFEST_DIR");
     let clone = clone.and_then(|here| Some(Path::new(&here).ancestors().nth(2)?.join(path)));
     match clone {
         Some(clone) if !path.exists() && clone.exists() => clone,

@@ -3,7 +3,9 @@
 use crate::{
     args::SampleArgs,
     clock::{self, Clock},
-    device, files, interrupted, miniature, model,
+    device, files,
+    hold::{self, Compared},
+    interrupted, miniature, model,
     progress::Progress,
     report::{self, Failure},
     sheet,
@@ -13,6 +15,7 @@ use ace_plus::{
     card::{Need, Task},
     jobs::{self, Job},
     model::DEFAULT,
+    plan::Plan,
     provenance::{self, Provenance},
     request::InputFile,
     sample::Work,
@@ -71,8 +74,19 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<ExitCode> {
             false => return Err(Failure::new(changed.to_string(), ANYWAY).into()),
         }
     }
+    let plan = hold::plan(&model, &asked.edit, args.memory)?;
+    let model = match &plan {
+        Some(plan) => {
+            asked.hold_as(plan);
+            plan.follow(model)
+        }
+        None => model,
+    };
+    let model = if args.no_text_cache { model } else { model::keeping_text(model) };
     crate::listen_to_interrupts("stopping; finished pictures stay, of this one nothing will be written");
-    Studio::open(&model, args.backend.as_deref(), files)?.make(&asked)?;
+    let mut studio = Studio::open(&model, args.backend.as_deref(), files)?;
+    studio.compared = plan.map(Compared::with);
+    studio.make(&asked)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -103,6 +117,8 @@ pub struct Studio {
     files: Vec<(String, String)>,
     /// Time that loading took, until a picture has told it.
     load: Duration,
+    /// What was planned, to be held beside what is measured.
+    compared: Option<Compared>,
 }
 
 impl Studio {
@@ -121,7 +137,7 @@ impl Studio {
                 report::note(&format!("{}: skipped what is for the text encoders: {first}{more}", path.display()));
             }
         }
-        Ok(Self { ace, device, files, load: begin.elapsed() })
+        Ok(Self { ace, device, files, load: begin.elapsed(), compared: None })
     }
 
     /// Makes every picture that is asked for, and says what was done.
@@ -129,12 +145,12 @@ impl Studio {
     /// # Errors
     /// If one cannot be made or written, or Ctrl-C stops it.
     pub fn make(&mut self, asked: &Asked) -> anyhow::Result<()> {
-        let Self { ace, device, files, load } = self;
+        let Self { ace, device, files, load, compared } = self;
         for job in &asked.jobs {
             let edit = asked.edit_of(job);
             let steps = edit.settings(ace.card())?.course.num_steps;
             let mut clock = Clock::new(std::mem::take(load));
-            let edited = make(ace, &edit, steps, device, &mut clock)?;
+            let edited = make(ace, &edit, steps, device, &mut clock, compared.as_mut())?;
             let provenance = match asked.output.is_plain {
                 true => None,
                 false => Some(asked.provenance(job, &edit, ace.card(), device, files.clone())?),
@@ -142,13 +158,23 @@ impl Studio {
             let work = edited.work;
             let written = asked.write(job, &edit, edited, provenance.as_ref())?;
             report::print(&asked.summary(&edit, written.size, work, device, &clock, &written.places));
+            if let Some(compared) = compared {
+                report::print(&compared.line());
+            }
         }
         Ok(())
     }
 }
 
 /// Runs one edit with a progress bar.
-fn make(ace: &Ace, edit: &Edit, steps: usize, device: &Device, clock: &mut Clock) -> anyhow::Result<Edited> {
+fn make(
+    ace: &Ace,
+    edit: &Edit,
+    steps: usize,
+    device: &Device,
+    clock: &mut Clock,
+    mut compared: Option<&mut Compared>,
+) -> anyhow::Result<Edited> {
     let mut progress = Progress::new("text", 0, steps as u64);
     let mut broken = None;
     let result = ace.run(edit, &mut |event| {
@@ -162,6 +188,9 @@ fn make(ace: &Ace, edit: &Edit, steps: usize, device: &Device, clock: &mut Clock
         match event {
             Event::Stage(stage) => {
                 clock.begin(stage);
+                if let Some(compared) = &mut compared {
+                    compared.begin(stage);
+                }
                 progress.name(clock::word(stage));
             }
             Event::Step { done, .. } => progress.at(done as u64, ""),
@@ -174,6 +203,9 @@ fn make(ace: &Ace, edit: &Edit, steps: usize, device: &Device, clock: &mut Clock
     }
     let edited = result?;
     clock.end();
+    if let Some(compared) = compared {
+        compared.end();
+    }
     drop(progress);
     if interrupted() { Err(Error::Cancelled.into()) } else { Ok(edited) }
 }
@@ -264,6 +296,14 @@ impl Asked {
             WeightFile::open(&base.join(&lora.file.path))?;
         }
         Ok(asked)
+    }
+
+    /// Makes the pictures in tiles, if a plan says so; it is remembered, because it changes them.
+    fn hold_as(&mut self, plan: &Plan) {
+        if let Some(tile) = plan.tile.and_then(|tile| u32::try_from(tile).ok()) {
+            self.edit = self.edit.clone().tile(tile);
+            self.request.tile = Some(tile);
+        }
     }
 
     /// Where a picture goes.

@@ -95,11 +95,16 @@ fn check_flags(args: &SampleArgs) -> anyhow::Result<()> {
         (args.save_latents.is_some(), "--save-latents"),
         (args.plain, "--plain"),
         (args.sheet.is_some(), "--sheet"),
+        (args.memory.is_some(), "--memory"),
     ];
     match refused.iter().find(|(is, _)| *is) {
         Some((_, flag)) => {
             let what = format!("{flag} has no meaning in a session");
-            Err(Failure::misuse(what, "a turn makes one picture, which says how it was made").into())
+            let hint = match *flag {
+                "--memory" => "turns differ in size: say --placement streamed or one-at-a-time",
+                _ => "a turn makes one picture, which says how it was made",
+            };
+            Err(Failure::misuse(what, hint).into())
         }
         None => Ok(()),
     }
@@ -123,6 +128,7 @@ impl Run {
         let held = first.model.clone().over(session.model().clone());
         let model = model::find(&held, session.folder())?;
         let (backend, fetch) = (args.turn.backend.clone(), args.turn.fetch);
+        let model = if args.turn.no_text_cache { model } else { model::keeping_text(model) };
         Ok(Self { session, model, studio: None, first, backend, fetch })
     }
 

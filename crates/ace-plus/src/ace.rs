@@ -6,12 +6,18 @@ use crate::{
     model::{Component, Files, Holding},
     pixels::{self, Tiling},
     sample::{self, Denoised, Event, Observer, Stage, Work, tell, uncancelled},
-    text::{self, TextConditioning, Tokenizers},
+    text::{self, TextConditioning, TokenIds, Tokenizers},
+    text_cache::TextCache,
     unit::Units,
 };
-use ace_nn::{autoencoder::AutoEncoder, clip::Clip, flux::Flux, t5::T5};
+use ace_nn::{
+    autoencoder::AutoEncoder,
+    clip::Clip,
+    flux::{Blocks, Flux, Given, Modulated, Own},
+    t5::T5,
+};
 use ace_weights::{
-    Placement, Streamed, WeightFile,
+    ModulationSource, Placement, Streamed, StreamedT5, WeightFile,
     adapter::{self, AdapterReport},
 };
 use burn::{prelude::*, tensor::FloatDType};
@@ -19,6 +25,7 @@ use image::RgbImage;
 use std::{
     ops::Deref,
     path::{Path, PathBuf},
+    slice,
 };
 
 /// A model ready to edit. [`crate::Model::load`] makes one; it can be shared between threads.
@@ -29,6 +36,8 @@ pub struct Ace {
     weights: Weights,
     /// LoRAs that were added, with what came of each.
     adapters: Vec<(PathBuf, AdapterReport)>,
+    /// Where embeddings of instructions are kept, if they are.
+    text_cache: Option<TextCache>,
     dtype: FloatDType,
     device: Device,
 }
@@ -37,7 +46,18 @@ pub struct Ace {
 #[derive(Debug)]
 enum Weights {
     Resident(Box<Networks>),
-    Read { files: Files, holding: Holding, streamed: Option<Box<StreamedFlux>> },
+    Read(Box<Apart>),
+}
+
+/// Networks that are read when they are needed.
+#[derive(Debug)]
+struct Apart {
+    files: Files,
+    holding: Holding,
+    /// The transformer, if its blocks are fetched.
+    flux: Option<StreamedFlux>,
+    /// T5, if its layers are fetched.
+    t5: Option<(T5, StreamedT5)>,
 }
 
 /// A transformer whose blocks are fetched when they run.
@@ -45,7 +65,7 @@ enum Weights {
 struct StreamedFlux {
     /// All but the matrices of its blocks.
     flux: Flux,
-    /// Every edit has a walk of its own over them.
+    /// Every edit has a walk of its own over them; without modulations, which are computed before the first step.
     blocks: Streamed,
 }
 
@@ -106,12 +126,13 @@ impl Ace {
     /// A model of networks that are there already, such as those that are being trained.
     pub fn of(card: Card, networks: Networks, tokenizers: Tokenizers, dtype: FloatDType, device: &Device) -> Self {
         let weights = Weights::Resident(Box::new(networks));
-        Self { card, tokenizers, weights, adapters: Vec::new(), dtype, device: device.clone() }
+        let (adapters, text_cache) = (Vec::new(), None);
+        Self { card, tokenizers, weights, adapters, text_cache, dtype, device: device.clone() }
     }
 
     /// Loads a model from files that were found before.
     pub(crate) fn open(card: &Card, files: Files, holding: Holding, device: &Device) -> Result<Self> {
-        let Holding { dtype, placement, .. } = holding;
+        let Holding { dtype, placement, text_placement, .. } = holding;
         if !device.supports_dtype(dtype) {
             return Err(Error::input(format!("this device does not compute in {dtype:?}"), "choose f32"));
         }
@@ -119,14 +140,12 @@ impl Ace {
         let loader = Loader { card, files: &files, holding, device };
         let mut adapters = Vec::new();
         let weights = match placement {
-            Placement::OneAtATime => {
+            Placement::OneAtATime | Placement::Streamed => {
                 loader.check()?;
-                Weights::Read { files, holding, streamed: None }
-            }
-            Placement::Streamed => {
-                loader.check()?;
-                let streamed = Some(Box::new(loader.streamed(&mut adapters)?));
-                Weights::Read { files, holding, streamed }
+                let is_streamed = |placement| placement == Placement::Streamed;
+                let flux = is_streamed(placement).then(|| loader.streamed(&mut adapters)).transpose()?;
+                let t5 = is_streamed(text_placement).then(|| loader.streamed_t5()).transpose()?;
+                Weights::Read(Box::new(Apart { files, holding, flux, t5 }))
             }
             _ => Weights::Resident(Box::new(Networks {
                 flux: loader.flux_and_adapters(&mut adapters)?,
@@ -135,7 +154,14 @@ impl Ace {
                 clip: loader.clip()?,
             })),
         };
-        Ok(Self { card: card.clone(), tokenizers, weights, adapters, dtype, device: device.clone() })
+        let (card, device, text_cache) = (card.clone(), device.clone(), None);
+        Ok(Self { card, tokenizers, weights, adapters, text_cache, dtype, device })
+    }
+
+    /// Keeps embeddings of instructions in a folder, by what tells the encoders from others.
+    pub(crate) fn keeping_text(mut self, cache: Option<TextCache>) -> Self {
+        self.text_cache = cache;
+        self
     }
 
     /// What is known about the model.
@@ -162,7 +188,7 @@ impl Ace {
     pub fn networks(&self) -> Option<&Networks> {
         match &self.weights {
             Weights::Resident(networks) => Some(networks),
-            Weights::Read { .. } => None,
+            Weights::Read(_) => None,
         }
     }
 
@@ -170,7 +196,7 @@ impl Ace {
     pub fn networks_mut(&mut self) -> Option<&mut Networks> {
         match &mut self.weights {
             Weights::Resident(networks) => Some(networks),
-            Weights::Read { .. } => None,
+            Weights::Read(_) => None,
         }
     }
 
@@ -249,7 +275,6 @@ impl Ace {
         let settings = edit.settings(&self.card)?;
         let tiling = settings.tile.map(|side| Tiling::of(side, &self.card)).transpose()?;
         tell(observer, Event::Stage(Stage::Encode))?;
-        // Small enough to stay beside the transformer.
         let autoencoder = self.autoencoder()?;
         let units = uncancelled(Units::encode_polled(
             &autoencoder,
@@ -259,10 +284,14 @@ impl Ace {
             &self.device,
             &mut || observer(Event::Tick),
         ))?;
+        // What was read for the moment makes room for the transformer.
+        self.settle(matches!(autoencoder, Held::Read(_)))?;
+        drop(autoencoder);
         tell(observer, Event::Stage(Stage::Denoise))?;
         let Denoised { tokens, work, mag_ratios } = self.denoise(edit, &settings, &units, text, observer)?;
         tell(observer, Event::Stage(Stage::Decode))?;
         let latents = units.unpack(tokens.clone());
+        let autoencoder = self.autoencoder()?;
         let plane = uncancelled(pixels::decode_polled(&autoencoder, &latents[latents.len() - 1], tiling, &mut || {
             observer(Event::Tick)
         }))?;
@@ -274,16 +303,39 @@ impl Ace {
     /// # Errors
     /// If a file cannot be read, or the observer cancels.
     pub fn encode_text(&self, instruction: &str, observer: Observer<'_>) -> Result<TextConditioning> {
-        let (t5, clip) = match &self.weights {
-            Weights::Resident(networks) => (Held::Resident(&networks.t5), Held::Resident(&networks.clip)),
-            Weights::Read { files, holding, .. } => {
-                let loader = self.loader(files, *holding);
-                (Held::Read(Box::new(loader.t5()?)), Held::Read(Box::new(loader.clip()?)))
+        let ids = self.tokenizers.ids(instruction);
+        let widths = [self.card.t5.d_model, self.card.clip.hidden_size];
+        let kept = self.text_cache.as_ref().and_then(|cache| cache.find(&ids, widths, &self.device));
+        if let Some(kept) = kept {
+            return Ok(kept);
+        }
+        let text = match &self.weights {
+            Weights::Resident(networks) => {
+                let Networks { t5, clip, .. } = &**networks;
+                let ids = slice::from_ref(&ids);
+                uncancelled(text::encode_polled(t5, clip, ids, &self.device, &mut || observer(Event::Tick)))?
             }
+            Weights::Read(apart) => self.encode_text_apart(apart, &ids, observer)?,
         };
-        let ids = [self.tokenizers.ids(instruction)];
-        let text = uncancelled(text::encode_polled(&t5, &clip, &ids, &self.device, &mut || observer(Event::Tick)))?;
-        self.settle(matches!(t5, Held::Read(_)))?;
+        if let Some(cache) = &self.text_cache {
+            cache.keep(&ids, &text);
+        }
+        Ok(text)
+    }
+
+    /// Words to embeddings with encoders that are read one after the other.
+    fn encode_text_apart(&self, apart: &Apart, ids: &TokenIds, observer: Observer<'_>) -> Result<TextConditioning> {
+        let loader = self.loader(&apart.files, apart.holding);
+        let poll = &mut || observer(Event::Tick);
+        let prompt_embeds = match &apart.t5 {
+            Some((t5, layers)) => t5.forward_with(slice::from_ref(&ids.t5), &mut layers.clone(), poll),
+            None => text::sequence_polled(&loader.t5()?, slice::from_ref(ids), &self.device, poll),
+        };
+        let prompt_embeds = uncancelled(prompt_embeds)?;
+        self.settle(true)?;
+        let pooled = text::summary_polled(&loader.clip()?, slice::from_ref(ids), &self.device, poll);
+        let text = TextConditioning { prompt_embeds, pooled_prompt_embeds: uncancelled(pooled)? };
+        self.settle(true)?;
         Ok(text)
     }
 
@@ -295,30 +347,43 @@ impl Ace {
         text: &TextConditioning,
         observer: Observer<'_>,
     ) -> Result<Denoised> {
-        let mut streamed = None;
-        let flux = match &self.weights {
-            Weights::Resident(networks) => Held::Resident(&networks.flux),
-            Weights::Read { streamed: Some(all), .. } => {
-                streamed = Some(all.blocks.clone());
-                Held::Resident(&all.flux)
-            }
-            Weights::Read { files, holding, .. } => Held::Read(Box::new(self.loader(files, *holding).flux()?)),
-        };
         let noise = sample::noise(&self.card, edit, units, &self.device)?;
         let course = sample::Course::of(&settings.course, &self.card, units.len(), edit.seed_number());
-        let denoiser = sample::Denoiser { flux: &flux, units, text, guidance: settings.guidance, dtype: self.dtype };
-        let denoised = match &mut streamed {
-            Some(blocks) => denoiser.denoise_with(blocks, noise, &course, observer)?,
-            None => denoiser.denoise(noise, &course, observer)?,
+        let denoise = |flux: &Flux, blocks: &mut dyn Blocks, observer: Observer<'_>| {
+            let denoiser = sample::Denoiser { flux, units, text, guidance: settings.guidance, dtype: self.dtype };
+            denoiser.denoise_with(blocks, noise, &course, observer)
         };
-        self.settle(streamed.is_some() || matches!(flux, Held::Read(_)))?;
+        let apart = match &self.weights {
+            Weights::Resident(networks) => return denoise(&networks.flux, &mut Own, observer),
+            Weights::Read(apart) => apart,
+        };
+        let loader = self.loader(&apart.files, apart.holding);
+        let pooled = text.pooled_prompt_embeds.clone().cast(self.dtype);
+        let given = Given { guidance: settings.guidance, pooled };
+        // Nothing is asked at the last time, where the picture is.
+        let asked = &course.times[..course.times.len().saturating_sub(1)];
+        let denoised = match &apart.flux {
+            Some(StreamedFlux { flux, blocks }) => {
+                let (mut blocks, modulations) = (blocks.clone(), blocks.modulations());
+                let fetch = |path: &str| modulations.fetch(path);
+                denoise(flux, &mut Modulated::new(&mut blocks, flux, given, asked, &fetch), observer)?
+            }
+            // What an adapter changes must be there when it is added.
+            None if apart.files.adapters().next().is_some() => denoise(&loader.flux()?, &mut Own, observer)?,
+            None => {
+                let (flux, modulations) = (loader.flux_without_modulations()?, loader.modulations()?);
+                let fetch = |path: &str| modulations.fetch(path);
+                denoise(&flux, &mut Modulated::new(&mut Own, &flux, given, asked, &fetch), observer)?
+            }
+        };
+        self.settle(true)?;
         Ok(denoised)
     }
 
     fn autoencoder(&self) -> Result<Held<'_, AutoEncoder>> {
         Ok(match &self.weights {
             Weights::Resident(networks) => Held::Resident(&networks.autoencoder),
-            Weights::Read { files, holding, .. } => Held::Read(Box::new(self.loader(files, *holding).autoencoder()?)),
+            Weights::Read(apart) => Held::Read(Box::new(self.loader(&apart.files, apart.holding).autoencoder()?)),
         })
     }
 
@@ -361,7 +426,28 @@ impl Loader<'_> {
         let file = self.open(Component::Flux)?;
         let mut flux = file.flux_without_blocks(config, dtype, self.device)?;
         self.adapt(&mut flux, adapters)?;
-        Ok(StreamedFlux { flux, blocks: Streamed::open(file, config, dtype, self.device)? })
+        let blocks = Streamed::open_without_modulations(file, config, dtype, self.device)?;
+        Ok(StreamedFlux { flux, blocks })
+    }
+
+    /// The transformer without the matrices of its modulations.
+    fn flux_without_modulations(&self) -> Result<Flux> {
+        let file = self.open(Component::Flux)?;
+        Ok(file.flux_without_modulations(&self.card.flux, Some(self.holding.dtype), self.device)?)
+    }
+
+    /// These.
+    fn modulations(&self) -> Result<ModulationSource> {
+        let file = self.open(Component::Flux)?;
+        Ok(ModulationSource::open(file, &self.card.flux, Some(self.holding.dtype), self.device)?)
+    }
+
+    /// T5, its layers and its table of words in the file.
+    fn streamed_t5(&self) -> Result<(T5, StreamedT5)> {
+        let (config, dtype) = (&self.card.t5, Some(self.holding.dtype));
+        let file = self.open(Component::T5)?;
+        let t5 = file.t5_without_layers(config, dtype, self.device)?;
+        Ok((t5, StreamedT5::open(file, config, dtype, self.device)?))
     }
 
     fn adapt(&self, flux: &mut Flux, adapters: &mut Vec<(PathBuf, AdapterReport)>) -> Result<()> {

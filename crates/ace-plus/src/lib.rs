@@ -33,6 +33,7 @@ pub mod flow;
 pub mod latents;
 pub mod pixels;
 pub mod text;
+pub mod text_cache;
 pub mod tokenizer;
 pub mod unit;
 
@@ -41,6 +42,7 @@ pub mod sample;
 
 pub mod bench;
 pub mod cost;
+pub mod plan;
 
 pub mod jobs;
 pub mod provenance;

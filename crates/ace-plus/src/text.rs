@@ -109,14 +109,26 @@ pub fn encode_polled(
     device: &Device,
     poll: Poll<'_>,
 ) -> ControlFlow<(), TextConditioning> {
-    let upload = |ids: fn(&TokenIds) -> &Vec<i64>| {
-        let len = batch.first().map_or(0, |first| ids(first).len());
-        let flat: Vec<i32> = batch.iter().flat_map(|one| ids(one).iter().map(|id| *id as i32)).collect();
-        Tensor::<2, Int>::from_data(TensorData::new(flat, [batch.len(), len]), device)
-    };
-    let ends: Vec<usize> = batch.iter().map(|one| one.clip_end).collect();
     ControlFlow::Continue(TextConditioning {
-        prompt_embeds: t5.forward_polled(upload(|one| &one.t5), poll)?,
-        pooled_prompt_embeds: clip.forward_polled(upload(|one| &one.clip), &ends, poll)?,
+        prompt_embeds: sequence_polled(t5, batch, device, poll)?,
+        pooled_prompt_embeds: summary_polled(clip, batch, device, poll)?,
     })
+}
+
+/// CLIP's summaries alone, `[B, hidden_size]`; breaks off where `poll` does.
+pub fn summary_polled(clip: &Clip, batch: &[TokenIds], device: &Device, poll: Poll<'_>) -> ControlFlow<(), Tensor<2>> {
+    let ends: Vec<usize> = batch.iter().map(|one| one.clip_end).collect();
+    clip.forward_polled(upload(batch, |one| &one.clip, device), &ends, poll)
+}
+
+/// T5's sequences alone, `[B, T, d_model]`; breaks off where `poll` does.
+pub fn sequence_polled(t5: &T5, batch: &[TokenIds], device: &Device, poll: Poll<'_>) -> ControlFlow<(), Tensor<3>> {
+    t5.forward_polled(upload(batch, |one| &one.t5, device), poll)
+}
+
+/// Ids on the device, `[B, T]`.
+fn upload(batch: &[TokenIds], ids: fn(&TokenIds) -> &Vec<i64>, device: &Device) -> Tensor<2, Int> {
+    let len = batch.first().map_or(0, |first| ids(first).len());
+    let flat: Vec<i32> = batch.iter().flat_map(|one| ids(one).iter().map(|id| *id as i32)).collect();
+    Tensor::from_data(TensorData::new(flat, [batch.len(), len]), device)
 }

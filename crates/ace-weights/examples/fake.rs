@@ -1,24 +1,24 @@
-//! Writes a transformer of FLUX.1's size with random weights, without ever holding it: for measuring memory and time of models
+//! Writes networks of FLUX.1's size with random weights, without ever holding them: for measuring memory and time of models
 //! that are not at hand.
 //!
 //! ```text
 //! cargo run --release -p ace-weights --example fake -- flux-fill q4_0 OUT.gguf
 //! ```
 //!
-//! The first word is `flux-dev`, `flux-fill`, `ace-plus-fft`, or the file of a card that says all sizes of its transformer;
-//! the second `q4_0`, `q4_k`, `q6_k`, `q8_0` or `bf16`. As in the GGUF files that people share, matrices of blocks are packed and all else is
-//! in f32.
+//! The first word is `flux-dev`, `flux-fill`, `ace-plus-fft`, `t5`, `clip`, `autoencoder`, or the file of a card that says all
+//! sizes of its transformer (`CARD.toml:t5` of another network of it); the second `q4_0`, `q4_k`, `q6_k`, `q8_0` or `bf16`. As in
+//! the GGUF files that people share, matrices of blocks (and T5's table) are packed and all else is in f32.
 
 #![allow(clippy::print_stdout)]
 
 mod shapes;
 
-use ace_nn::flux::FluxConfig;
-use ace_weights::network::flux::PUBLISHED;
-use burn::{module::Module, prelude::*};
+use ace_nn::{autoencoder::AutoEncoderConfig, clip::ClipConfig, flux::FluxConfig, t5::T5Config};
+use ace_weights::network;
+use burn::prelude::*;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use shapes::Shapes;
+use shapes::shapes;
 use std::{
     error::Error,
     fs::{self, File},
@@ -101,25 +101,51 @@ fn main() -> Result<(), Box<dyn Error>> {
         "bf16" => Kind::Bf16,
         other => return Err(format!("{other} is not q4_0, q4_k, q6_k, q8_0 or bf16").into()),
     };
-    let config = match card.as_str() {
-        "flux-dev" => FluxConfig { in_channels: 64, ..PUBLISHED },
-        "flux-fill" => FluxConfig { in_channels: 384, ..PUBLISHED },
-        "ace-plus-fft" => FluxConfig { in_channels: 448, ..PUBLISHED },
+    let published = network::flux::PUBLISHED;
+    let flux = |in_channels| flux_shapes(&FluxConfig { in_channels, ..published.clone() });
+    let shapes = match card.as_str() {
+        "flux-dev" => flux(64),
+        "flux-fill" => flux(384),
+        "ace-plus-fft" => flux(448),
+        "t5" | "clip" | "autoencoder" => of_card(include_str!("../../../models/flux1-fill-dev/card.toml"), card)?,
         file => {
-            let card: toml::Table = fs::read_to_string(file)?.parse()?;
-            card.get("flux").ok_or("the card has no [flux]")?.clone().try_into()?
+            let (file, network) = file
+                .split_once(".toml:")
+                .map_or((file.to_owned(), "flux"), |(file, network)| (format!("{file}.toml"), network));
+            of_card(&fs::read_to_string(file)?, network)?
         }
     };
-    let mut shapes = Shapes::default();
-    config.init(&Device::default()).visit(&mut shapes);
-    write(path, kind, &shapes.all)?;
+    write(path, kind, &shapes)?;
     println!("{path}: {:.2} GB", fs::metadata(path)?.len() as f64 / 1e9);
     Ok(())
 }
 
+/// Whether a matrix is one of those that files have in few bits.
+fn is_packed(key: &str) -> bool {
+    let is_layer = key.contains("_blocks.") || key.contains("enc.blk.") && key.ends_with(".weight");
+    (is_layer && !key.contains("attn_rel_b")) || key == "token_embd.weight"
+}
+
+fn flux_shapes(config: &FluxConfig) -> Vec<(String, Vec<usize>)> {
+    shapes(&config.init(&Device::default()), &network::flux::BFL)
+}
+
+/// Keys and shapes of a network of a card.
+fn of_card(card: &str, network: &str) -> Result<Vec<(String, Vec<usize>)>, Box<dyn Error>> {
+    let card: toml::Table = card.parse()?;
+    let section = card.get(network).ok_or_else(|| format!("the card has no [{network}]"))?.clone();
+    let device = Device::default();
+    Ok(match network {
+        "t5" => shapes(&section.try_into::<T5Config>()?.init(&device), &network::t5::LLAMA_CPP),
+        "clip" => shapes(&section.try_into::<ClipConfig>()?.init(&device), &network::clip::TRANSFORMERS),
+        "autoencoder" => shapes(&section.try_into::<AutoEncoderConfig>()?.init(&device), &network::autoencoder::BFL),
+        _ => flux_shapes(&section.try_into()?),
+    })
+}
+
 fn write(path: &str, kind: Kind, shapes: &[(String, Vec<usize>)]) -> Result<(), Box<dyn Error>> {
     let kind_of = |key: &str, shape: &[usize]| match shape {
-        [_, columns] if key.contains("_blocks.") && columns.is_multiple_of(kind.row().1) => kind,
+        [_, columns] if is_packed(key) && columns.is_multiple_of(kind.row().1) => kind,
         _ => Kind::F32,
     };
     let string = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();

@@ -11,10 +11,10 @@
 mod shapes;
 
 use ace_nn::flux::FluxConfig;
-use ace_weights::WeightFile;
+use ace_weights::{WeightFile, network::flux::BFL};
 use burn::{module::Module, prelude::*, tensor::FloatDType};
 use rand::{Rng, SeedableRng};
-use shapes::Shapes;
+use shapes::shapes;
 use std::{
     error::Error,
     fs::{self, File},
@@ -110,10 +110,8 @@ fn peak() -> Result<f64, Box<dyn Error>> {
 
 /// Writes the transformer's weights without ever holding them.
 fn write(path: &Path, device: &Device) -> Result<(), Box<dyn Error>> {
-    let mut shapes = Shapes::default();
-    CONFIG.init(device).visit(&mut shapes);
     let (mut header, mut end) = (serde_json::Map::new(), 0);
-    for (key, shape) in shapes.all {
+    for (key, shape) in shapes(&CONFIG.init(device), &BFL) {
         let begin = end;
         end += 2 * shape.iter().product::<usize>();
         header.insert(key, serde_json::json!({"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}));

@@ -16,6 +16,7 @@ pub mod replace;
 pub mod source;
 pub mod store;
 
+mod footprint;
 mod load;
 pub mod names;
 mod quantize;
@@ -31,8 +32,9 @@ pub mod digest;
 pub mod hub;
 
 pub use error::{Error, Result};
+pub use footprint::Footprint;
 pub use network::{Network, Sizes};
 pub use placement::Placement;
 pub use source::Source;
 pub use store::{Stored, WeightFile, collect, write};
-pub use streamed::Streamed;
+pub use streamed::{ModulationSource, Streamed, StreamedT5};

@@ -10,7 +10,7 @@ use crate::{
     quantize::{Matrices, is_in_block},
     store::{FLOATS, Values, place},
 };
-use ace_nn::{lora::Linears, weight::Weight};
+use ace_nn::{flux::is_modulation, lora::Linears, weight::Weight};
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId},
     prelude::*,
@@ -36,6 +36,32 @@ impl WeightFile {
             return Err(self.misfit(format!("{key} has {axes} axes, expected {D}"), "another network"));
         }
         Ok(place(self.join(&[key], dtype.map(DType::from))?, device))
+    }
+
+    /// Some rows of a matrix, in `dtype` (or as [`WeightFile::data`] has it): the others are not read.
+    ///
+    /// # Errors
+    /// As [`WeightFile::data`], or if it is no matrix or has no such row.
+    pub(crate) fn rows_of(&self, key: &str, rows: &[i64], dtype: Option<DType>) -> Result<TensorData> {
+        let (raw, shape) = (self.raw(key)?, self.shape(key).unwrap_or_default());
+        let (&[count, columns], Some(own)) = (shape, raw.stored.dtype()) else {
+            return Err(self.misfit(format!("{key} is no matrix of numbers"), FLOATS));
+        };
+        let (dtype, size) = (dtype.unwrap_or(own), raw.bytes.len() / count.max(1));
+        // A block that reached over the end of a row would belong to two.
+        if size * count != raw.bytes.len() {
+            return Err(self.misfit(format!("{key}: its rows are not whole"), FLOATS));
+        }
+        let values = Values::new(dtype, (raw.scale == 1.0).then_some(raw.stored), rows.len() * columns);
+        let mut values = values.ok_or_else(|| self.misfit(format!("{key} does not become {dtype:?}"), FLOATS))?;
+        for row in rows {
+            let at = usize::try_from(*row).ok().filter(|row| *row < count);
+            let at = at.ok_or_else(|| self.misfit(format!("{key} has no row {row}"), "another tokenizer"))?;
+            let read = raw.stored.read(&raw.bytes[at * size..(at + 1) * size], raw.scale, &mut values);
+            read.map_err(|reason| self.misfit(format!("{key}: {reason}"), FLOATS))?;
+        }
+        let data = values.into_data(vec![rows.len(), columns], dtype);
+        data.ok_or_else(|| self.misfit(format!("{key} is not all there"), "get the file again"))
     }
 
     /// One float tensor's numbers in f32.
@@ -66,8 +92,8 @@ impl WeightFile {
         filler.error.map_or(Ok(module), Err)
     }
 
-    /// As [`WeightFile::load`]; matrices of linear layers are packed if the file was told so, and those of blocks that are
-    /// to be fetched later stay absent.
+    /// As [`WeightFile::load`]; matrices of linear layers are packed if the file was told so, and those that are to be
+    /// fetched later stay absent.
     ///
     /// # Errors
     /// As [`WeightFile::load`].
@@ -76,11 +102,11 @@ impl WeightFile {
         module: M,
         origins: &Origins,
         dtype: Option<FloatDType>,
-        without_blocks: bool,
+        without: Without,
         device: &Device,
     ) -> Result<M> {
         let mut filler = Filler::new(self, origins, dtype, device);
-        (filler.matrices, filler.without_blocks) = (self.matrices(), without_blocks);
+        (filler.matrices, filler.without) = (self.matrices(), without);
         let mut module = module.map(&mut filler);
         if let Some(error) = filler.error {
             return Err(error);
@@ -315,6 +341,33 @@ impl ModuleVisitor for Checker<'_> {
     }
 }
 
+/// What of a network stays in its file, to be fetched when it is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Without {
+    /// All of it is read.
+    Nothing,
+    /// Matrices of its blocks, and the table of words.
+    Blocks,
+    /// Matrices of the modulations of its blocks.
+    Modulations,
+}
+
+impl Without {
+    /// Whether the matrix at `path` of a module is left out.
+    fn leaves(self, path: &[String]) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Blocks => is_in_block(path),
+            Self::Modulations => is_in_block(path) && is_modulation_at(path),
+        }
+    }
+}
+
+/// Whether a matrix at `path` of a module, `double_blocks.3.img_mod.lin.weight`, belongs to a modulation.
+pub(crate) fn is_modulation_at(path: &[String]) -> bool {
+    path.split_last().is_some_and(|(_, layer)| is_modulation(&layer.join(".")))
+}
+
 /// Walks a module and replaces each parameter by the file's.
 struct Filler<'a> {
     file: &'a WeightFile,
@@ -322,8 +375,8 @@ struct Filler<'a> {
     dtype: Option<DType>,
     device: &'a Device,
     matrices: Matrices,
-    /// Whether matrices of blocks are left out.
-    without_blocks: bool,
+    /// What is left out.
+    without: Without,
     path: Vec<String>,
     /// The type of what the last entered field belongs to.
     container: String,
@@ -331,6 +384,9 @@ struct Filler<'a> {
     held: HashMap<ParamId, Weight>,
     error: Option<Error>,
 }
+
+/// T5's table of words, by its path.
+pub(crate) const TABLE: &str = "shared";
 
 /// What burn calls the type whose matrices may be packed: [`ace_nn::lora::Linear`].
 const LINEAR: &str = "Struct:Linear";
@@ -344,7 +400,7 @@ impl<'a> Filler<'a> {
             dtype: dtype.map(DType::from),
             device,
             matrices: Matrices::Wide,
-            without_blocks: false,
+            without: Without::Nothing,
             path: Vec::new(),
             container: String::new(),
             held: HashMap::new(),
@@ -370,9 +426,7 @@ impl<'a> Filler<'a> {
     fn read_held(&self, shape: &[usize]) -> Result<Option<Weight>> {
         match *shape {
             _ if self.container != LINEAR => Ok(None),
-            [rows, columns] if self.without_blocks && is_in_block(&self.path) => {
-                Ok(Some(Weight::Absent([rows, columns])))
-            }
+            [rows, columns] if self.without.leaves(&self.path) => Ok(Some(Weight::Absent([rows, columns]))),
             _ => self.read_packed(),
         }
     }
@@ -410,6 +464,10 @@ impl ModuleMapper for Filler<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         // What is wrong with one weight is wrong with the file: no more of it is read.
         if self.error.is_some() {
+            return param;
+        }
+        // Nothing is allocated for a table whose rows are fetched.
+        if self.without == Without::Blocks && self.path == [TABLE] {
             return param;
         }
         match self.filled(&param) {

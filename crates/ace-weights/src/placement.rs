@@ -12,8 +12,8 @@ pub enum Placement {
     Resident,
     /// A network is read when it is needed, and dropped: memory is that of the largest one.
     OneAtATime,
-    /// As [`Placement::OneAtATime`], and of the transformer there is one block at work and the next on its way: memory is
-    /// that of two blocks, or of the largest other network.
+    /// As [`Placement::OneAtATime`], and of the transformer and of T5 there is one block at work and the next on its way:
+    /// memory is that of two blocks, or of the largest other network.
     Streamed,
 }
 

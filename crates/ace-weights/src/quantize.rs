@@ -154,7 +154,7 @@ impl WeightFile {
     }
 
     /// How the file has matrices, and how they are to be held.
-    fn packings(
+    pub(crate) fn packings(
         &self,
         keys: &[&str],
         [_, columns]: [usize; 2],

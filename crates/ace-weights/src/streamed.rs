@@ -13,15 +13,20 @@
 
 use crate::{
     Error, Result, WeightFile,
-    load::Origins,
+    load::{Origins, TABLE, is_modulation_at},
     network::{Network, flux::BFL},
+    store::place,
 };
 use ace_nn::{
-    flux::{Blocks, DoubleBlock, FluxConfig, SingleBlock},
+    flux::{Blocks, DoubleBlock, FluxConfig, SingleBlock, is_modulation},
     lora::Linear,
+    t5::{Layer, Layers, T5Config},
     weight::{PackedMatrix, Packing, Weight},
 };
-use burn::{prelude::*, tensor::FloatDType};
+use burn::{
+    prelude::*,
+    tensor::{DType, FloatDType},
+};
 use std::{
     sync::{
         Arc,
@@ -66,6 +71,8 @@ struct SourceOfBlocks {
     /// Paths of every block's matrices: double blocks, then single blocks.
     blocks: Vec<Vec<Vec<String>>>,
     depth: usize,
+    /// Whether modulations are left out, because what they say was computed before.
+    without_modulations: bool,
     dtype: Option<FloatDType>,
     device: Device,
     /// Blocks that were packed when the file was opened, because the file has them wider.
@@ -88,6 +95,29 @@ impl Streamed {
     /// # Errors
     /// If the file has no such network, or not exactly its weights.
     pub fn open(file: WeightFile, config: &FluxConfig, dtype: Option<FloatDType>, device: &Device) -> Result<Self> {
+        Self::open_some(file, config, dtype, device, false)
+    }
+
+    /// As [`Streamed::open`], the modulations of blocks left out: [`Streamed::modulations`] fetches these.
+    ///
+    /// # Errors
+    /// As [`Streamed::open`].
+    pub fn open_without_modulations(
+        file: WeightFile,
+        config: &FluxConfig,
+        dtype: Option<FloatDType>,
+        device: &Device,
+    ) -> Result<Self> {
+        Self::open_some(file, config, dtype, device, true)
+    }
+
+    fn open_some(
+        file: WeightFile,
+        config: &FluxConfig,
+        dtype: Option<FloatDType>,
+        device: &Device,
+        without_modulations: bool,
+    ) -> Result<Self> {
         // Blocks are constants to whatever learns.
         let device = device.clone().inner();
         let (mut flux, found) = (config.init(&device), file.find(Network::Flux)?);
@@ -97,15 +127,22 @@ impl Streamed {
             let path: Vec<String> = BFL.path(&format!("{path}.weight")).split('.').map(str::to_owned).collect();
             let index = path.get(1).and_then(|index| index.parse::<usize>().ok());
             match (path[0].as_str(), index) {
+                _ if without_modulations && is_modulation_at(&path) => {}
                 ("double_blocks", Some(index)) => blocks[index].push(path),
                 ("single_blocks", Some(index)) => blocks[config.depth + index].push(path),
                 _ => {}
             }
         });
         let depth = config.depth;
-        let mut source = SourceOfBlocks { file, origins, blocks, depth, dtype, device, packed: Vec::new() };
+        let packed = Vec::new();
+        let mut source = SourceOfBlocks { file, origins, blocks, depth, without_modulations, dtype, device, packed };
         source.keep_packed()?;
         Ok(Self::of(Arc::new(source)))
+    }
+
+    /// The matrices of the modulations, from the same file.
+    pub fn modulations(&self) -> ModulationSource {
+        ModulationSource(self.source.clone())
     }
 
     fn of(source: Arc<SourceOfBlocks>) -> Self {
@@ -120,9 +157,14 @@ impl Streamed {
     /// Puts the matrices of the block at `place` of the order into its linear layers.
     fn put(&mut self, place: usize, each_linear: impl FnOnce(&mut dyn FnMut(&str, &mut Linear))) {
         // The networks' forwards know no errors; whoever runs them turns a panic into one.
-        let fetched = self.fetched(place).unwrap_or_else(|error| panic!("block {place} of the transformer: {error}"));
-        let mut weights = fetched.weights.iter();
-        each_linear(&mut |_, linear| {
+        let fetched = self.fetched(place).unwrap_or_else(|error| panic!("block {place}: {error}"));
+        let weights = fetched.weights.clone();
+        let mut weights = weights.iter();
+        let leaves_out = self.source.without_modulations;
+        each_linear(&mut |path, linear| {
+            if leaves_out && is_modulation(path) {
+                return;
+            }
             if let Some(weight) = weights.next() {
                 linear.weight = weight.clone();
             }
@@ -214,6 +256,100 @@ impl Blocks for Streamed {
         let mut block = own.clone();
         self.put(self.source.depth + index, |f| block.for_each_linear(f));
         block
+    }
+}
+
+/// Fetches the matrices of a transformer's modulations, one at a time.
+///
+/// A clone shares the file.
+#[derive(Debug, Clone)]
+pub struct ModulationSource(Arc<SourceOfBlocks>);
+
+impl ModulationSource {
+    /// The modulations of the transformer in `file`, in `dtype` (or the file's own) on `device`.
+    ///
+    /// # Errors
+    /// If the file has no such network, or not exactly its weights.
+    pub fn open(file: WeightFile, config: &FluxConfig, dtype: Option<FloatDType>, device: &Device) -> Result<Self> {
+        let device = device.clone().inner();
+        let (flux, found) = (config.init(&device), file.find(Network::Flux)?);
+        let origins = file.origins(&flux, &found.keys, &found.prefix)?;
+        let (blocks, packed) = (Vec::new(), Vec::new());
+        let source =
+            SourceOfBlocks { file, origins, blocks, depth: 0, without_modulations: false, dtype, device, packed };
+        Ok(Self(Arc::new(source)))
+    }
+
+    /// The matrix of the linear layer at a BFL path, `double_blocks.3.img_mod.lin`.
+    ///
+    /// # Panics
+    /// If the file can no longer be read, or the network has no such layer.
+    pub fn fetch(&self, path: &str) -> Weight {
+        let SourceOfBlocks { file, origins, dtype, device, .. } = &*self.0;
+        let parts: Vec<String> = path.split('.').chain(["weight"]).map(str::to_owned).collect();
+        // As for blocks: a forward knows no errors.
+        file.weight(origins, &parts, *dtype, device).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+}
+
+/// Fetches the layers of T5, one ahead, and the rows of its table that some words need.
+///
+/// A clone shares the file, and what is kept of it, but not the layers in memory.
+#[derive(Debug, Clone)]
+pub struct StreamedT5 {
+    layers: Streamed,
+    /// What the file calls the table of words.
+    table: Arc<str>,
+}
+
+impl StreamedT5 {
+    /// T5 in `file`, in `dtype` (or the file's own) on `device`; packed as [`Streamed::open`] does.
+    ///
+    /// # Errors
+    /// If the file has no such network, or not exactly its weights.
+    pub fn open(file: WeightFile, config: &T5Config, dtype: Option<FloatDType>, device: &Device) -> Result<Self> {
+        let device = device.clone().inner();
+        let (mut t5, found) = (config.init(&device), file.find(Network::T5)?);
+        let origins = file.origins(&t5, &found.keys, &found.prefix)?;
+        let table = origins.get(TABLE).and_then(|table| table.keys.first()).cloned();
+        let table = table.ok_or_else(|| file.misfit("it has no table of words", "another file"))?;
+        let mut blocks = Vec::new();
+        for (index, layer) in t5.layers.iter_mut().enumerate() {
+            let mut paths = Vec::new();
+            layer.for_each_linear(&mut |path, _| {
+                let path = format!("layers.{index}.{path}.weight");
+                paths.push(path.split('.').map(str::to_owned).collect());
+            });
+            blocks.push(paths);
+        }
+        let (depth, packed) = (blocks.len(), Vec::new());
+        let mut source =
+            SourceOfBlocks { file, origins, blocks, depth, without_modulations: false, dtype, device, packed };
+        source.keep_packed()?;
+        Ok(Self { layers: Streamed::of(Arc::new(source)), table: table.into() })
+    }
+
+    /// The most layers that were in memory at a time.
+    pub fn most_held(&self) -> usize {
+        self.layers.most_held()
+    }
+}
+
+impl Layers for StreamedT5 {
+    /// # Panics
+    /// If the file can no longer be read, or the table has no such row.
+    fn rows(&mut self, ids: &[i64]) -> Tensor<2> {
+        let SourceOfBlocks { file, dtype, device, .. } = &*self.layers.source;
+        let rows = file.rows_of(&self.table, ids, dtype.map(DType::from));
+        place(rows.unwrap_or_else(|error| panic!("words of T5: {error}")), device)
+    }
+
+    /// # Panics
+    /// If the file can no longer be read.
+    fn layer(&mut self, index: usize, own: &Layer) -> Layer {
+        let mut layer = own.clone();
+        self.layers.put(index, |f| layer.for_each_linear(f));
+        layer
     }
 }
 

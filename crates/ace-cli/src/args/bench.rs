@@ -1,6 +1,6 @@
 //! `ace plan` and `ace bench`: what something will take, and how fast it is.
 
-use super::{dtype, packing};
+use super::{SampleArgs, dtype, packing};
 use crate::{model::ModelArgs, report::Failure};
 use ace_nn::{flux::FluxConfig, weight::Packing};
 use burn::tensor::FloatDType;
@@ -12,6 +12,8 @@ use std::path::PathBuf;
 pub enum PlanVerb {
     /// Say what memory a training takes, and which settings fit
     Train(Box<PlanArgs>),
+    /// Say what memory an edit takes, part by part, and how the model is held so that it fits
+    Sample(Box<PlanSampleArgs>),
 }
 
 /// What is measured.
@@ -59,6 +61,25 @@ pub struct PlanArgs {
     /// Examples that are kept encoded
     #[arg(long, default_value_t = 64, value_name = "N")]
     pub examples: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+const PLAN_SAMPLE_EXAMPLES: &str = "\
+It takes all options of `ace sample`, and answers from the headers of the model's files and the size of the picture; no weight
+is read. `ace sample --memory` does what is said here.
+
+Examples:
+  ace plan sample --model flux1-fill-dev --flux flux-Q4_0.gguf --width 512 --height 512 --memory 6G
+  ace plan sample --model ace-plus-portrait --reference me.jpg --dtype bf16";
+
+/// `ace plan sample`.
+#[derive(Debug, Args)]
+#[command(after_help = PLAN_SAMPLE_EXAMPLES)]
+pub struct PlanSampleArgs {
+    #[command(flatten)]
+    pub sample: SampleArgs,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -272,7 +293,7 @@ fn blocks(text: &str) -> Result<(usize, usize), String> {
 }
 
 /// `12G`, `800M`, `1.5GB`: as cards are sold, a gigabyte is a power of two.
-fn memory(text: &str) -> Result<u64, String> {
+pub fn memory(text: &str) -> Result<u64, String> {
     let text = text.trim().trim_end_matches(['b', 'B']).trim_end_matches('i');
     let (number, unit) = match text.char_indices().last() {
         Some((at, 'k' | 'K')) => (&text[..at], 1u64 << 10),

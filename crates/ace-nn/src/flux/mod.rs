@@ -15,12 +15,14 @@
 
 mod block;
 mod embed;
+mod modulated;
 mod modulation;
 mod partial;
 mod walk;
 
 pub use block::{BlockSize, DoubleBlock, Mlp, QkNorm, SingleBlock, StreamAttention};
 pub use embed::{MlpEmbedder, SINUSOID_DIM, sinusoid};
+pub use modulated::{FetchMatrix, Given, Modulated, is_modulation};
 pub use modulation::{Modulation, Shift};
 pub use partial::{Among, Keeping, Rest};
 pub use walk::{Blocks, Fetched, Own, Resident, Shared, Walk};
@@ -292,18 +294,31 @@ impl Flux {
         assert_shape!(input.pooled_prompt_embeds, [batch, vec_in_dim]);
         assert_shape!(input.timesteps, [batch]);
 
-        // The sinusoid is computed in f32 and meets the network in the network's dtype.
-        let dtype = input.tokens.dtype();
-        let mut vec = self.time_in.forward(sinusoid(input.timesteps).cast(dtype));
-        if let Some(guidance_in) = &self.guidance_in {
-            assert_shape!(input.guidance, [batch]);
-            vec = vec + guidance_in.forward(sinusoid(input.guidance).cast(dtype));
-        }
+        let FluxInput { tokens, prompt_embeds, pooled_prompt_embeds, timesteps, guidance, .. } = input;
         Streams {
-            img: self.img_in.forward(input.tokens),
-            txt: self.txt_in.forward(input.prompt_embeds),
-            vec: vec + self.vector_in.forward(input.pooled_prompt_embeds),
+            img: self.img_in.forward(tokens),
+            txt: self.txt_in.forward(prompt_embeds),
+            vec: self.conditioning(timesteps, guidance, pooled_prompt_embeds),
         }
+    }
+
+    /// The conditioning vector of each example.
+    ///
+    /// # Shapes
+    /// - timesteps, guidance: `[B]`; pooled: `[B, vec_in_dim]`, in the network's dtype
+    /// - output: `[B, D]`
+    ///
+    /// # Panics
+    /// If these shapes do not agree.
+    pub fn conditioning(&self, timesteps: Tensor<1>, guidance: Tensor<1>, pooled: Tensor<2>) -> Tensor<2> {
+        // The sinusoid is computed in f32 and meets the network in the network's dtype.
+        let (dtype, batch) = (pooled.dtype(), timesteps.dims()[0]);
+        let mut vec = self.time_in.forward(sinusoid(timesteps).cast(dtype));
+        if let Some(guidance_in) = &self.guidance_in {
+            assert_shape!(guidance, [batch]);
+            vec = vec + guidance_in.forward(sinusoid(guidance).cast(dtype));
+        }
+        vec + self.vector_in.forward(pooled)
     }
 
     /// What comes after the blocks: from the image stream to the velocity.

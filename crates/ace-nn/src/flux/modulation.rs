@@ -12,6 +12,10 @@ const EPSILON: f64 = 1e-6;
 pub struct Modulation {
     /// `[3·parts·D, D]`, in the order shift, scale, gate, shift, scale, gate.
     pub lin: Linear,
+    /// What `lin` says of the vector that is at hand, `[1, 3·parts·D]`, where it was computed before (see
+    /// [`super::Modulated`]); the vector itself is then not read.
+    #[module(skip)]
+    pub(super) said: Option<Tensor<2>>,
 }
 
 /// What one use of a block's norm is told, each `[B, 1, D]`.
@@ -80,7 +84,7 @@ pub fn modulate(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>) -> Tensor<3> {
 impl Modulation {
     /// A modulation for `parts` uses: 2 in a double block's stream, 1 in a single block.
     pub fn new(hidden_size: usize, parts: usize, device: &Device) -> Self {
-        Self { lin: Linear::new(hidden_size, 3 * parts * hidden_size, device) }
+        Self { lin: Linear::new(hidden_size, 3 * parts * hidden_size, device), said: None }
     }
 
     /// # Shapes
@@ -92,7 +96,11 @@ impl Modulation {
         let [hidden_size, outputs] = self.lin.features();
         assert_shape!(vec, [_, hidden_size]);
         assert_eq!(outputs, 3 * PARTS * hidden_size, "a modulation for {PARTS} uses");
-        let all = self.lin.forward(silu(vec)).unsqueeze_dim::<3>(1);
+        let all = match &self.said {
+            Some(said) => said.clone().repeat_dim(0, vec.dims()[0]),
+            None => self.lin.forward(silu(vec)),
+        };
+        let all = all.unsqueeze_dim::<3>(1);
         let width = all.dims()[2] / (3 * PARTS);
         let part = |i: usize| all.clone().narrow(2, i * width, width);
         std::array::from_fn(|use_| Shift {

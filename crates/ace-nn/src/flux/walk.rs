@@ -95,6 +95,9 @@ impl Walk for Resident<'_> {
 
 /// Where the weights of the blocks come from, for whoever runs a block more than once: the network's own memory, or a file.
 pub trait Blocks: Send {
+    /// The blocks that follow belong to a pass at this time, the pass's `timesteps`.
+    fn at(&mut self, _time: f32) {}
+
     /// Double block `index` with all its weights. `own` is the network's: what learns in it is in the answer too, under
     /// the same parameter ids.
     fn double(&mut self, index: usize, own: &DoubleBlock) -> DoubleBlock;

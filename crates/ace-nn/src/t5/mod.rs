@@ -194,14 +194,33 @@ impl T5Config {
     }
 }
 
-impl Linears for T5 {
-    fn each_linear(&mut self, f: &mut dyn FnMut(&mut Linear)) {
-        for Layer { attention, feed_forward } in &mut self.layers {
-            let SelfAttention { q, k, v, o, .. } = attention;
-            let FeedForward { wi_0, wi_1, wo, .. } = feed_forward;
-            [q, k, v, o, wi_0, wi_1, wo].into_iter().for_each(&mut *f);
+impl Layer {
+    /// Calls `f` with the path and each linear layer.
+    pub fn for_each_linear(&mut self, f: &mut dyn FnMut(&str, &mut Linear)) {
+        let SelfAttention { q, k, v, o, .. } = &mut self.attention;
+        let FeedForward { wi_0, wi_1, wo, .. } = &mut self.feed_forward;
+        for (name, linear) in [("q", q), ("k", k), ("v", v), ("o", o)] {
+            f(&format!("attention.{name}"), linear);
+        }
+        for (name, linear) in [("wi_0", wi_0), ("wi_1", wi_1), ("wo", wo)] {
+            f(&format!("feed_forward.{name}"), linear);
         }
     }
+}
+
+impl Linears for T5 {
+    fn each_linear(&mut self, f: &mut dyn FnMut(&mut Linear)) {
+        self.layers.iter_mut().for_each(|layer| layer.for_each_linear(&mut |_, linear| f(linear)));
+    }
+}
+
+/// Where T5's weights come from when they are not in the network: each is asked for when it is needed.
+pub trait Layers {
+    /// Rows of the table of words, `[ids, d_model]`.
+    fn rows(&mut self, ids: &[i64]) -> Tensor<2>;
+
+    /// Layer `index` with all its weights; `own` is the network's.
+    fn layer(&mut self, index: usize, own: &Layer) -> Layer;
 }
 
 impl T5 {
@@ -217,10 +236,36 @@ impl T5 {
         let [batch, len] = ids.dims();
         let [_, width] = self.shared.dims();
         let rows = self.shared.val().select(0, ids.reshape([batch * len]));
-        let bias = relative_bias(self.relative_attention_bias.val(), len, self.max_distance);
-        let mut x = rows.reshape([batch, len, width]);
-        for layer in &self.layers {
+        self.run(rows.reshape([batch, len, width]), &mut |_, own| own.clone(), poll)
+    }
+
+    /// As [`T5::forward_polled`], with words and layers that come from elsewhere.
+    ///
+    /// # Shapes
+    /// - ids: as many for each of the batch
+    /// - output: `[B, T, d_model]`
+    pub fn forward_with(
+        &self,
+        ids: &[Vec<i64>],
+        layers: &mut dyn Layers,
+        poll: Poll<'_>,
+    ) -> ControlFlow<(), Tensor<3>> {
+        let (batch, len) = (ids.len(), ids.first().map_or(0, Vec::len));
+        let rows = layers.rows(&ids.concat());
+        let [_, width] = rows.dims();
+        self.run(rows.reshape([batch, len, width]), &mut |index, own| layers.layer(index, own), poll)
+    }
+
+    fn run(
+        &self,
+        mut x: Tensor<3>,
+        layer: &mut dyn FnMut(usize, &Layer) -> Layer,
+        poll: Poll<'_>,
+    ) -> ControlFlow<(), Tensor<3>> {
+        let bias = relative_bias(self.relative_attention_bias.val(), x.dims()[1], self.max_distance);
+        for (index, own) in self.layers.iter().enumerate() {
             poll()?;
+            let layer = layer(index, own);
             x = layer.feed_forward.forward(layer.attention.forward(x, bias.clone()));
         }
         ControlFlow::Continue(self.final_layer_norm.forward(x))

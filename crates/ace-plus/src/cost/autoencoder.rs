@@ -35,6 +35,17 @@ pub struct Half {
     pub norms: Vec<usize>,
     /// Positions and channels of the attention in its middle.
     pub attention: [usize; 2],
+    /// Convolutions of its residual blocks, in order, with what is there while they run.
+    pub moments: Vec<Moment>,
+}
+
+/// A convolution at work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// Which one.
+    pub convolution: Convolution,
+    /// Numbers of the feature maps of one picture: the block's input, that after norm and activation, and what is made.
+    pub maps: usize,
 }
 
 impl Half {
@@ -57,8 +68,11 @@ impl Half {
 
     fn block(&mut self, [input, output]: [usize; 2], size: [usize; 2]) {
         self.norms.extend([input, output]);
-        self.convolution([input, output], 3, size);
-        self.convolution([output, output], 3, size);
+        for ([from, to], channels) in [([input, output], 2 * input + output), ([output; 2], input + 2 * output)] {
+            self.convolution([from, to], 3, size);
+            let convolution = Convolution { input: from, output: to, kernel: 3, size };
+            self.moments.push(Moment { convolution, maps: channels * size[0] * size[1] });
+        }
         if input != output {
             self.convolution([input, output], 1, size);
         }
@@ -75,7 +89,7 @@ impl Half {
 
 /// The encoder on a picture of `size`, rows and columns.
 pub fn encoder(config: &AutoEncoderConfig, size: [usize; 2]) -> Half {
-    let mut half = Half { convolutions: Vec::new(), norms: Vec::new(), attention: [0; 2] };
+    let mut half = Half { convolutions: Vec::new(), norms: Vec::new(), attention: [0; 2], moments: Vec::new() };
     let (channels, mut size) = (&config.block_out_channels, size);
     let mut width = channels[0];
     half.convolution([3, width], 3, size);
@@ -97,7 +111,7 @@ pub fn encoder(config: &AutoEncoderConfig, size: [usize; 2]) -> Half {
 
 /// The decoder to a picture of `size`, rows and columns.
 pub fn decoder(config: &AutoEncoderConfig, size: [usize; 2]) -> Half {
-    let mut half = Half { convolutions: Vec::new(), norms: Vec::new(), attention: [0; 2] };
+    let mut half = Half { convolutions: Vec::new(), norms: Vec::new(), attention: [0; 2], moments: Vec::new() };
     let channels = &config.block_out_channels;
     let mut size = size.map(|side| side / config.downscale());
     let mut width = channels[channels.len() - 1];

@@ -20,7 +20,7 @@ mod files;
 pub use checkup::{Finding, Problem, Reading, checkup};
 pub use files::{Component, Files};
 
-use crate::{Ace, Card, Error, Result, card::Adapter};
+use crate::{Ace, Card, Error, Result, card::Adapter, text_cache::TextCache};
 use ace_nn::weight::Packing;
 use ace_weights::{
     Network, Placement, Source, WeightFile, digest,
@@ -49,6 +49,8 @@ pub struct Model {
     widen: bool,
     quantize: Option<Packing>,
     placement: Placement,
+    text_placement: Option<Placement>,
+    text_cache: Option<PathBuf>,
 }
 
 impl Model {
@@ -86,6 +88,8 @@ impl Model {
             widen: false,
             quantize: None,
             placement: Placement::default(),
+            text_placement: None,
+            text_cache: None,
         }
     }
 
@@ -151,6 +155,20 @@ impl Model {
     /// Where the weights are while it works.
     pub fn placement(mut self, placement: Placement) -> Self {
         self.placement = placement;
+        self
+    }
+
+    /// Where the text encoders are while it works, if elsewhere than the transformer; without effect where all networks stay
+    /// on the device.
+    pub fn text_placement(mut self, placement: Placement) -> Self {
+        self.text_placement = Some(placement);
+        self
+    }
+
+    /// A folder in which embeddings of instructions are kept: for the same words the encoders are then not read again. It
+    /// is worth its files where the encoders are large.
+    pub fn text_cache(mut self, folder: Option<PathBuf>) -> Self {
+        self.text_cache = folder;
         self
     }
 
@@ -313,13 +331,25 @@ impl Model {
     /// If a file is missing, does not fit the card (every key must be accounted for), or the device does not compute in
     /// the numbers asked for.
     pub fn load(&self, device: &Device) -> Result<Ace> {
-        Ace::open(&self.card, self.files()?, self.holding(), device)
+        let files = self.files()?;
+        let cache = self.text_cache.as_ref().map(|folder| self.open_text_cache(folder, &files)).transpose()?;
+        Ok(Ace::open(&self.card, files, self.holding(), device)?.keeping_text(cache))
+    }
+
+    /// The cache of embeddings by all that they depend on besides words.
+    fn open_text_cache(&self, folder: &Path, files: &Files) -> Result<TextCache> {
+        let [t5, clip] = [Component::T5, Component::Clip].map(|component| files.of(component).fingerprint());
+        let Self { dtype, widen, quantize, .. } = self;
+        // Sizes are written in the order of their fields, so equal ones are the same text.
+        let sizes = format!("{:?} {:?}", self.card.t5, self.card.clip);
+        let encoders = format!("{} {} {sizes} {dtype:?} {widen} {quantize:?}", t5?, clip?);
+        Ok(TextCache::new(folder, digest::of_bytes(encoders.as_bytes())))
     }
 
     /// How its weights are to be held.
     pub(crate) fn holding(&self) -> Holding {
         let &Self { dtype, widen, quantize, placement, .. } = self;
-        Holding { dtype, widen, quantize, placement }
+        Holding { dtype, widen, quantize, placement, text_placement: self.text_placement.unwrap_or(placement) }
     }
 }
 
@@ -330,6 +360,7 @@ pub(crate) struct Holding {
     pub widen: bool,
     pub quantize: Option<Packing>,
     pub placement: Placement,
+    pub text_placement: Placement,
 }
 
 impl Holding {

@@ -241,6 +241,7 @@ impl Denoiser<'_> {
         let scalar = |value: f32| Tensor::<1>::from_data([value], &device);
         let times = (scalar(t), scalar(self.guidance));
         let input = input(self.flux, tokens.clone(), self.units, self.text, times, self.dtype);
+        blocks.at(t);
         let mut poll = || observer(Event::Tick);
         match way {
             Way::Whole(memory) => {

@@ -1,19 +1,26 @@
 //! The parameters that a file of random weights needs.
 
-use ace_weights::network::flux::BFL;
+use ace_weights::names::KeyMap;
 use burn::{
-    module::{ModuleVisitor, Param},
+    module::{Module, ModuleVisitor, Param},
     prelude::*,
 };
 
 /// Keys and shapes of a module's parameters, in its own order.
-#[derive(Default)]
-pub struct Shapes {
+struct Shapes<'a> {
+    keys: &'a KeyMap,
     path: Vec<String>,
-    pub all: Vec<(String, Vec<usize>)>,
+    all: Vec<(String, Vec<usize>)>,
 }
 
-impl ModuleVisitor for Shapes {
+/// Keys and shapes of a module's parameters, in its own order.
+pub fn shapes<M: Module>(module: &M, keys: &KeyMap) -> Vec<(String, Vec<usize>)> {
+    let mut shapes = Shapes { keys, path: Vec::new(), all: Vec::new() };
+    module.visit(&mut shapes);
+    shapes.all
+}
+
+impl ModuleVisitor for Shapes<'_> {
     fn enter_module(&mut self, name: &str, _container: &str) {
         self.path.push(name.to_owned());
     }
@@ -23,6 +30,6 @@ impl ModuleVisitor for Shapes {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.all.push((BFL.key(&self.path.join(".")), param.lazy_shape().to_vec()));
+        self.all.push((self.keys.key(&self.path.join(".")), param.lazy_shape().to_vec()));
     }
 }

@@ -8,7 +8,11 @@ pub mod flux;
 mod shapes;
 pub mod t5;
 
-use crate::{Error, Result, WeightFile, load::Origins, names::KeyMap};
+use crate::{
+    Error, Result, WeightFile,
+    load::{Origins, Without},
+    names::KeyMap,
+};
 use ace_nn::{
     autoencoder::{AutoEncoder, AutoEncoderConfig},
     clip::{Clip, ClipConfig},
@@ -282,7 +286,34 @@ impl WeightFile {
     pub fn flux_without_blocks(&self, config: &FluxConfig, dtype: Option<FloatDType>, device: &Device) -> Result<Flux> {
         let (module, found) = (config.init(device), self.find(Network::Flux)?);
         let origins = self.origins(&module, &found.keys, &found.prefix)?;
-        self.load_network(module, &origins, dtype, true, device)
+        self.load_network(module, &origins, dtype, Without::Blocks, device)
+    }
+
+    /// The transformer without the matrices of the modulations of its blocks, for [`ModulationSource`](crate::ModulationSource)
+    /// to fetch; all else is there.
+    ///
+    /// # Errors
+    /// As [`WeightFile::flux`].
+    pub fn flux_without_modulations(
+        &self,
+        config: &FluxConfig,
+        dtype: Option<FloatDType>,
+        device: &Device,
+    ) -> Result<Flux> {
+        let (module, found) = (config.init(device), self.find(Network::Flux)?);
+        let origins = self.origins(&module, &found.keys, &found.prefix)?;
+        self.load_network(module, &origins, dtype, Without::Modulations, device)
+    }
+
+    /// The sequence encoder without its table of words and the matrices of its layers, for
+    /// [`StreamedT5`](crate::StreamedT5) to fetch; all else is there.
+    ///
+    /// # Errors
+    /// As [`WeightFile::flux`].
+    pub fn t5_without_layers(&self, config: &T5Config, dtype: Option<FloatDType>, device: &Device) -> Result<T5> {
+        let (module, found) = (config.init(device), self.find(Network::T5)?);
+        let origins = self.origins(&module, &found.keys, &found.prefix)?;
+        self.load_network(module, &origins, dtype, Without::Blocks, device)
     }
 
     /// The autoencoder, in BFL's or diffusers' names, in f32: its activations outgrow 16 bits.
@@ -318,7 +349,7 @@ impl WeightFile {
     ) -> Result<M> {
         let found = self.find(network)?;
         let origins = self.origins(&module, &found.keys, &found.prefix)?;
-        self.load_network(module, &origins, dtype, false, device)
+        self.load_network(module, &origins, dtype, Without::Nothing, device)
     }
 
     /// Every network of which there is something in the file.
