@@ -7,6 +7,7 @@
 #![allow(clippy::print_stderr)]
 
 mod args;
+mod calibrate;
 mod chart;
 mod clock;
 mod device;
@@ -17,11 +18,13 @@ mod model;
 mod pace;
 mod panics;
 mod plot;
+mod processor;
 mod progress;
 mod ranks;
 mod record;
 mod report;
 mod sheet;
+mod watch;
 
 mod bench;
 mod convert;
@@ -37,7 +40,7 @@ mod session;
 mod train;
 mod verify;
 
-use args::{BenchVerb, Cli, PlanVerb, Verb, VerifyArgs};
+use args::{Cli, PlanVerb, Verb, VerifyArgs};
 use clap::Parser;
 use std::{
     process::ExitCode,
@@ -58,8 +61,9 @@ fn main() -> ExitCode {
         Verb::Data(verb) => data::run(&verb),
         Verb::Report(args) => page::run(&args),
         Verb::Plan { what: PlanVerb::Train(args) } => plan::run(&args),
-        Verb::Bench { backend, what: BenchVerb::Train(args) } => bench::run(&args, backend.as_deref()),
+        Verb::Bench { backend, what } => bench::run(&what, backend.as_deref()),
         Verb::Eval(args) => eval::run(&args),
+        Verb::Calibrate(args) => calibrate::run(&args),
         Verb::Verify(args) => verify(&args),
         Verb::Session(args) => session::run(&args),
         Verb::Fetch(args) => fetch::run(&args),

@@ -6,7 +6,7 @@ use crate::{
     report::{self, bytes},
     train,
 };
-use ace_train::plan::{Around, Fit, Prediction, Sequence, fit};
+use ace_train::plan::{Around, Fit, Prediction, Sequence, fit, longest};
 use std::process::ExitCode;
 
 /// Prints what the recipe takes, and ways to take less.
@@ -16,8 +16,8 @@ use std::process::ExitCode;
 pub fn run(args: &PlanArgs) -> anyhow::Result<ExitCode> {
     let (recipe, start) = train::planned(args.recipe.as_deref(), &args.model)?;
     let card = start.card();
-    let longest = Sequence::longest(card, &recipe);
-    let sequence = Sequence { image: args.tokens.unwrap_or(longest.image), ..longest };
+    let most = longest(card, &recipe);
+    let sequence = Sequence { image: args.tokens.unwrap_or(most.image), ..most };
     let encoder_budget = Some(start.encoder_budget);
     let around = Around { workers: device::threads(1), examples: args.examples, encoder_budget };
     let fits = fit(card, &recipe, sequence, around);

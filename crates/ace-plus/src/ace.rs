@@ -1,11 +1,11 @@
 //! The stages of an edit, composed. This is the only place where they are.
 
 use crate::{
-    Card, Edit, Error, Result,
+    Card, Edit, Error, Prepared, Result,
     edit::Settings,
     model::{Component, Files, Holding},
     pixels::{self, Tiling},
-    sample::{self, Event, Observer, Stage, tell, uncancelled},
+    sample::{self, Denoised, Event, Observer, Stage, Work, tell, uncancelled},
     text::{self, TextConditioning, Tokenizers},
     unit::Units,
 };
@@ -73,6 +73,10 @@ pub struct Edited {
     pub latents: Vec<Tensor<4>>,
     /// Noisy tokens of all units.
     pub len: usize,
+    /// What the walk from noise took; the sum over regions.
+    pub work: Work,
+    /// By how much what the blocks add grew from step to step, if that was [measured](sample::Cache::Measure).
+    pub mag_ratios: Vec<f32>,
 }
 
 /// A network that stays, or that was read for the moment.
@@ -211,17 +215,39 @@ impl Ace {
         let Some(first) = edits.next() else { return self.run_one(edit, observer) };
         let mut edited = self.run_one(&first, observer)?;
         for edit in edits {
+            let before = edited.work;
             edited = self.run_one(&edit.image(edited.image), observer)?;
+            edited.work += before;
         }
         Ok(edited)
     }
 
     fn run_one(&self, edit: &Edit, observer: Observer<'_>) -> Result<Edited> {
-        let settings = edit.settings(&self.card)?;
+        // What cannot be prepared is refused before words are encoded.
         let prepared = edit.prepare(&self.card)?;
-        let tiling = settings.tile.map(|side| Tiling::of(side, &self.card)).transpose()?;
         tell(observer, Event::Stage(Stage::Text))?;
         let text = self.encode_text(edit.words(), observer)?;
+        self.run_prepared(edit, &prepared, &text, observer)
+    }
+
+    /// As [`Ace::run`], of one region and with words that are embedded already, as [`Ace::encode_text`] does.
+    ///
+    /// # Errors
+    /// As [`Ace::edit`].
+    pub fn run_on(&self, edit: &Edit, text: &TextConditioning, observer: Observer<'_>) -> Result<Edited> {
+        edit.check(&self.card)?;
+        self.run_prepared(edit, &edit.prepare(&self.card)?, text, observer)
+    }
+
+    fn run_prepared(
+        &self,
+        edit: &Edit,
+        prepared: &Prepared<'_>,
+        text: &TextConditioning,
+        observer: Observer<'_>,
+    ) -> Result<Edited> {
+        let settings = edit.settings(&self.card)?;
+        let tiling = settings.tile.map(|side| Tiling::of(side, &self.card)).transpose()?;
         tell(observer, Event::Stage(Stage::Encode))?;
         // Small enough to stay beside the transformer.
         let autoencoder = self.autoencoder()?;
@@ -234,13 +260,13 @@ impl Ace {
             &mut || observer(Event::Tick),
         ))?;
         tell(observer, Event::Stage(Stage::Denoise))?;
-        let tokens = self.denoise(edit, &settings, &units, &text, observer)?;
+        let Denoised { tokens, work, mag_ratios } = self.denoise(edit, &settings, &units, text, observer)?;
         tell(observer, Event::Stage(Stage::Decode))?;
         let latents = units.unpack(tokens.clone());
         let plane = uncancelled(pixels::decode_polled(&autoencoder, &latents[latents.len() - 1], tiling, &mut || {
             observer(Event::Tick)
         }))?;
-        Ok(Edited { image: prepared.finish(&plane), tokens, latents, len: units.len() })
+        Ok(Edited { image: prepared.finish(&plane), tokens, latents, len: units.len(), work, mag_ratios })
     }
 
     /// Words to embeddings.
@@ -268,7 +294,7 @@ impl Ace {
         units: &Units,
         text: &TextConditioning,
         observer: Observer<'_>,
-    ) -> Result<Tensor<3>> {
+    ) -> Result<Denoised> {
         let mut streamed = None;
         let flux = match &self.weights {
             Weights::Resident(networks) => Held::Resident(&networks.flux),
@@ -279,14 +305,14 @@ impl Ace {
             Weights::Read { files, holding, .. } => Held::Read(Box::new(self.loader(files, *holding).flux()?)),
         };
         let noise = sample::noise(&self.card, edit, units, &self.device)?;
-        let times = sample::schedule(settings.num_steps, units.len(), &self.card.sampling.shift);
+        let course = sample::Course::of(&settings.course, &self.card, units.len(), edit.seed_number());
         let denoiser = sample::Denoiser { flux: &flux, units, text, guidance: settings.guidance, dtype: self.dtype };
-        let tokens = match &mut streamed {
-            Some(blocks) => denoiser.denoise_with(blocks, noise, &times, observer)?,
-            None => denoiser.denoise(noise, &times, observer)?,
+        let denoised = match &mut streamed {
+            Some(blocks) => denoiser.denoise_with(blocks, noise, &course, observer)?,
+            None => denoiser.denoise(noise, &course, observer)?,
         };
         self.settle(streamed.is_some() || matches!(flux, Held::Read(_)))?;
-        Ok(tokens)
+        Ok(denoised)
     }
 
     fn autoencoder(&self) -> Result<Held<'_, AutoEncoder>> {

@@ -39,6 +39,9 @@ pub mod unit;
 mod ace;
 pub mod sample;
 
+pub mod bench;
+pub mod cost;
+
 pub mod jobs;
 pub mod provenance;
 pub mod request;

@@ -17,9 +17,8 @@ use ace_plus::Card;
 use burn::{
     module::{Module, ModuleMapper, Param},
     prelude::*,
-    tensor::{Distribution, FloatDType},
+    tensor::FloatDType,
 };
-use std::time::{Duration, Instant};
 
 /// Distinct examples: as many as a small set of pictures has, so that none stays in a cache.
 pub const EXAMPLES: usize = 8;
@@ -136,34 +135,15 @@ fn dtype(recipe: &Recipe) -> FloatDType {
     if recipe.lora.is_some() { recipe.frozen_dtype.into() } else { FloatDType::F32 }
 }
 
-/// Multiplications and additions per second of a product of two square matrices, in the numbers of the transformer: larger
-/// matrices until one takes long enough to be measured, then the best of a few.
+/// Operations per second of a product of large matrices, in the numbers of the transformer.
 pub fn matmul_peak(recipe: &Recipe, device: &Device) -> f64 {
-    const LARGEST: usize = 8192;
-    const LONG: Duration = Duration::from_millis(100);
-    const TIMES: usize = 3;
-    let (dtype, mut size) = (dtype(recipe), 1024);
-    loop {
-        let matrix = || Tensor::<2>::random([size, size], Distribution::Default, device).cast(dtype);
-        let (a, b) = (matrix(), matrix());
-        let once = || {
-            let begin = Instant::now();
-            // One number of the product must be there before the clock stops.
-            let _ = a.clone().matmul(b.clone()).narrow(0, 0, 1).narrow(1, 0, 1).into_data();
-            begin.elapsed()
-        };
-        once();
-        let best = (0..TIMES).map(|_| once()).min().unwrap_or_default();
-        if best >= LONG || size >= LARGEST {
-            return 2.0 * (size as f64).powi(3) / best.as_secs_f64().max(f64::MIN_POSITIVE);
-        }
-        size *= 2;
-    }
+    ace_plus::bench::matmul_peak(dtype(recipe), device)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn the_median_is_the_middle() {

@@ -1,6 +1,9 @@
-//! `ace plan` and `ace bench`: what a training will take, and how fast it is.
+//! `ace plan` and `ace bench`: what something will take, and how fast it is.
 
-use crate::model::ModelArgs;
+use super::{dtype, packing};
+use crate::{model::ModelArgs, report::Failure};
+use ace_nn::{flux::FluxConfig, weight::Packing};
+use burn::tensor::FloatDType;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -16,6 +19,14 @@ pub enum PlanVerb {
 pub enum BenchVerb {
     /// Measure training steps on random weights and examples
     Train(Box<BenchArgs>),
+    /// Measure one pass of a transformer of random weights
+    Flux(Box<FluxBenchArgs>),
+    /// Measure encoding and decoding with an autoencoder of random weights
+    Vae(Box<VaeBenchArgs>),
+    /// Measure a T5 of random weights
+    T5(Box<T5BenchArgs>),
+    /// Measure a whole edit with random weights, its words embedded beforehand
+    Edit(Box<EditBenchArgs>),
 }
 
 const PLAN_EXAMPLES: &str = "\
@@ -71,12 +82,8 @@ pub struct BenchArgs {
     /// What learns, in which batches, and the sizes of its model
     #[arg(long, value_name = "FILE")]
     pub recipe: Option<PathBuf>,
-    /// Width of the transformer [default: 1024, or the recipe's]
-    #[arg(long, value_name = "N", value_parser = positive)]
-    pub hidden: Option<usize>,
-    /// Double and single blocks [default: 4,8, or the recipe's]
-    #[arg(long, value_name = "DOUBLE,SINGLE", value_parser = blocks)]
-    pub blocks: Option<(usize, usize)>,
+    #[command(flatten)]
+    pub blocks: BlockArgs,
     /// Tokens of an example's pictures [default: 1024, or the most that the recipe's card takes]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub tokens: Option<usize>,
@@ -104,6 +111,155 @@ pub struct BenchArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Sizes of a transformer.
+#[derive(Debug, Args)]
+pub struct BlockArgs {
+    /// Width of the transformer [default: 1024, or that of the card or recipe]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub hidden: Option<usize>,
+    /// Double and single blocks [default: 4,8, or those of the card or recipe]
+    #[arg(long, value_name = "DOUBLE,SINGLE", value_parser = blocks)]
+    pub blocks: Option<(usize, usize)>,
+}
+
+impl BlockArgs {
+    /// Changes what is said, and what is not said to `otherwise`. Heads stay as wide as they are.
+    ///
+    /// # Errors
+    /// If no whole number of heads is that wide.
+    pub fn apply(&self, flux: &mut FluxConfig, otherwise: Option<(usize, (usize, usize))>) -> anyhow::Result<()> {
+        if let Some(hidden) = self.hidden.or(otherwise.map(|(hidden, _)| hidden)) {
+            let head = flux.hidden_size / flux.num_heads;
+            if hidden % head != 0 {
+                let hint = format!("{} would do", (hidden / head).max(1) * head);
+                let what = format!("--hidden {hidden} is not a multiple of a head of {head}");
+                return Err(Failure::misuse(what, hint).into());
+            }
+            (flux.hidden_size, flux.num_heads) = (hidden, hidden / head);
+        }
+        if let Some((double, single)) = self.blocks.or(otherwise.map(|(_, blocks)| blocks)) {
+            (flux.depth, flux.depth_single_blocks) = (double, single);
+        }
+        Ok(())
+    }
+}
+
+/// How weights are held.
+#[derive(Debug, Args)]
+pub struct HeldArgs {
+    /// Numbers: f32, bf16 or f16, as far as the device computes in them [default: f32]
+    #[arg(long, value_name = "NAME", value_parser = dtype)]
+    pub dtype: Option<FloatDType>,
+    /// Pack the matrices of blocks, to any of what `ace sample --quantize` takes
+    #[arg(long, value_name = "NAME", value_parser = packing)]
+    pub quantize: Option<Packing>,
+}
+
+/// How often something is done.
+#[derive(Debug, Args)]
+pub struct TimesArgs {
+    /// Times that do not count
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub warmup: u64,
+    /// Times that count
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub repeat: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+const INFER_EXAMPLES: &str = "\
+Weights and inputs are random numbers, on the device from the start. Beside the operations of a second stands what the device
+reaches in a product of two large matrices, measured in the same run. tests/reference/bench_infer.py times diffusers on the
+same sizes and prints the same fields.
+
+Examples:
+  ace bench flux
+  ace bench flux --dtype bf16 --json
+  ace bench flux --card flux1-fill-dev --blocks 1,2 --quantize q8_0
+  ace bench vae --size 512
+  ace bench t5 --layers 2
+  ace bench edit --size 512 --steps 2";
+
+/// `ace bench flux`.
+#[derive(Debug, Args)]
+#[command(after_help = INFER_EXAMPLES)]
+pub struct FluxBenchArgs {
+    /// A built-in card, whose sizes are taken [default: FLUX-Fill, narrower and with fewer blocks]
+    #[arg(long, value_name = "NAME")]
+    pub card: Option<String>,
+    #[command(flatten)]
+    pub blocks: BlockArgs,
+    /// Tokens of the pictures [default: 1024]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub tokens: Option<usize>,
+    /// A square picture of so many pixels a side, instead of --tokens
+    #[arg(long, value_name = "PIXELS", conflicts_with = "tokens")]
+    pub size: Option<u32>,
+    /// Tokens of the words [default: the card's]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub text_tokens: Option<usize>,
+    #[command(flatten)]
+    pub held: HeldArgs,
+    #[command(flatten)]
+    pub times: TimesArgs,
+}
+
+/// `ace bench vae`.
+#[derive(Debug, Args)]
+#[command(after_help = INFER_EXAMPLES)]
+pub struct VaeBenchArgs {
+    /// A built-in card, whose sizes are taken [default: flux1-fill-dev]
+    #[arg(long, value_name = "NAME")]
+    pub card: Option<String>,
+    /// Pixels of a side of the picture [default: 512]
+    #[arg(long, value_name = "PIXELS")]
+    pub size: Option<u32>,
+    #[command(flatten)]
+    pub times: TimesArgs,
+}
+
+/// `ace bench t5`.
+#[derive(Debug, Args)]
+#[command(after_help = INFER_EXAMPLES)]
+pub struct T5BenchArgs {
+    /// A built-in card, whose sizes are taken [default: flux1-fill-dev, with fewer layers]
+    #[arg(long, value_name = "NAME")]
+    pub card: Option<String>,
+    /// Layers [default: 4, or the card's]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub layers: Option<usize>,
+    /// Tokens [default: the card's]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub tokens: Option<usize>,
+    #[command(flatten)]
+    pub held: HeldArgs,
+    #[command(flatten)]
+    pub times: TimesArgs,
+}
+
+/// `ace bench edit`.
+#[derive(Debug, Args)]
+#[command(after_help = INFER_EXAMPLES)]
+pub struct EditBenchArgs {
+    /// A built-in card, whose sizes are taken [default: FLUX-Fill, narrower and with fewer blocks]
+    #[arg(long, value_name = "NAME")]
+    pub card: Option<String>,
+    #[command(flatten)]
+    pub blocks: BlockArgs,
+    /// Pixels of a side of the picture [default: 512]
+    #[arg(long, value_name = "PIXELS")]
+    pub size: Option<u32>,
+    /// Steps of an edit
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = positive)]
+    pub steps: usize,
+    #[command(flatten)]
+    pub held: HeldArgs,
+    #[command(flatten)]
+    pub times: TimesArgs,
 }
 
 fn positive(text: &str) -> Result<usize, String> {

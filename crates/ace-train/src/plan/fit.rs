@@ -93,7 +93,7 @@ mod tests {
         );
         let card = Card::builtin("flux1-fill-dev").unwrap();
         let recipe = Recipe::parse(&text).unwrap();
-        fit(&card, &recipe, Sequence::longest(&card, &recipe), AROUND)
+        fit(&card, &recipe, crate::plan::longest(&card, &recipe), AROUND)
     }
 
     #[test]

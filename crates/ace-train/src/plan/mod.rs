@@ -13,6 +13,7 @@ pub mod activations;
 pub mod count;
 mod fit;
 
+pub use ace_plus::cost::Sequence;
 pub use activations::Sizes;
 pub use fit::{Fit, fit};
 
@@ -20,8 +21,8 @@ use crate::{
     Recipe,
     learn::recipe::{FrozenDtype, FrozenPacking, FrozenPlacement, NetworkName},
 };
-use ace_nn::{clip::ClipConfig, flux::FluxConfig, t5::T5Config, weight::Packing};
-use ace_plus::Card;
+use ace_nn::{flux::FluxConfig, weight::Packing};
+use ace_plus::{Card, cost};
 use ace_weights::{Stored, WeightFile};
 use activations::Moment;
 use count::Numbers;
@@ -31,32 +32,9 @@ const F32: u64 = 4;
 /// What the program itself has.
 const PROGRAM: u64 = 4_000_000;
 
-/// Tokens of one example.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sequence {
-    /// Of its pictures.
-    pub image: usize,
-    /// Of its words, padding included.
-    pub text: usize,
-}
-
-impl Sequence {
-    /// All of them.
-    pub fn all(self) -> usize {
-        self.image + self.text
-    }
-
-    /// Rows and columns of a picture with that many tokens, as square as can be.
-    pub fn grid(self) -> [usize; 2] {
-        let root = (self.image as f64).sqrt() as usize;
-        let rows = (1..=root).rev().find(|rows| self.image.is_multiple_of(*rows)).unwrap_or(1);
-        [rows, self.image / rows]
-    }
-
-    /// The longest examples that a recipe takes.
-    pub fn longest(card: &Card, recipe: &Recipe) -> Self {
-        Self { image: recipe.max_seq_len.unwrap_or(card.canvas.max_seq_len), text: card.text.t5_max_length }
-    }
+/// The longest examples that a recipe takes.
+pub fn longest(card: &Card, recipe: &Recipe) -> Sequence {
+    Sequence { image: recipe.max_seq_len.unwrap_or(card.canvas.max_seq_len), text: card.text.t5_max_length }
 }
 
 /// What the examples of a run were so far.
@@ -285,55 +263,15 @@ pub fn predict(card: &Card, recipe: &Recipe, base: Base, sequence: Sequence, aro
 
 /// Bytes of the networks that encode examples, held as frozen networks are; the autoencoder is in f32.
 fn encoder_bytes(card: &Card, base: Base) -> u64 {
-    let text = [t5_numbers(&card.t5), clip_numbers(&card.clip)];
+    let text = [cost::text::t5_numbers(&card.t5), cost::text::clip_numbers(&card.clip)];
     let base = Base { packed: base.encoders, ..base };
     let text = text.map(|(blocks, others)| base.of_block(blocks) + others * base.bytes);
-    text.iter().sum::<u64>() + autoencoder_numbers(card) * F32
-}
-
-/// Numbers of T5's layers (four projections, a gated feed-forward, two norms each) and of everything else.
-fn t5_numbers(t5: &T5Config) -> (Numbers, u64) {
-    let (d, layers) = (t5.d_model, t5.num_layers);
-    let matrices = 4 * d * t5.num_heads * t5.d_kv + 3 * d * t5.d_ff;
-    let blocks = Numbers { matrices: (layers * matrices) as u64, vectors: (layers * 2 * d) as u64 };
-    (blocks, (t5.vocab_size * d + t5.relative_attention_num_buckets * t5.num_heads + d) as u64)
-}
-
-/// Numbers of CLIP's layers (four projections, a feed-forward, two norms each) and of everything else.
-fn clip_numbers(clip: &ClipConfig) -> (Numbers, u64) {
-    let (d, wide, layers) = (clip.hidden_size, clip.intermediate_size, clip.num_layers);
-    let (matrices, vectors) = (4 * d * d + 2 * d * wide, 4 * d + wide + d + 4 * d);
-    let blocks = Numbers { matrices: (layers * matrices) as u64, vectors: (layers * vectors) as u64 };
-    (blocks, ((clip.vocab_size + clip.max_position_embeddings) * d + 2 * d) as u64)
-}
-
-/// About how many numbers the autoencoder has: those of its convolutions of 3 × 3, two in each block and one between levels, and
-/// of the blocks and the attention in the middle of each half.
-fn autoencoder_numbers(card: &Card) -> u64 {
-    let config = &card.autoencoder;
-    let blocks = 2 * config.layers_per_block + 1;
-    let levels: usize =
-        config.block_out_channels.iter().map(|channels| (2 * blocks + 2) * 9 * channels * channels).sum();
-    let middle = config.block_out_channels.last().map_or(0, |channels| 2 * (4 * 9 + 4) * channels * channels);
-    (levels + middle) as u64
+    text.iter().sum::<u64>() + cost::autoencoder::numbers(&card.autoencoder) * F32
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::{module::Module, tensor::Device};
-
-    #[test]
-    fn the_encoders_have_the_numbers_of_their_networks() {
-        let device = Device::default();
-        for card in ["tiny", "flux1-fill-dev"].map(|name| Card::builtin(name).unwrap()) {
-            let all = |(blocks, others): (Numbers, u64)| blocks.all() + others;
-            assert_eq!(all(t5_numbers(&card.t5)), card.t5.init(&device).num_params() as u64);
-            assert_eq!(all(clip_numbers(&card.clip)), card.clip.init(&device).num_params() as u64);
-            let autoencoder = card.autoencoder.init(&device).num_params() as f64;
-            assert!((autoencoder_numbers(&card) as f64 / autoencoder - 1.0).abs() < 0.1, "{autoencoder}");
-        }
-    }
 
     #[test]
     fn packed_and_fetched_matrices_take_what_their_formats_say() {
@@ -346,11 +284,5 @@ mod tests {
         assert!((gigabytes(Base { packed: Packed::Nf4, ..base }) - 6.8).abs() < 0.1);
         // Two of nineteen double blocks of 340 million numbers.
         assert!((gigabytes(Base { packed: Packed::Nf4, streamed: true, ..base }) - 0.5).abs() < 0.1);
-    }
-
-    #[test]
-    fn a_picture_is_as_square_as_can_be() {
-        let grid = |image| Sequence { image, text: 0 }.grid();
-        assert_eq!([grid(1024), grid(96), grid(7)], [[32, 32], [8, 12], [1, 7]]);
     }
 }

@@ -5,7 +5,7 @@ use ace_plus::Card;
 use ace_train::{
     Recipe, Start,
     bench::{Bench, EXAMPLES, Measured, matmul_peak},
-    plan::{Around, Base, Prediction, Sequence, predict},
+    plan::{Around, Base, Prediction, Sequence, longest, predict},
 };
 use serde_json::json;
 use std::process::ExitCode;
@@ -61,20 +61,7 @@ fn bench(args: &BenchArgs, workers: usize) -> anyhow::Result<Bench> {
         }
         None => (Card::builtin(CARD)?, Recipe::parse(RECIPE)?, true),
     };
-    let flux = &mut card.flux;
-    if let Some(hidden) = args.hidden.or(is_default.then_some(HIDDEN)) {
-        // Heads stay as wide as they are.
-        let head = flux.hidden_size / flux.num_heads;
-        if hidden % head != 0 {
-            let hint = format!("{} would do", (hidden / head).max(1) * head);
-            let what = format!("--hidden {hidden} is not a multiple of a head of {head}");
-            return Err(report::Failure::misuse(what, hint).into());
-        }
-        (flux.hidden_size, flux.num_heads) = (hidden, hidden / head);
-    }
-    if let Some((double, single)) = args.blocks.or(is_default.then_some(BLOCKS)) {
-        (flux.depth, flux.depth_single_blocks) = (double, single);
-    }
+    args.blocks.apply(&mut card.flux, is_default.then_some((HIDDEN, BLOCKS)))?;
     if let (Some(rank), Some(lora)) = (args.rank, &mut recipe.lora) {
         lora.rank = rank;
     }
@@ -85,10 +72,10 @@ fn bench(args: &BenchArgs, workers: usize) -> anyhow::Result<Bench> {
     // Random matrices are wide, and here.
     (recipe.quantize, recipe.placement) = (None, Default::default());
     recipe.recompute = args.recompute || recipe.recompute && !args.plain;
-    let longest = Sequence::longest(&card, &recipe);
+    let most = longest(&card, &recipe);
     let sequence = Sequence {
-        image: args.tokens.unwrap_or(if is_default { TOKENS } else { longest.image }),
-        text: args.text_tokens.unwrap_or(longest.text),
+        image: args.tokens.unwrap_or(if is_default { TOKENS } else { most.image }),
+        text: args.text_tokens.unwrap_or(most.text),
     };
     Ok(Bench { card, recipe, sequence, warmup: args.warmup, steps: args.steps, workers })
 }
