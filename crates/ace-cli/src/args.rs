@@ -203,10 +203,10 @@ pub struct SampleArgs {
     /// Numbers of transformer and text encoders: f32, bf16 or f16, as far as the device computes in them [default: f32]
     #[arg(long, value_name = "NAME", value_parser = dtype)]
     pub dtype: Option<FloatDType>,
-    /// Widen weights of a GGUF file in Q8_0 or Q4_0 once, when they are read: faster, and two to seven times the memory
+    /// Widen weights of fewer than 16 bits once, when they are read: two to twelve times the memory, and products are exact
     #[arg(long)]
     pub widen: bool,
-    /// Pack the blocks of transformer and text encoders when they are read: q8_0, q4_0 or nf4
+    /// Pack the blocks of transformer and text encoders when they are read: q8_0, q6_k, q5_k, q4_k, q4_0, nf4 or fp8
     #[arg(long, value_name = "NAME", value_parser = packing)]
     pub quantize: Option<Packing>,
     /// One network in memory at a time: the weights are read again for every picture. A name for --placement one-at-a-time
@@ -409,7 +409,8 @@ pub struct ConvertArgs {
     /// Whose keys: bfl, diffusers or comfyui [default: as they are]
     #[arg(long, value_name = "NAME", value_parser = format)]
     pub format: Option<Format>,
-    /// How to store numbers: f32, bf16, f16, or fp8 (F8_E4M3 without scales; biases and norms stay) [default: as they are]
+    /// How to store numbers: f32, bf16, f16, or fp8 (F8_E4M3 without scales; biases and norms stay); or, in a GGUF file, q8_0, q6_k, q5_k,
+    /// q4_k or q4_0 [default: as they are]
     #[arg(long, value_name = "NAME", value_parser = precision)]
     pub dtype: Option<Precision>,
     /// Which network of a file with several: flux, autoencoder, t5 or clip

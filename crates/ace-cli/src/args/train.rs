@@ -33,7 +33,7 @@ pub struct TrainArgs {
     /// Numbers of the frozen networks: f32, bf16 or f16 [default: the recipe's]; what learns is in f32
     #[arg(long, value_name = "NAME", value_parser = dtype)]
     pub dtype: Option<FloatDType>,
-    /// Pack blocks of frozen networks when they are read: q8_0, q4_0 or nf4 [default: the recipe's]
+    /// Pack blocks of frozen networks when they are read: q8_0, q6_k, q5_k, q4_k, q4_0, nf4 or fp8 [default: the recipe's]
     #[arg(long, value_name = "NAME", value_parser = packing)]
     pub quantize: Option<Packing>,
     /// Where log, plot, previews, checkpoints and weights go [default: out/train/ and the name of the recipe]

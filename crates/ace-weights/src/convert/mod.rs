@@ -161,6 +161,10 @@ pub fn convert(
         _ => own_format(&file, &found),
     };
     let format = options.format.unwrap_or_else(own);
+    let gguf = match options.precision {
+        Some(Precision::Gguf(kind)) => Some((architecture(found.network, options.format, output)?, kind)),
+        _ => None,
+    };
     let sizes = Sizes::of(&file, &found)?;
     let config = match format {
         Format::Diffusers => Some(sizes.config_json(&file, options.card.as_ref())?),
@@ -169,10 +173,6 @@ pub fn convert(
     if found.network == Network::AutoEncoder && options.precision == Some(Precision::Fp8) {
         return Err(Error::input("an autoencoder in fp8 would be of no use", "choose bf16, f16 or f32"));
     }
-    let gguf = match options.precision {
-        Some(Precision::Gguf(kind)) => Some((architecture(found.network, options.format, output)?, kind)),
-        _ => None,
-    };
     let plan = Plan::new(&file, &found, &sizes, format, options.precision, device)?;
 
     let mut work = Work { file: &file, done: 0, total: plan.bytes(), observer };
