@@ -10,6 +10,7 @@ use ace_plus::{
     annotate::Annotator,
     card::Need,
     model::{Component, Model},
+    sample::{Sampler, Schedule},
 };
 use ace_weights::{digest, hub::Hub};
 use image::RgbImage;
@@ -119,6 +120,11 @@ fn a_card_on_another_one_says_only_what_differs() {
     let message = |text: &str| card(text).expect_err("refused").to_string();
     assert!(message("base = \"giant\"\n").contains("base = \"giant\": there is no such card"));
     assert!(message("base = \"tiny\"\n[canvas]\nseam = 3\n").contains("seam"));
+    let bent =
+        card("base = \"tiny\"\n[sampling]\nsampler = \"dpmpp-2m\"\nschedule = \"beta\"\n").expect("a sound card");
+    assert_eq!((bent.sampling.sampler, bent.sampling.schedule), (Sampler::Dpmpp2m, Schedule::Beta));
+    let unknown = message("base = \"tiny\"\n[sampling]\nsampler = \"dpm\"\n");
+    assert!(unknown.contains("dpm") && unknown.contains("`euler`") && unknown.contains("`unipc`"), "{unknown}");
     // The condition policy of one and the transformer of another do not fit.
     assert!(message("base = \"tiny\"\n[flux]\nin_channels = 384\n").contains("in_channels"));
 }

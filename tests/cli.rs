@@ -102,7 +102,7 @@ fn help_lists_the_verbs() {
     for verb in ["fetch", "doctor", "inspect", "convert"] {
         assert!(stdout(&output).contains(&format!("\n  {verb}")), "{verb}");
     }
-    for verb in ["sample", "train", "eval", "verify"] {
+    for verb in ["sample", "train", "eval", "verify", "calibrate"] {
         assert!(stdout(&output).contains(&format!("\n  {verb}")), "{verb}");
         let help = run(&dir, &[verb, "--help"]);
         assert!(help.status.success() && stdout(&help).contains("--backend"), "{verb}");
@@ -129,6 +129,32 @@ fn bad_words_are_answered_before_any_work() {
     sample_fails(&dir, &["--out", "o.jpg"], 2, "pictures are written as PNG", "o.png");
     fails(&dir, &["eval", "--tasks", "juggle"], 2, "there is no task \"juggle\"", "recolor");
     fails(&dir, &["train", "--recipe", "none.toml"], 1, "none.toml", "check the path");
+}
+
+#[test]
+fn an_unknown_sampler_schedule_cache_or_shift_is_answered_with_the_known_ones() {
+    let dir = TestDir::new("cli-course");
+    let caches = "0.08 (a threshold), mag, mag:0.06, taylor, taylor:3 or taylor:3:2";
+    for (option, value, known) in [
+        ("--sampler", "dpm", "euler, heun, dpmpp-2m, dpmpp-2m-comfy, unipc, lcm"),
+        (
+            "--schedule",
+            "cosine",
+            "flux, simple, normal, sgm-uniform, beta, beta-comfy, linear-quadratic, kl-optimal, karras, exponential",
+        ),
+        ("--shift", "0", "not a number above 0"),
+        ("--cache", "tea", caches),
+        ("--cache", "taylor:1", caches),
+        ("--masked-steps", "0", "1 or more"),
+    ] {
+        let output = run(&dir, &["sample", WORDS[0], WORDS[1], option, value]);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(&format!("invalid value '{value}' for '{option}")) && said.contains(known), "{said}");
+    }
+    let both = ["--cache", "0.08", "--masked-steps", "4"];
+    sample_fails(&dir, &both, 2, "a cache and masked steps do not go together", "choose one of them");
+    sample_fails(&dir, &["--cache", "mag"], 2, "has no mag_ratios", "ace calibrate");
 }
 
 #[cfg(all(feature = "flex", not(feature = "cuda")))]

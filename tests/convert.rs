@@ -122,7 +122,19 @@ fn precisions_are_torchs() {
     assert!(sizes[1] < sizes[0] * 6 / 10, "{sizes:?}");
     // It loads as a network, widened.
     let card = ace_plus::Card::load(&data("fill")).expect("recorded");
-    file.flux(&card.flux, None, &Device::default()).expect("a whole network");
+    let mut widened = file.flux(&card.flux, Some(FloatDType::F32), &Device::default()).expect("a whole network");
+    let mut weights = BTreeMap::new();
+    widened.for_each_linear(&mut |path, linear| {
+        weights.insert(path.to_owned(), linear.weight.val().into_data());
+    });
+    // And in eight bits, with the same numbers.
+    let mut packed = file.quantized().flux(&card.flux, Some(FloatDType::F32), &Device::default()).expect("it fits");
+    let mut wide = 0;
+    packed.for_each_linear(&mut |path, linear| {
+        wide += usize::from(!matches!(linear.weight, Weight::Packed(_)));
+        assert_eq!(linear.weight.val().into_data(), weights[path], "{path}");
+    });
+    assert_eq!(wide, 0);
 }
 
 /// A safetensors file by hand: key, dtype, shape, bytes.
@@ -146,14 +158,27 @@ fn a_scale_beside_an_eight_bit_weight_multiplies_it() {
         ("a.scale_weight", "F32", &[], &0.125f32.to_le_bytes()),
         ("a.scale_input", "F32", &[], &3f32.to_le_bytes()),
         ("b.weight", "F8_E5M2", &[4, 6], &codes),
+        ("c.weight", "F8_E4M3", &[4, 6], &codes),
+        ("c.weight_scale", "F32", &[4, 1], &[0.5f32, 1.0, 2.0, 4.0].map(f32::to_le_bytes).concat()),
     ]);
     let file = WeightFile::from_bytes(Path::new("scaled"), bytes).expect("whole");
-    assert_eq!(file.keys().collect::<Vec<_>>(), ["a.weight", "b.weight"]);
+    assert_eq!(file.keys().collect::<Vec<_>>(), ["a.weight", "b.weight", "c.weight"]);
     assert!(file.is_scaled("a.weight") && !file.is_scaled("b.weight"));
     let read = |key: &str| file.data(key).expect("readable").convert::<f32>().iter::<f32>().collect::<Vec<_>>();
     let scaled: Vec<f32> = Float8::E4M3.decode(&codes).iter().map(|value| value * 0.125).collect();
     assert_eq!(read("a.weight"), scaled);
     assert_eq!(read("b.weight"), Float8::E5M2.decode(&codes));
+    // One for every row.
+    let rows: Vec<f32> = Float8::E4M3
+        .decode(&codes)
+        .iter()
+        .enumerate()
+        .map(|(at, value)| value * 0.5 * f32::from(1_u8 << (at / 6)))
+        .collect();
+    assert_eq!(read("c.weight"), rows);
+    let blocks = safetensors(&[("d.weight", "F8_E4M3", &[4, 6], &codes), ("d.weight_scale", "F32", &[2, 3], &[0; 24])]);
+    let refused = WeightFile::from_bytes(Path::new("scaled"), blocks).expect_err("a scale per block");
+    assert!(refused.to_string().contains("one per row"), "{refused}");
 }
 
 #[test]
@@ -364,6 +389,16 @@ fn q8_stays_packed_and_gives_what_the_widened_weights_give() {
         assert_eq!(matches!(linear.weight, Weight::Packed(_)), input.is_multiple_of(32), "{path}");
         assert_eq!(linear.weight.val().into_data(), weights[path], "{path}");
     });
+    let exact = open().quantized().exact().flux(&card.flux, Some(FloatDType::F32), &device).expect("it fits");
+    let input = input(&widened, &card.flux, &device);
+    let expected = widened.forward(input.clone());
+    let error = |ours: &Flux| {
+        let norm = |x: Tensor<3>| x.powf_scalar(2.0).sum().into_scalar::<f32>().sqrt();
+        norm(ours.forward(input.clone()) - expected.clone()) / norm(expected.clone())
+    };
+    assert!(error(&exact) < 1e-5, "exact products: {}", error(&exact));
+    // Where the processor multiplies bytes, activations are rounded to eight bits.
+    assert!(error(&packed) < 2e-2, "products in bytes: {}", error(&packed));
 
     let file = gguf.to_str().expect("plain");
     let sample = |words: &[&str], out: &str| {
@@ -380,10 +415,48 @@ fn q8_stays_packed_and_gives_what_the_widened_weights_give() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         fs::read(dir.file(out)).expect("a picture")
     };
-    assert_eq!(sample(&[], "packed.png"), sample(&["--widen"], "widened.png"));
+    let pixels = |png: Vec<u8>| image::load_from_memory(&png).expect("a picture").to_rgb8().into_raw();
+    let (packed, widened) = (pixels(sample(&[], "packed.png")), pixels(sample(&["--widen"], "widened.png")));
+    let apart: u64 = packed.iter().zip(&widened).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
+    assert!(apart < packed.len() as u64, "{apart} of 255 levels over {} numbers", packed.len());
     // With an adapter on top, and in other numbers.
     let lora = tiny.join("lora/restoration.safetensors");
     sample(&["--lora", lora.to_str().expect("plain"), "--dtype", "bf16"], "adapted.png");
+}
+
+#[test]
+fn a_transformer_becomes_a_gguf_file_in_every_packing_and_computes_from_it() {
+    let dir = TestDir::new("convert-gguf");
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
+    let card = ace_plus::Card::builtin("tiny").expect("a sound card");
+    let device = Device::default();
+    let original = tiny.join("flux.safetensors");
+    let exact = WeightFile::open(&original).expect("shipped").flux(&card.flux, Some(FloatDType::F32), &device);
+    let exact = exact.expect("it fits");
+    let input = input(&exact, &card.flux, &device);
+    let expected = exact.forward(input.clone());
+    let norm = |x: Tensor<3>| x.powf_scalar(2.0).sum().into_scalar::<f32>().sqrt();
+    let all = Precision::ALL.into_iter().filter(|(_, precision)| matches!(precision, Precision::Gguf(_)));
+    for (name, precision) in all {
+        let options = Options { precision: Some(precision), ..Options::default() };
+        let gguf = converted(&original, dir.file(&format!("flux-{name}.gguf")), &options);
+        let file = WeightFile::open(&gguf).expect("whole");
+        assert!(file.is_gguf());
+        let mut flux = file.quantized().exact().flux(&card.flux, Some(FloatDType::F32), &device).expect("it fits");
+        let mut packed = 0;
+        flux.for_each_linear(&mut |_, linear| packed += usize::from(matches!(linear.weight, Weight::Packed(_))));
+        assert!(packed > 0, "{name}");
+        let error = norm(flux.forward(input.clone()) - expected.clone()) / norm(expected.clone());
+        assert!(error > 0.0 && error < 0.3, "{name}: {error}");
+    }
+    let refused = |output: &str, options: Options| {
+        let error = convert::convert(&original, &dir.file(output), &options, &device, &mut |_, _| true);
+        error.expect_err("refused").to_string()
+    };
+    let options = || Options { precision: Some(Precision::ALL[4].1), ..Options::default() };
+    assert!(refused("flux.safetensors", options()).contains("GGUF"));
+    let diffusers = Options { format: Some(Format::Diffusers), ..options() };
+    assert!(refused("folder.gguf", diffusers).contains("diffusers"));
 }
 
 #[test]

@@ -2,7 +2,10 @@
 //! as torch draws it.
 
 use crate::support::{self, TestDir, ace};
-use ace_plus::picture;
+use ace_plus::{
+    picture,
+    sample::{Sampler, Schedule},
+};
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use std::{fs, path::Path, process::Output};
 
@@ -178,6 +181,31 @@ fn regions_are_edited_one_after_the_other_and_come_out_again() {
     assert_eq!(bytes(&dir, "again.png"), bytes(&dir, "both.png"));
     let output = run(&dir, &["--image", "image.png", "--region", "first.png"]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("a region is MASK=TEXT"));
+}
+
+#[test]
+fn a_picture_says_its_sampler_and_schedule_and_is_made_again_with_them() {
+    let dir = TestDir::new("sample-course");
+    let words = ["-p", "a blue star", "--steps", "3", "--seed", "2"];
+    let made = |out: &str, more: &[&str]| {
+        let output = run(&dir, &[&words[..], &["--out", out], more].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let plain = made("plain.png", &[]);
+    assert!(plain.contains("3 steps, seed 2"), "{plain}");
+    made("said.png", &["--sampler", "euler", "--schedule", "flux"]);
+    assert_eq!(bytes(&dir, "said.png"), bytes(&dir, "plain.png"));
+    let heun = made("heun.png", &["--sampler", "heun", "--schedule", "karras", "--shift", "2.5"]);
+    assert!(heun.contains("3 steps in 5 evaluations, seed 2"), "{heun}");
+    assert_ne!(pixels(&dir, "heun.png"), pixels(&dir, "plain.png"));
+    let request = ace_plus::provenance::Provenance::read(&dir.file("heun.png")).expect("written").request;
+    assert_eq!(
+        (request.sampler, request.schedule, request.shift),
+        (Some(Sampler::Heun), Some(Schedule::Karras), Some(2.5))
+    );
+    runs(&dir, &["--from", "heun.png", "--out", "again.png"]);
+    assert_eq!(bytes(&dir, "again.png"), bytes(&dir, "heun.png"));
 }
 
 /// `tests/data/first` was written by the first version, before requests had a form of their own.

@@ -12,6 +12,9 @@ mod keys;
 // Laws that hold for any weights and any pictures.
 mod property;
 
+// Cheaper steps: caches, and steps for what is under the mask alone.
+mod course;
+
 // Files: strict loading, whole or no writing, errors that name the key.
 mod checkpoint;
 

@@ -14,6 +14,7 @@ use ace_nn::weight::Packing;
 use ace_plus::{
     Compat, Placement, Request, SeedNoise,
     request::{DTYPES, InputFile, ModelRequest, RegionRequest},
+    sample::{Cache, Sampler, Schedule},
 };
 use ace_weights::{
     Network,
@@ -53,7 +54,8 @@ ceiling: the exact answer through the autoencoder.
 
 Examples:
   ace eval
-  ace eval --tasks subject --lora out/train/subject/lora.safetensors --json out/subject.json";
+  ace eval --tasks subject --lora out/train/subject/lora.safetensors --json out/subject.json
+  ace eval --steps 4 --sampler unipc --per-task 16      what fewer steps cost (docs/sampling.md)";
 
 /// Edit pictures by instruction, with ACE++ on FLUX.
 #[derive(Debug, Parser)]
@@ -94,6 +96,8 @@ pub enum Verb {
     },
     /// Judge a model on held-out examples, task by task
     Eval(EvalArgs),
+    /// Measure what --cache mag wants to know of a model; options as those of sample
+    Calibrate(Box<SampleArgs>),
     /// Compare every network with its recording
     Verify(VerifyArgs),
     /// Edit picture after picture: turns, branches, replay
@@ -159,9 +163,11 @@ pub struct SampleArgs {
     /// Draw the seed's noise as another program does: torch (its generator on a CPU in f32, as diffusers begins)
     #[arg(long, value_name = "NAME", value_parser = seed_noise)]
     pub seed_compat: Option<SeedNoise>,
-    /// Euler steps [default: the card's]
+    /// Steps from noise to the picture [default: the card's]
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,
+    #[command(flatten)]
+    pub course: CourseArgs,
     /// Guidance that is embedded [default: the card's]
     #[arg(long, value_name = "X", value_parser = finite, allow_negative_numbers = true)]
     pub guidance: Option<f32>,
@@ -264,7 +270,38 @@ impl SampleArgs {
             feather: self.feather,
             tile: self.tile,
             compat: self.compat,
+            ..self.course.request()
         }
+    }
+}
+
+/// How steps go from noise to the picture; docs/sampling.md compares.
+#[derive(Debug, Clone, Default, Args)]
+pub struct CourseArgs {
+    /// How a step is taken: euler, heun (asks the network twice), dpmpp-2m, dpmpp-2m-comfy, unipc or lcm [default: the card's]
+    #[arg(long, value_name = "NAME", value_parser = sampler)]
+    pub sampler: Option<Sampler>,
+    /// How their times are spread: flux, simple, normal, sgm-uniform, beta, beta-comfy, linear-quadratic, kl-optimal, karras
+    /// or exponential [default: the card's]
+    #[arg(long, value_name = "NAME", value_parser = schedule)]
+    pub schedule: Option<Schedule>,
+    /// How far the times are shifted towards noise, the same for pictures of any size; 1 shifts nothing [default: the card's]
+    #[arg(long, value_name = "X", value_parser = above_zero)]
+    pub shift: Option<f64>,
+    /// Skip steps that change little: 0.08 (a threshold for what the first block says), mag[:THRESHOLD] (what the card says),
+    /// taylor[:INTERVAL[:ORDER]] (all but every so many-th); 0 skips none [default: 0]
+    #[arg(long, value_name = "HOW")]
+    pub cache: Option<Cache>,
+    /// Ask the network for what is outside the mask at every K-th step only; not together with --cache
+    #[arg(long, value_name = "K", value_parser = at_least_one)]
+    pub masked_steps: Option<usize>,
+}
+
+impl CourseArgs {
+    /// What is asked for of a way.
+    pub fn request(&self) -> Request {
+        let Self { sampler, schedule, shift, cache, masked_steps } = *self;
+        Request { sampler, schedule, shift, cache, masked_steps, ..Request::default() }
     }
 }
 
@@ -315,6 +352,11 @@ pub struct EvalArgs {
     /// Side of the pictures in pixels: 64 or 96
     #[arg(long, default_value_t = 64, value_name = "PIXELS")]
     pub size: u32,
+    /// Steps from noise to a picture [default: the card's]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub steps: Option<usize>,
+    #[command(flatten)]
+    pub course: CourseArgs,
     /// Write all figures to a file too
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -495,12 +537,22 @@ pub fn dtype_name(dtype: FloatDType) -> &'static str {
 
 /// A packing by its name.
 fn packing(name: &str) -> Result<Packing, String> {
-    named(name, &Packing::ALL.map(|packing| (packing.name(), packing)))
+    named(name, &Packing::WRITTEN.map(|packing| (packing.name(), packing)))
 }
 
 /// A placement by its name.
 fn placement(name: &str) -> Result<Placement, String> {
     named(name, &Placement::ALL)
+}
+
+/// A sampler by its name.
+fn sampler(name: &str) -> Result<Sampler, String> {
+    named(name, &Sampler::ALL)
+}
+
+/// A schedule by its name.
+fn schedule(name: &str) -> Result<Schedule, String> {
+    named(name, &Schedule::ALL)
 }
 
 /// A format by its name.
@@ -534,6 +586,22 @@ fn compat(name: &str) -> Result<Compat, String> {
 /// Another program's generator by its name.
 fn seed_noise(name: &str) -> Result<SeedNoise, String> {
     if name == "torch" { Ok(SeedNoise::Torch) } else { Err("known is: torch".to_owned()) }
+}
+
+/// A count that is not 0.
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(count) if count > 0 => Ok(count),
+        _ => Err("choose 1 or more".to_owned()),
+    }
+}
+
+/// A number above 0.
+fn above_zero(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
+        _ => Err("not a number above 0".to_owned()),
+    }
 }
 
 /// A number that is one: `nan` and `inf` parse as floats and would end in a black picture.

@@ -7,7 +7,7 @@ use crate::{
     progress::{Progress, duration},
     report::{self, Failure},
 };
-use ace_plus::request::ModelRequest;
+use ace_plus::{Edit, Request, request::ModelRequest};
 use ace_train::{
     data::shapes::WorldTask,
     judge::{Score, TaskScore, evaluate},
@@ -34,17 +34,20 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
 
     let begin = Instant::now();
     let mut progress = Progress::new("eval", 0, args.per_task * tasks.len() as u64);
-    let rows = evaluate(&ace, args.size, &tasks, args.per_task, &mut |done, _of| {
+    let asked = Request { num_steps: args.steps, ..args.course.request() };
+    asked.over_course(Edit::new("an example")).check_course(ace.card())?;
+    let rows = evaluate(&ace, args.size, &tasks, args.per_task, &|edit| asked.over_course(edit), &mut |done, _of| {
         progress.at(done, "");
         !interrupted()
     })?;
     drop(progress);
 
     report::print(&format!(
-        "{}, {} held-out examples of {} px per task, {} on {}\n",
+        "{}, {} held-out examples of {} px per task, {:.1} blocks an edit, {} on {}\n",
         model.card().name,
         args.per_task,
         args.size,
+        rows.iter().map(|row| row.blocks).sum::<f64>() / rows.len().max(1) as f64,
         duration(begin.elapsed()),
         device::name(&device)
     ));
@@ -139,6 +142,7 @@ mod tests {
             task: task.into(),
             has_reference,
             model: score(success, Some(20.0)),
+            blocks: 72.0,
             unchanged,
             ceiling: score(1.0, None),
         }

@@ -7,6 +7,7 @@
 #![allow(clippy::print_stderr)]
 
 mod args;
+mod calibrate;
 mod chart;
 mod clock;
 mod device;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         Verb::Plan { what: PlanVerb::Sample(args) } => hold::run(&args),
         Verb::Bench { backend, what } => bench::run(&what, backend.as_deref()),
         Verb::Eval(args) => eval::run(&args),
+        Verb::Calibrate(args) => calibrate::run(&args),
         Verb::Verify(args) => verify(&args),
         Verb::Session(args) => session::run(&args),
         Verb::Fetch(args) => fetch::run(&args),

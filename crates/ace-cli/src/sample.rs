@@ -18,6 +18,7 @@ use ace_plus::{
     plan::Plan,
     provenance::{self, Provenance},
     request::InputFile,
+    sample::Work,
 };
 use ace_weights::WeightFile;
 use anyhow::Context;
@@ -89,6 +90,22 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The edits that are asked for, the shipped example if nothing is, and the model that is to make them.
+///
+/// # Errors
+/// If something is missing, cannot be read or does not go together.
+pub fn edits(args: &SampleArgs) -> anyhow::Result<(Model, Vec<Edit>)> {
+    let (mut request, output, base) = (args.request(), Output::of(args), Path::new(""));
+    if is_bare(args, &request) {
+        example(&mut request, &output)?;
+    }
+    let model = model::find(&request.model, base)?;
+    let asked = Asked::understand(request, base, output, model.card())?;
+    asked.check(model.card())?;
+    let edits = asked.jobs.iter().map(|job| asked.edit_of(job)).collect();
+    Ok((model, edits))
+}
+
 /// What to do where weights have changed since a picture was made.
 const ANYWAY: &str = "name the model of then with --model, or go on with this one with --anyway";
 
@@ -131,15 +148,16 @@ impl Studio {
         let Self { ace, device, files, load, compared } = self;
         for job in &asked.jobs {
             let edit = asked.edit_of(job);
-            let steps = edit.settings(ace.card())?.num_steps;
+            let steps = edit.settings(ace.card())?.course.num_steps;
             let mut clock = Clock::new(std::mem::take(load));
             let edited = make(ace, &edit, steps, device, &mut clock, compared.as_mut())?;
             let provenance = match asked.output.is_plain {
                 true => None,
                 false => Some(asked.provenance(job, &edit, ace.card(), device, files.clone())?),
             };
+            let work = edited.work;
             let written = asked.write(job, &edit, edited, provenance.as_ref())?;
-            report::print(&asked.summary(&edit, written.size, steps, device, &clock, &written.places));
+            report::print(&asked.summary(&edit, written.size, work, device, &clock, &written.places));
             if let Some(compared) = compared {
                 report::print(&compared.line());
             }
@@ -356,7 +374,10 @@ impl Asked {
         request.instruction = job.instruction.clone().or(request.instruction);
         request.seed = Some(job.seed);
         request.seed_noise.get_or_insert(SeedNoise::default());
-        request.num_steps = Some(settings.num_steps);
+        request.num_steps = Some(settings.course.num_steps);
+        request.sampler = Some(settings.course.sampler);
+        request.schedule = Some(settings.course.schedule);
+        request.cache = Some(settings.course.cache);
         request.guidance = Some(settings.guidance);
         request.repainting_scale = Some(settings.repainting_scale);
         request.keep_outside.get_or_insert(true);
@@ -406,7 +427,7 @@ impl Asked {
         &self,
         edit: &Edit,
         (width, height): (u32, u32),
-        steps: usize,
+        work: Work,
         device: &Device,
         clock: &Clock,
         written: &[String],
@@ -416,18 +437,30 @@ impl Asked {
             (None, Some(_)) => "edit",
             (None, None) => "picture",
         };
-        let steps = if steps == 1 { "1 step".to_owned() } else { format!("{steps} steps") };
         let noise = match edit.given_noise() {
             Some(_) => "given noise".to_owned(),
             None => format!("seed {}", edit.seed_number()),
         };
         format!(
-            "{kind} \"{}\": {width}×{height}, {steps}, {noise} on {}: {} → {}",
+            "{kind} \"{}\": {width}×{height}, {}, {noise} on {}: {} → {}",
             edit.words().trim(),
+            took(work),
             device::name(device),
             clock.times(),
             written.join(", ")
         )
+    }
+}
+
+/// Steps, and how often the network was asked where that does not follow from them.
+fn took(work: Work) -> String {
+    let steps = if work.steps == 1 { "1 step".to_owned() } else { format!("{} steps", work.steps) };
+    let Work { evaluations, computed, .. } = work;
+    match (evaluations == work.steps, computed == evaluations) {
+        (true, true) => steps,
+        (true, false) => format!("{steps}, {computed} of them computed"),
+        (false, true) => format!("{steps} in {evaluations} evaluations"),
+        (false, false) => format!("{steps} in {evaluations} evaluations, {computed} of them computed"),
     }
 }
 

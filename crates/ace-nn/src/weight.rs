@@ -92,13 +92,8 @@ impl Weight {
                 let mut shape = x.dims();
                 let [output, input] = packed.shape();
                 let rows = shape[..N - 1].iter().product::<usize>();
-                let y = packed.multiply(x.reshape([rows, input]));
                 shape[N - 1] = output;
-                let y = match bias {
-                    Some(bias) => y + bias.unsqueeze(),
-                    None => y,
-                };
-                y.reshape(shape)
+                packed.project(x.reshape([rows, input]), bias).reshape(shape)
             }
             Self::Absent(shape) => absent(*shape),
         }
@@ -188,10 +183,10 @@ impl Module for Weight {
         match self {
             Self::Dense(param) => Self::Dense(param.to_device(device)),
             Self::Packed(packed) => {
-                let PackedMatrix { words, scales, packing } = *packed;
+                let PackedMatrix { words, scales, packing, exact } = *packed;
                 let inner = device.clone().inner();
                 let (words, scales) = (words.to_device(&inner), scales.to_device(&inner));
-                PackedMatrix { words, scales, packing }.into()
+                PackedMatrix { words, scales, packing, exact }.into()
             }
             Self::Absent(shape) => Self::Absent(shape),
         }

@@ -5,7 +5,7 @@ use crate::{
     edit::Settings,
     model::{Component, Files, Holding},
     pixels::{self, Tiling},
-    sample::{self, Event, Observer, Stage, tell, uncancelled},
+    sample::{self, Denoised, Event, Observer, Stage, Work, tell, uncancelled},
     text::{self, TextConditioning, TokenIds, Tokenizers},
     text_cache::TextCache,
     unit::Units,
@@ -93,6 +93,10 @@ pub struct Edited {
     pub latents: Vec<Tensor<4>>,
     /// Noisy tokens of all units.
     pub len: usize,
+    /// What the walk from noise took; the sum over regions.
+    pub work: Work,
+    /// By how much what the blocks add grew from step to step, if that was [measured](sample::Cache::Measure).
+    pub mag_ratios: Vec<f32>,
 }
 
 /// A network that stays, or that was read for the moment.
@@ -237,7 +241,9 @@ impl Ace {
         let Some(first) = edits.next() else { return self.run_one(edit, observer) };
         let mut edited = self.run_one(&first, observer)?;
         for edit in edits {
+            let before = edited.work;
             edited = self.run_one(&edit.image(edited.image), observer)?;
+            edited.work += before;
         }
         Ok(edited)
     }
@@ -282,14 +288,14 @@ impl Ace {
         self.settle(matches!(autoencoder, Held::Read(_)))?;
         drop(autoencoder);
         tell(observer, Event::Stage(Stage::Denoise))?;
-        let tokens = self.denoise(edit, &settings, &units, text, observer)?;
+        let Denoised { tokens, work, mag_ratios } = self.denoise(edit, &settings, &units, text, observer)?;
         tell(observer, Event::Stage(Stage::Decode))?;
         let latents = units.unpack(tokens.clone());
         let autoencoder = self.autoencoder()?;
         let plane = uncancelled(pixels::decode_polled(&autoencoder, &latents[latents.len() - 1], tiling, &mut || {
             observer(Event::Tick)
         }))?;
-        Ok(Edited { image: prepared.finish(&plane), tokens, latents, len: units.len() })
+        Ok(Edited { image: prepared.finish(&plane), tokens, latents, len: units.len(), work, mag_ratios })
     }
 
     /// Words to embeddings.
@@ -340,12 +346,12 @@ impl Ace {
         units: &Units,
         text: &TextConditioning,
         observer: Observer<'_>,
-    ) -> Result<Tensor<3>> {
+    ) -> Result<Denoised> {
         let noise = sample::noise(&self.card, edit, units, &self.device)?;
-        let times = sample::schedule(settings.num_steps, units.len(), &self.card.sampling.shift);
+        let course = sample::Course::of(&settings.course, &self.card, units.len(), edit.seed_number());
         let denoise = |flux: &Flux, blocks: &mut dyn Blocks, observer: Observer<'_>| {
             let denoiser = sample::Denoiser { flux, units, text, guidance: settings.guidance, dtype: self.dtype };
-            denoiser.denoise_with(blocks, noise, &times, observer)
+            denoiser.denoise_with(blocks, noise, &course, observer)
         };
         let apart = match &self.weights {
             Weights::Resident(networks) => return denoise(&networks.flux, &mut Own, observer),
@@ -355,8 +361,8 @@ impl Ace {
         let pooled = text.pooled_prompt_embeds.clone().cast(self.dtype);
         let given = Given { guidance: settings.guidance, pooled };
         // Nothing is asked at the last time, where the picture is.
-        let asked = &times[..times.len().saturating_sub(1)];
-        let tokens = match &apart.flux {
+        let asked = &course.times[..course.times.len().saturating_sub(1)];
+        let denoised = match &apart.flux {
             Some(StreamedFlux { flux, blocks }) => {
                 let (mut blocks, modulations) = (blocks.clone(), blocks.modulations());
                 let fetch = |path: &str| modulations.fetch(path);
@@ -371,7 +377,7 @@ impl Ace {
             }
         };
         self.settle(true)?;
-        Ok(tokens)
+        Ok(denoised)
     }
 
     fn autoencoder(&self) -> Result<Held<'_, AutoEncoder>> {

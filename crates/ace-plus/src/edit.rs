@@ -4,7 +4,7 @@ use crate::{
     Error, Result,
     canvas::Inputs,
     card::{Card, Need, Task},
-    sample::SeedNoise,
+    sample::{Cache, Choice, Sampler, Schedule, SeedNoise, Shift},
 };
 use burn::tensor::TensorData;
 use image::{GrayImage, RgbImage};
@@ -53,6 +53,11 @@ pub struct Edit {
     seed_noise: SeedNoise,
     noise: Option<TensorData>,
     num_steps: Option<usize>,
+    sampler: Option<Sampler>,
+    schedule: Option<Schedule>,
+    shift: Option<f64>,
+    cache: Option<Cache>,
+    masked_steps: Option<usize>,
     guidance: Option<f32>,
     repainting_scale: Option<f32>,
     keep_outside: bool,
@@ -66,8 +71,8 @@ pub struct Edit {
 pub struct Settings<'a> {
     /// The kind of edit, if one is named.
     pub task: Option<&'a Task>,
-    /// Euler steps.
-    pub num_steps: usize,
+    /// The way from noise to latents.
+    pub course: Choice,
     /// Guidance that is embedded.
     pub guidance: f32,
     /// What is blanked under the mask: 1 hides it from the network, 0 shows it.
@@ -94,6 +99,11 @@ impl Edit {
             seed_noise: SeedNoise::default(),
             noise: None,
             num_steps: None,
+            sampler: None,
+            schedule: None,
+            shift: None,
+            cache: None,
+            masked_steps: None,
             guidance: None,
             repainting_scale: None,
             keep_outside: true,
@@ -170,9 +180,39 @@ impl Edit {
         self
     }
 
-    /// Euler steps.
+    /// Steps from noise to latents.
     pub fn steps(mut self, num_steps: usize) -> Self {
         self.num_steps = Some(num_steps);
+        self
+    }
+
+    /// How a step is taken.
+    pub fn sampler(mut self, sampler: Sampler) -> Self {
+        self.sampler = Some(sampler);
+        self
+    }
+
+    /// How the times of the steps are spread.
+    pub fn schedule(mut self, schedule: Schedule) -> Self {
+        self.schedule = Some(schedule);
+        self
+    }
+
+    /// How far they are shifted towards noise, the same for pictures of any size: `t` becomes `s·t / (1 + (s − 1)·t)`.
+    pub fn shift(mut self, factor: f64) -> Self {
+        self.shift = Some(factor);
+        self
+    }
+
+    /// Which steps need not be computed.
+    pub fn cache(mut self, cache: Cache) -> Self {
+        self.cache = Some(cache);
+        self
+    }
+
+    /// Only every so many-th step asks for the tokens outside the mask; 1 asks always, by another way.
+    pub fn masked_steps(mut self, every: usize) -> Self {
+        self.masked_steps = Some(every);
         self
     }
 
@@ -287,12 +327,20 @@ impl Edit {
     /// If the card has no such task.
     pub fn settings<'a>(&self, card: &'a Card) -> Result<Settings<'a>> {
         let task = self.task.as_deref().map(|name| card.find_task(name)).transpose()?;
+        let sampling = &card.sampling;
         Ok(Settings {
             task,
-            num_steps: self.num_steps.unwrap_or(card.sampling.num_steps),
-            guidance: self.guidance.unwrap_or(card.sampling.guidance),
+            course: Choice {
+                sampler: self.sampler.unwrap_or(sampling.sampler),
+                schedule: self.schedule.unwrap_or(sampling.schedule),
+                shift: self.shift.map_or(sampling.shift, Shift::fixed),
+                num_steps: self.num_steps.unwrap_or(sampling.num_steps),
+                cache: self.cache.unwrap_or_default(),
+                masked_steps: self.masked_steps,
+            },
+            guidance: self.guidance.unwrap_or(sampling.guidance),
             repainting_scale: self.repainting_scale.or(task.map(|task| task.repainting_scale)).unwrap_or(1.0),
-            size: self.size.unwrap_or(card.sampling.size),
+            size: self.size.unwrap_or(sampling.size),
             tile: self.tile,
         })
     }
@@ -350,12 +398,44 @@ impl Edit {
         if self.num_steps == Some(0) {
             return Err(Error::input("num_steps is 0", "choose 1 or more"));
         }
+        self.check_course(card)?;
         if let Some(need) = self.missing(card)?.first() {
             let name = self.task.as_deref().unwrap_or_default();
             let about = card.find_task(name)?.about.clone();
             return Err(Error::input(format!("task {name} needs {}", need.words()), format!("{name}: {about}")));
         }
         self.prepare(card).map(drop)
+    }
+
+    /// Refuses ways from noise to latents that there are not.
+    ///
+    /// # Errors
+    /// What is wrong with the shift, the cache or masked steps, and whether the card has no such task.
+    pub fn check_course(&self, card: &Card) -> Result<()> {
+        let Choice { cache, masked_steps, .. } = self.settings(card)?.course;
+        if let Some(shift) = self.shift.filter(|shift| !(shift.is_finite() && *shift > 0.0)) {
+            return Err(Error::input(format!("shift is {shift}"), "choose a number above 0; 1 shifts nothing"));
+        }
+        if matches!(cache, Cache::Mag { .. }) && card.sampling.mag_ratios.is_empty() {
+            return Err(Error::input(
+                format!("card {} has no mag_ratios", card.name),
+                "ace calibrate measures them; --cache 0.08 needs none",
+            ));
+        }
+        let Some(every) = masked_steps else { return Ok(()) };
+        if every == 0 {
+            return Err(Error::input("masked_steps is 0", "choose 1 or more"));
+        }
+        if cache != Cache::Off {
+            return Err(Error::input("a cache and masked steps do not go together", "choose one of them"));
+        }
+        if card.unit.mask_columns(card.flux.out_channels, card.autoencoder.downscale()).is_none() {
+            return Err(Error::input(
+                format!("the network of card {} sees no mask", card.name),
+                "leave masked steps out, or use a card of FLUX-Fill or ACE++",
+            ));
+        }
+        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@
 use crate::{
     Error, Result, picture,
     request::{InputFile, LoraRequest, ModelRequest, RegionRequest, Request},
-    sample::SeedNoise,
+    sample::{Cache, Sampler, Schedule, SeedNoise},
 };
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
@@ -183,6 +183,12 @@ impl First {
             seed_noise: Some(if self.seed_torch { SeedNoise::Torch } else { SeedNoise::ChaCha }),
             noise: self.noise,
             num_steps: Some(self.steps),
+            // There was nothing else.
+            sampler: Some(Sampler::Euler),
+            schedule: Some(Schedule::Flux),
+            shift: None,
+            cache: Some(Cache::Off),
+            masked_steps: None,
             guidance: Some(self.guidance),
             repainting_scale: Some(self.repainting_scale),
             keep_outside: Some(self.keep_outside),

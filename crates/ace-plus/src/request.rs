@@ -7,6 +7,7 @@
 use crate::{
     Compat, Edit, Error, Model, Placement, Result, SeedNoise,
     picture::{self, Noted},
+    sample::{Cache, Sampler, Schedule},
 };
 use ace_nn::weight::Packing;
 use ace_weights::{Network, WeightFile, digest};
@@ -45,8 +46,18 @@ pub struct Request {
     pub seed_noise: Option<SeedNoise>,
     /// Initial noise instead of the seed's: safetensors with `noise`.
     pub noise: Option<InputFile>,
-    /// Euler steps.
+    /// Steps from noise to latents.
     pub num_steps: Option<usize>,
+    /// How a step is taken.
+    pub sampler: Option<Sampler>,
+    /// How the times of the steps are spread.
+    pub schedule: Option<Schedule>,
+    /// How far they are shifted towards noise, whatever the size; as the card says unless said.
+    pub shift: Option<f64>,
+    /// Which steps need not be computed.
+    pub cache: Option<Cache>,
+    /// From one step that asks for the tokens outside the mask to the next.
+    pub masked_steps: Option<usize>,
     /// Guidance that is embedded.
     pub guidance: Option<f32>,
     /// What is blanked under the mask.
@@ -165,9 +176,9 @@ impl ModelRequest {
     /// If there is no such packing.
     pub fn packing(&self) -> Result<Option<Packing>> {
         let Some(name) = &self.quantize else { return Ok(None) };
-        let found = Packing::ALL.into_iter().find(|packing| packing.name() == name);
+        let found = Packing::WRITTEN.into_iter().find(|packing| packing.name() == name);
         found.map(Some).ok_or_else(|| {
-            let known = Packing::ALL.map(Packing::name).join(", ");
+            let known = Packing::WRITTEN.map(Packing::name).join(", ");
             Error::input(format!("nothing is packed as {name:?}"), format!("known are: {known}"))
         })
     }
@@ -223,6 +234,11 @@ impl Request {
             seed: self.seed.or(then.seed),
             seed_noise: self.seed_noise.or(then.seed_noise),
             num_steps: self.num_steps.or(then.num_steps),
+            sampler: self.sampler.or(then.sampler),
+            schedule: self.schedule.or(then.schedule),
+            shift: self.shift.or(then.shift),
+            cache: self.cache.or(then.cache),
+            masked_steps: self.masked_steps.or(then.masked_steps),
             guidance: self.guidance.or(then.guidance),
             repainting_scale: self.repainting_scale.or(then.repainting_scale.filter(|_| is_same_task)),
             keep_outside: self.keep_outside.or(then.keep_outside),
@@ -281,6 +297,29 @@ impl Request {
         Ok(())
     }
 
+    /// `edit` with the way from noise to latents that is asked for.
+    pub fn over_course(&self, mut edit: Edit) -> Edit {
+        if let Some(steps) = self.num_steps {
+            edit = edit.steps(steps);
+        }
+        if let Some(sampler) = self.sampler {
+            edit = edit.sampler(sampler);
+        }
+        if let Some(schedule) = self.schedule {
+            edit = edit.schedule(schedule);
+        }
+        if let Some(shift) = self.shift {
+            edit = edit.shift(shift);
+        }
+        if let Some(cache) = self.cache {
+            edit = edit.cache(cache);
+        }
+        if let Some(every) = self.masked_steps {
+            edit = edit.masked_steps(every);
+        }
+        edit
+    }
+
     /// The edit that is asked for, with its pictures read; relative paths begin at `base`. `note` hears what of a file was
     /// not taken as it is.
     ///
@@ -326,9 +365,7 @@ impl Request {
         if let Some((width, height)) = self.size {
             edit = edit.size(width, height);
         }
-        if let Some(steps) = self.num_steps {
-            edit = edit.steps(steps);
-        }
+        edit = self.over_course(edit);
         if let Some(guidance) = self.guidance {
             edit = edit.guidance(guidance);
         }

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The first word is `flux-dev`, `flux-fill`, `ace-plus-fft`, `t5`, `clip`, `autoencoder`, or the file of a card that says all
-//! sizes of its transformer (`CARD.toml:t5` of another network of it); the second `q4_0`, `q8_0` or `bf16`. As in the GGUF files
+//! sizes of its transformer (`CARD.toml:t5` of another network of it); the second `q4_0`, `q4_k`, `q6_k`, `q8_0` or `bf16`. As in the GGUF files
 //! that people share, matrices of blocks (and T5's table) are packed and all else is in f32.
 
 #![allow(clippy::print_stdout)]
@@ -25,8 +25,8 @@ use std::{
     io::{BufWriter, Write},
 };
 
-/// Bytes that are written at once, a whole number of every kind's blocks.
-const PIECE: usize = 34 * 18 * 1024;
+/// Bytes that are written at once, or a little less: a whole number of blocks.
+const PIECE: usize = 1 << 19;
 
 /// Tensors begin at multiples of this.
 const ALIGNMENT: usize = 32;
@@ -40,6 +40,8 @@ enum Kind {
     F32,
     Bf16,
     Q4,
+    Q4K,
+    Q6K,
     Q8,
 }
 
@@ -50,6 +52,8 @@ impl Kind {
             Self::F32 => (0, 1, 4),
             Self::Q4 => (2, 32, 18),
             Self::Q8 => (8, 32, 34),
+            Self::Q4K => (12, 256, 144),
+            Self::Q6K => (14, 256, 210),
             Self::Bf16 => (30, 1, 2),
         }
     }
@@ -73,6 +77,13 @@ impl Kind {
                     block.copy_from_slice(&half::bf16::from_f32(value * 0.02).to_le_bytes());
                 }
                 Self::Q4 => block[..2].copy_from_slice(&half::f16::from_f32(SMALL).to_le_bytes()),
+                // Scales and minima are integers below 64 themselves; a code is 7.5 on average.
+                Self::Q4K => {
+                    block[..2].copy_from_slice(&half::f16::from_f32(SMALL / 32.0).to_le_bytes());
+                    block[2..4].copy_from_slice(&half::f16::from_f32(SMALL / 32.0 * 7.5).to_le_bytes());
+                }
+                // Its small scales are some seventy.
+                Self::Q6K => block[208..].copy_from_slice(&half::f16::from_f32(SMALL / 256.0).to_le_bytes()),
                 Self::Q8 => block[..2].copy_from_slice(&half::f16::from_f32(SMALL / 16.0).to_le_bytes()),
             }
         }
@@ -81,12 +92,14 @@ impl Kind {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let [card, kind, path] = &words[..] else { return Err("say: CARD q4_0|q8_0|bf16 OUT.gguf".into()) };
+    let [card, kind, path] = &words[..] else { return Err("say: CARD q4_0|q4_k|q6_k|q8_0|bf16 OUT.gguf".into()) };
     let kind = match kind.as_str() {
         "q4_0" => Kind::Q4,
+        "q4_k" => Kind::Q4K,
+        "q6_k" => Kind::Q6K,
         "q8_0" => Kind::Q8,
         "bf16" => Kind::Bf16,
-        other => return Err(format!("{other} is not q4_0, q8_0 or bf16").into()),
+        other => return Err(format!("{other} is not q4_0, q4_k, q6_k, q8_0 or bf16").into()),
     };
     let published = network::flux::PUBLISHED;
     let flux = |in_channels| flux_shapes(&FluxConfig { in_channels, ..published.clone() });
@@ -132,7 +145,7 @@ fn of_card(card: &str, network: &str) -> Result<Vec<(String, Vec<usize>)>, Box<d
 
 fn write(path: &str, kind: Kind, shapes: &[(String, Vec<usize>)]) -> Result<(), Box<dyn Error>> {
     let kind_of = |key: &str, shape: &[usize]| match shape {
-        [_, columns] if is_packed(key) && columns.is_multiple_of(32) => kind,
+        [_, columns] if is_packed(key) && columns.is_multiple_of(kind.row().1) => kind,
         _ => Kind::F32,
     };
     let string = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
@@ -163,7 +176,8 @@ fn write(path: &str, kind: Kind, shapes: &[(String, Vec<usize>)]) -> Result<(), 
         let bytes = kind.bytes(shape.iter().product());
         let mut left = bytes;
         while left > 0 {
-            let piece = &mut buffer[..left.min(PIECE)];
+            let size = kind.row().2;
+            let piece = &mut buffer[..left.min(PIECE / size * size)];
             rng.fill_bytes(piece);
             kind.tame(piece);
             file.write_all(piece)?;

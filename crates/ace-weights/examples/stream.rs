@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let (path, packing) = match &words[..] {
         [path] => (path, None),
-        [path, packing] => (path, Packing::ALL.into_iter().find(|known| known.name() == packing)),
+        [path, packing] => (path, Packing::WRITTEN.into_iter().find(|known| known.name() == packing)),
         _ => return Err("say: FILE [q8_0|q4_0|nf4]".into()),
     };
     let open = || {

@@ -185,8 +185,16 @@ impl WeightFile {
         let values = Values::new(wanted, is_alike.then_some(first.stored), elements);
         let mut values = values.ok_or_else(|| self.misfit(format!("{name} does not become {wanted:?}"), FLOATS))?;
         for (key, raw) in keys.iter().zip(&raw) {
-            self.each_piece(key, raw.stored.block_bytes(), &mut |bytes| {
-                raw.stored.read(bytes, raw.scale, &mut values)
+            let Some(scales) = self.row_scales(key)? else {
+                self.each_piece(key, raw.stored.block_bytes(), &mut |bytes| {
+                    raw.stored.read(bytes, raw.scale, &mut values)
+                })?;
+                continue;
+            };
+            let (width, mut scales) = (raw.bytes.len() / scales.len(), scales.into_iter());
+            self.each_piece(key, width, &mut |bytes| {
+                let rows = bytes.chunks(width).zip(scales.by_ref());
+                rows.into_iter().try_for_each(|(row, scale)| raw.stored.read(row, scale, &mut values))
             })?;
         }
         if swapped {

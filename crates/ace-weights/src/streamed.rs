@@ -360,7 +360,7 @@ impl SourceOfBlocks {
         let mut fetched = Fetched::new(held.clone());
         for (at, path) in self.blocks[place].iter().enumerate() {
             fetched.weights.push(match self.packed.get(place).and_then(|block| block[at].as_ref()) {
-                Some(kept) => kept.place(&self.device).into(),
+                Some(kept) => kept.place(&self.device).exactly(self.file.is_exact()).into(),
                 None => self.file.weight(&self.origins, path, self.dtype, &self.device)?,
             });
         }

@@ -3,7 +3,7 @@
 use super::{Findings, recording::Recording};
 use ace_plus::{
     flow, latents,
-    sample::{self, Shift},
+    sample::{self, Sampler, Schedule, Shift, Solver},
 };
 use anyhow::Result;
 use burn::prelude::*;
@@ -43,5 +43,49 @@ pub fn schedule(recording: &Recording) -> Result<Findings> {
         findings.push((format!("Euler step {}", step + 1), error));
     }
     findings.push(("after three steps".into(), recording.error("output.sample", sample)?));
+    Ok(findings)
+}
+
+/// Every sampler, driven by a velocity that is a known function: where it is after each step.
+pub fn samplers(recording: &Recording) -> Result<Findings> {
+    let start = recording.tensor::<3>("input.start")?;
+    let fresh = recording.tensor::<4>("input.fresh")?;
+    let times = |key: &str| Ok::<Vec<f32>, anyhow::Error>(recording.tensor::<1>(key)?.into_data().iter().collect());
+    let [given, own] = [times("input.times")?, times("input.times_own")?];
+    let field = |x: &Tensor<3>, t: f32| Ok((x.clone() * 2.0 + t).sin() + t * t);
+    let walk = |sampler: Sampler, times: &[f32]| {
+        let (mut solver, mut x, mut seen) = (Solver::new(sampler), start.clone(), Vec::new());
+        for (step, pair) in times.windows(2).enumerate() {
+            let mut fresh = || fresh.clone().narrow(0, step, 1).squeeze_dim(0);
+            x = solver.step(&x, [pair[0], pair[1]], &mut |x, t| field(x, t), &mut fresh)?.tokens;
+            seen.push(x.clone());
+        }
+        Ok::<_, anyhow::Error>(Tensor::stack::<4>(seen, 0))
+    };
+    let mut findings = Findings::new();
+    for (name, sampler) in Sampler::ALL {
+        let recorded = recording.error(&format!("output.{}", name.replace('-', "_")), walk(sampler, &given)?)?;
+        findings.push((name.into(), recorded));
+    }
+    let recorded = recording.error("output.dpmpp_2m_own", walk(Sampler::Dpmpp2m, &own)?)?;
+    findings.push(("dpmpp-2m along diffusers' own times".into(), recorded));
+    Ok(findings)
+}
+
+/// Every schedule, shifted by the number of tokens and by a fixed factor.
+pub fn schedules(recording: &Recording) -> Result<Findings> {
+    let mut findings = Findings::new();
+    for (name, schedule) in Schedule::ALL {
+        let mut worst = 0.0f64;
+        for (tokens, steps) in [(4096, 28), (90, 12), (1024, 5)] {
+            for (kind, shift) in [(tokens.to_string(), Shift::default()), ("static".to_owned(), Shift::fixed(3.0))] {
+                let times = schedule.times(steps, tokens, &shift);
+                let times = TensorData::new(times, [steps + 1]);
+                let key = format!("output.{}_{kind}_{steps}", name.replace('-', "_"));
+                worst = worst.max(recording.error_of(&key, &times)?);
+            }
+        }
+        findings.push((name.into(), worst));
+    }
     Ok(findings)
 }

@@ -1,11 +1,12 @@
 //! `ace verify`: every network and formula of this program against recordings of the reference implementations.
 //!
-//! The recordings (`tests/data/parity`, made by `tests/reference/record.py`) hold the weights, inputs and outputs of
+//! The recordings (`tests/data/parity`, made by `tests/reference/record.py` and `record_samplers.py`) hold the weights, inputs and outputs of
 //! small random modules of diffusers, transformers and PEFT; where f32 is at its limits, the formula in f64 is the
 //! reference. The recordings are part of the program, so that one file can be carried to a machine with a GPU and asked
 //! whether it still computes there what the reference computes.
 
 mod autoencoder;
+mod caches;
 mod flux;
 mod formulas;
 mod lora;
@@ -88,6 +89,9 @@ const CHECKS: &[Check] = &[
     check!("lora_linear", lora::linear),
     check!("fill_conditioning", formulas::fill_conditioning),
     check!("schedule", formulas::schedule),
+    check!("schedules", formulas::schedules),
+    check!("samplers", formulas::samplers),
+    check!("caches", caches::walks),
     check!("miniature_edit", miniature::edit),
 ];
 

@@ -10,14 +10,14 @@ mod call;
 mod conv;
 mod group_norm;
 mod linear;
-mod memory;
+pub(crate) mod memory;
 mod norm;
 mod pictures;
-mod product;
+pub(crate) mod product;
 #[cfg(feature = "autodiff")]
 mod record;
 mod rope;
-mod simd;
+pub(crate) mod simd;
 mod streams;
 mod tile;
 mod transpose;

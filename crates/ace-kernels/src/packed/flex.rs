@@ -1,7 +1,12 @@
-//! Products with packed matrices on burn's CPU backend: widened a few hundred rows at a time, on all cores, and multiplied
-//! while they are in the processor's cache.
+//! From tensors to products with packed matrices on burn's CPU backend, and back.
 
-use super::{NF4, PackedMatrix, Packing, float};
+use super::{
+    PackedMatrix, Packing,
+    codes::Packed,
+    float, integer,
+    wide::{self, Rounding},
+};
+use crate::flex::{Maybe, memory};
 use burn::{
     backend::{
         Backend, Dispatch, DispatchDevice, Flex, backend_extension,
@@ -9,20 +14,9 @@ use burn::{
         tensor::{FloatTensor, IntTensor},
     },
     prelude::*,
-    tensor::{DType, Element, FloatDType, bf16, f16},
+    tensor::{DType, FloatDType, Shape, bf16, f16},
 };
 use burn_flex::FlexTensor;
-use rayon::prelude::*;
-use std::borrow::Cow;
-
-/// Wide numbers that exist at a time: eight megabytes.
-const WIDE: usize = 1 << 21;
-
-/// Fewer rows are not multiplied at a time.
-const MIN_ROWS: usize = 64;
-
-/// Products of fewer multiplications are not worth a second core.
-const SERIAL: usize = 1 << 18;
 
 /// What is done to packed matrices.
 #[backend_extension(Flex, Autodiff: cfg(feature = "autodiff"))]
@@ -43,7 +37,16 @@ pub(super) trait PackedOps: Backend {
         packing: Packing,
     ) -> FloatTensor<Self>;
 
-    /// `y·W`: `[rows, out]` to `[rows, in]`; the gradient of the other.
+    /// `x·Wᵀ + bias` in eight-bit integers, of what carries no gradient; `[rows, in]` to `[rows, out]`.
+    fn packed_project(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        #[extension_type] bias: Maybe<Self>,
+        packing: Packing,
+    ) -> FloatTensor<Self>;
+
+    /// `y·W`: `[rows, out]` to `[rows, in]`; the gradient of the first.
     fn packed_multiply_back(
         y: FloatTensor<Self>,
         words: IntTensor<Self>,
@@ -62,13 +65,25 @@ pub(super) fn is_flex(device: &Device) -> bool {
     }
 }
 
+/// Whether [`project`] can take this: nothing learns from it, and the processor has the instructions.
+pub(super) fn projects(matrix: &PackedMatrix, x: &Tensor<2>) -> bool {
+    !x.device().is_autodiff() && is_flex(&x.device()) && integer::is_possible(matrix.packing)
+}
+
+/// `x·Wᵀ + bias` in eight-bit integers.
+pub(super) fn project(matrix: &PackedMatrix, x: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+    let (words, scales) = (matrix.words.clone().into_dispatch(), matrix.scales.clone().into_dispatch());
+    let bias = Maybe::of(bias.map(Tensor::into_dispatch));
+    Tensor::from_dispatch(Dispatch::packed_project(x.into_dispatch(), words, scales, bias, matrix.packing))
+}
+
 pub(super) fn widen(matrix: &PackedMatrix, dtype: FloatDType) -> Tensor<2> {
-    let PackedMatrix { words, scales, packing } = matrix.clone();
+    let PackedMatrix { words, scales, packing, .. } = matrix.clone();
     Tensor::from_dispatch(Dispatch::packed_widen(words.into_dispatch(), scales.into_dispatch(), packing, dtype))
 }
 
 pub(super) fn multiply(matrix: &PackedMatrix, x: Tensor<2>) -> Tensor<2> {
-    let PackedMatrix { words, scales, packing } = matrix.clone();
+    let PackedMatrix { words, scales, packing, .. } = matrix.clone();
     let (x, words, scales) = (x.into_dispatch(), words.into_dispatch(), scales.into_dispatch());
     Tensor::from_dispatch(Dispatch::packed_multiply(x, words, scales, packing))
 }
@@ -77,19 +92,38 @@ impl PackedOps for Flex {
     fn packed_widen(words: FlexTensor, scales: FlexTensor, packing: Packing, dtype: FloatDType) -> FlexTensor {
         let packed = Packed::of(&words, &scales, packing);
         match dtype {
-            FloatDType::F64 => packed.all(f64::from),
-            FloatDType::F16 => packed.all(f16::from_f32),
-            FloatDType::BF16 => packed.all(bf16::from_f32),
-            _ => packed.all(|value| value),
+            FloatDType::F64 => wide::all(&packed, f64::from),
+            FloatDType::F16 => wide::all(&packed, f16::from_f32),
+            FloatDType::BF16 => wide::all(&packed, bf16::from_f32),
+            _ => wide::all(&packed, |value| value),
         }
     }
 
     fn packed_multiply(x: FlexTensor, words: FlexTensor, scales: FlexTensor, packing: Packing) -> FlexTensor {
-        product(x, &words, &scales, packing, |packed, x, rounding| packed.multiply(x, rounding))
+        product(x, &words, &scales, packing, wide::multiply)
     }
 
     fn packed_multiply_back(y: FlexTensor, words: FlexTensor, scales: FlexTensor, packing: Packing) -> FlexTensor {
-        product(y, &words, &scales, packing, |packed, y, rounding| packed.multiply_back(y, rounding))
+        product(y, &words, &scales, packing, wide::multiply_back)
+    }
+
+    fn packed_project(
+        x: FlexTensor,
+        words: FlexTensor,
+        scales: FlexTensor,
+        bias: Maybe<Self>,
+        packing: Packing,
+    ) -> FlexTensor {
+        let packed = Packed::of(&words, &scales, packing);
+        let (dtype, shape) = (x.dtype(), Shape::new([x.layout().shape()[0], packed.rows]));
+        let wide = |tensor| Flex::float_cast(tensor, FloatDType::F32);
+        let x = memory::in_rows(wide(x));
+        let bias = bias.get().map(|bias| memory::dense(wide(bias)));
+        let y = match memory::Rows::of(&x) {
+            Some(x) => integer::multiply(x, &packed, bias.as_ref().map(memory::numbers)),
+            None => memory::New::of(0),
+        };
+        Flex::float_cast(y.tensor(shape), float(dtype))
     }
 }
 
@@ -111,226 +145,13 @@ fn product(
     let y = multiply(&Packed::of(words, scales, packing), x.storage(), rounding);
     let rows = x.layout().shape()[0];
     let columns = y.len().checked_div(rows).unwrap_or(0);
-    Flex::float_cast(tensor(y, [rows, columns]), float(dtype))
-}
-
-/// A tensor of numbers.
-fn tensor<E: Element>(values: Vec<E>, shape: [usize; 2]) -> FlexTensor {
-    FlexTensor::from_data(TensorData::new(values, shape))
-}
-
-/// What the wide matrix would have been rounded to.
-#[derive(Debug, Clone, Copy)]
-enum Rounding {
-    None,
-    Bf16,
-    F16,
-}
-
-/// The numbers of a packed matrix.
-struct Packed<'a> {
-    words: Cow<'a, [i32]>,
-    scales: Vec<f32>,
-    packing: Packing,
-    rows: usize,
-    columns: usize,
-}
-
-impl<'a> Packed<'a> {
-    fn of(words: &'a FlexTensor, scales: &FlexTensor, packing: Packing) -> Self {
-        let scales = Flex::float_cast(scales.clone(), FloatDType::F32).to_contiguous();
-        let [rows, blocks] = scales.layout().shape().dims();
-        let words = match words.as_slice() {
-            Some(words) => Cow::Borrowed(words),
-            None => Cow::Owned(words.to_contiguous().storage().to_vec()),
-        };
-        Self { words, scales: scales.storage().to_vec(), packing, rows, columns: blocks * packing.block_len() }
-    }
-
-    /// Widens one row.
-    fn row(&self, row: usize, out: &mut [f32]) {
-        let blocks = self.columns / self.packing.block_len();
-        let width = blocks * self.packing.block_words();
-        let words = &self.words[row * width..(row + 1) * width];
-        let scales = &self.scales[row * blocks..(row + 1) * blocks];
-        widen_row(self.packing, bytemuck::cast_slice(words), scales, out);
-    }
-
-    /// The whole matrix.
-    fn all<E: Element>(&self, number: impl Fn(f32) -> E + Sync) -> FlexTensor {
-        let mut values = vec![number(0.0); self.rows * self.columns];
-        let fill = |buffer: &mut Vec<f32>, (row, out): (usize, &mut [E])| {
-            buffer.resize(self.columns, 0.0);
-            self.row(row, buffer);
-            for (out, value) in out.iter_mut().zip(buffer) {
-                *out = number(*value);
-            }
-        };
-        values.par_chunks_mut(self.columns.max(1)).enumerate().for_each_init(Vec::new, fill);
-        tensor(values, [self.rows, self.columns])
-    }
-
-    /// Calls `f` with the first row and the wide numbers of as many rows as are wide at a time.
-    fn each_part(&self, rounding: Rounding, mut f: impl FnMut(usize, &[f32])) {
-        let at_once = (WIDE / self.columns.max(1)).max(MIN_ROWS).min(self.rows);
-        let mut wide = vec![0.0; at_once * self.columns];
-        for first in (0..self.rows).step_by(at_once.max(1)) {
-            let wide = &mut wide[..at_once.min(self.rows - first) * self.columns];
-            wide.par_chunks_mut(self.columns).enumerate().with_min_len(8).for_each(|(row, out)| {
-                self.row(first + row, out);
-                match rounding {
-                    Rounding::None => (),
-                    Rounding::Bf16 => out.iter_mut().for_each(|value| *value = bf16::from_f32(*value).to_f32()),
-                    Rounding::F16 => out.iter_mut().for_each(|value| *value = f16::from_f32(*value).to_f32()),
-                }
-            });
-            f(first, wide);
-        }
-    }
-
-    /// `x·Wᵀ`
-    fn multiply(&self, x: &[f32], rounding: Rounding) -> Vec<f32> {
-        let rows = x.len().checked_div(self.columns).unwrap_or(0);
-        let mut y = vec![0.0; rows * self.rows];
-        self.each_part(rounding, |first, wide| {
-            let part = wide.len() / self.columns;
-            let x = Matrix { values: x, shape: [rows, self.columns], strides: [self.columns, 1] };
-            let wide = Matrix { values: wide, shape: [self.columns, part], strides: [1, self.columns] };
-            gemm(x, wide, y.get_mut(first..).unwrap_or_default(), self.rows, false);
-        });
-        y
-    }
-
-    /// `y·W`
-    fn multiply_back(&self, y: &[f32], rounding: Rounding) -> Vec<f32> {
-        let rows = y.len().checked_div(self.rows).unwrap_or(0);
-        let mut x = vec![0.0; rows * self.columns];
-        self.each_part(rounding, |first, wide| {
-            let part = wide.len() / self.columns;
-            let y = y.get(first..).unwrap_or_default();
-            let y = Matrix { values: y, shape: [rows, part], strides: [self.rows, 1] };
-            let wide = Matrix { values: wide, shape: [part, self.columns], strides: [self.columns, 1] };
-            gemm(y, wide, &mut x, self.columns, first > 0);
-        });
-        x
-    }
-}
-
-/// Where the numbers of a matrix are.
-#[derive(Clone, Copy)]
-struct Matrix<'a> {
-    values: &'a [f32],
-    shape: [usize; 2],
-    strides: [usize; 2],
-}
-
-/// The place behind the last number of a matrix.
-fn end([rows, columns]: [usize; 2], [down, right]: [usize; 2]) -> usize {
-    (rows - 1) * down + (columns - 1) * right + 1
-}
-
-/// `out = left·right`, or `out += left·right`; `out` has rows of `stride` numbers, of which the first are written.
-fn gemm(left: Matrix<'_>, right: Matrix<'_>, out: &mut [f32], stride: usize, adds: bool) {
-    let ([rows, inner], [also_inner, columns]) = (left.shape, right.shape);
-    assert_eq!(inner, also_inner, "matrices that do not fit");
-    if rows * inner * columns == 0 {
-        return;
-    }
-    assert!(end(left.shape, left.strides) <= left.values.len(), "the left matrix is not all there");
-    assert!(end(right.shape, right.strides) <= right.values.len(), "the right matrix is not all there");
-    assert!(end([rows, columns], [stride, 1]) <= out.len() && columns <= stride, "the product has no room");
-    let is_small = rows * inner * columns < SERIAL;
-    // SAFETY: the three asserts say that every number that the strides reach is inside its slice; `out` is borrowed
-    // alone, and its rows do not overlap.
-    #[allow(unsafe_code)]
-    unsafe {
-        gemm::gemm(
-            rows,
-            columns,
-            inner,
-            out.as_mut_ptr(),
-            1,
-            stride as isize,
-            adds,
-            left.values.as_ptr(),
-            left.strides[1] as isize,
-            left.strides[0] as isize,
-            right.values.as_ptr(),
-            right.strides[1] as isize,
-            right.strides[0] as isize,
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            if is_small { gemm::Parallelism::None } else { gemm::Parallelism::Rayon(0) },
-        );
-    }
-}
-
-/// Widens a row of blocks, given their bits in the order of the file.
-fn widen_row(packing: Packing, bytes: &[u8], scales: &[f32], out: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has what the function asks for.
-        #[allow(unsafe_code)]
-        return unsafe { widen_row_avx2(packing, bytes, scales, out) };
-    }
-    widen_row_plainly(packing, bytes, scales, out);
-}
-
-/// The same loops, compiled for processors of the last ten years.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn widen_row_avx2(packing: Packing, bytes: &[u8], scales: &[f32], out: &mut [f32]) {
-    widen_row_plainly(packing, bytes, scales, out);
-}
-
-/// Both numbers of a byte of NF4, the upper half's first.
-const NF4_PAIRS: [[f32; 2]; 256] = {
-    let mut pairs = [[0.0; 2]; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        pairs[byte] = [NF4[byte >> 4], NF4[byte & 15]];
-        byte += 1;
-    }
-    pairs
-};
-
-#[inline(always)]
-fn widen_row_plainly(packing: Packing, bytes: &[u8], scales: &[f32], out: &mut [f32]) {
-    match packing {
-        Packing::Q8_0 => {
-            for ((block, scale), out) in bytes.as_chunks::<32>().0.iter().zip(scales).zip(out.as_chunks_mut::<32>().0) {
-                for (out, byte) in out.iter_mut().zip(block) {
-                    *out = scale * f32::from(byte.cast_signed());
-                }
-            }
-        }
-        Packing::Q4_0 => {
-            for ((block, scale), out) in bytes.as_chunks::<16>().0.iter().zip(scales).zip(out.as_chunks_mut::<32>().0) {
-                let (low, high) = out.split_at_mut(16);
-                for ((low, high), byte) in low.iter_mut().zip(high).zip(block) {
-                    *low = scale * (i32::from(byte & 15) - 8) as f32;
-                    *high = scale * (i32::from(byte >> 4) - 8) as f32;
-                }
-            }
-        }
-        Packing::Nf4 => {
-            for ((block, scale), out) in bytes.as_chunks::<32>().0.iter().zip(scales).zip(out.as_chunks_mut::<64>().0) {
-                for (out, byte) in out.as_chunks_mut::<2>().0.iter_mut().zip(block) {
-                    let [first, second] = NF4_PAIRS[usize::from(*byte)];
-                    *out = [scale * first, scale * second];
-                }
-            }
-        }
-    }
+    Flex::float_cast(FlexTensor::from_data(TensorData::new(y, [rows, columns])), float(dtype))
 }
 
 #[cfg(feature = "autodiff")]
 mod autodiff {
     use super::PackedOps;
-    use crate::packed::Packing;
+    use crate::{flex::Maybe, packed::Packing};
     use burn::{
         backend::{
             Autodiff,
@@ -386,6 +207,16 @@ mod autodiff {
                 }
                 OpsKind::UnTracked(prepared) => prepared.finish(B::packed_multiply(x, words, scales, packing)),
             }
+        }
+
+        fn packed_project(
+            _x: FloatTensor<Self>,
+            _words: IntTensor<Self>,
+            _scales: FloatTensor<Self>,
+            _bias: Maybe<Self>,
+            _packing: Packing,
+        ) -> FloatTensor<Self> {
+            panic!("what learns is multiplied with wide numbers");
         }
 
         fn packed_multiply_back(

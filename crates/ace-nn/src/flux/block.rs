@@ -26,6 +26,11 @@ impl QkNorm {
         Self { query_norm: RmsNorm::new(head_dim, device), key_norm: RmsNorm::new(head_dim, device) }
     }
 
+    /// What rows of queries, keys and values bring to an attention.
+    fn stream(&self, rows: Tensor<3>) -> Stream {
+        Stream { rows, query_scale: self.query_norm.scale.val(), key_scale: self.key_norm.scale.val() }
+    }
+
     fn for_each(&mut self, path: &str, f: &mut dyn FnMut(&str, &mut RmsNorm)) {
         f(&format!("{path}.query_norm"), &mut self.query_norm);
         f(&format!("{path}.key_norm"), &mut self.key_norm);
@@ -33,20 +38,13 @@ impl QkNorm {
 }
 
 /// Attention of streams over each other, text first; each row is `[q | k | v | rest]`, head-major.
-fn attend<const N: usize>(streams: [(Tensor<3>, &QkNorm); N], num_heads: usize, rope: &Rope) -> Tensor<3> {
-    let epsilon = streams[0].1.query_norm.epsilon();
-    let stream = |(rows, norm): (Tensor<3>, &QkNorm)| Stream {
-        rows,
-        query_scale: norm.query_norm.scale.val(),
-        key_scale: norm.key_norm.scale.val(),
-    };
+pub(super) fn attend(streams: Vec<Stream>, num_heads: usize, epsilon: f64, rope: &Rope) -> Tensor<3> {
     let of = |example: usize, streams: Vec<Stream>| {
         let [cos, sin] = rope.tables(example);
         attention::joint(streams, num_heads, epsilon, cos, sin)
     };
-    let streams = streams.map(stream);
     match rope.segments() {
-        None => of(0, streams.into()),
+        None => of(0, streams),
         Some(segments) => segments.attend(&streams, of),
     }
 }
@@ -145,6 +143,19 @@ impl DoubleBlock {
     /// # Panics
     /// If these shapes do not agree.
     pub fn forward(&self, img: Tensor<3>, txt: Tensor<3>, vec: Tensor<2>, rope: &Rope) -> (Tensor<3>, Tensor<3>) {
+        self.through(img, txt, vec, rope, |streams, num_heads, epsilon| attend(streams, num_heads, epsilon, rope))
+    }
+
+    /// [`DoubleBlock::forward`] with an attention of the caller's, which is given streams (text, then image), heads and the
+    /// norms' epsilon.
+    pub(super) fn through(
+        &self,
+        img: Tensor<3>,
+        txt: Tensor<3>,
+        vec: Tensor<2>,
+        rope: &Rope,
+        attend: impl FnOnce(Vec<Stream>, usize, f64) -> Tensor<3>,
+    ) -> (Tensor<3>, Tensor<3>) {
         let ([batch, ..], [hidden_size, _]) = (img.dims(), self.img_attn.proj.features());
         assert_shape!(img, [batch, _, hidden_size]);
         assert_shape!(txt, [batch, _, hidden_size]);
@@ -157,8 +168,8 @@ impl DoubleBlock {
 
         let img_rows = self.img_attn.qkv.forward(img_attn_mod.modulate(img.clone()));
         let txt_rows = self.txt_attn.qkv.forward(txt_attn_mod.modulate(txt.clone()));
-        let streams = [(txt_rows, &self.txt_attn.norm), (img_rows, &self.img_attn.norm)];
-        let attended = attend(streams, self.num_heads, rope);
+        let streams = vec![self.txt_attn.norm.stream(txt_rows), self.img_attn.norm.stream(img_rows)];
+        let attended = attend(streams, self.num_heads, self.img_attn.norm.query_norm.epsilon());
         let txt_attended = attended.clone().narrow(1, 0, text_len);
         let img_attended = attended.narrow(1, text_len, image_len);
 
@@ -226,6 +237,18 @@ impl SingleBlock {
     /// # Panics
     /// If these shapes do not agree.
     pub fn forward(&self, x: Tensor<3>, vec: Tensor<2>, rope: &Rope) -> Tensor<3> {
+        self.through(x, vec, rope, |streams, num_heads, epsilon| attend(streams, num_heads, epsilon, rope))
+    }
+
+    /// [`SingleBlock::forward`] with an attention of the caller's, which is given the one stream, heads and the norms'
+    /// epsilon.
+    pub(super) fn through(
+        &self,
+        x: Tensor<3>,
+        vec: Tensor<2>,
+        rope: &Rope,
+        attend: impl FnOnce(Vec<Stream>, usize, f64) -> Tensor<3>,
+    ) -> Tensor<3> {
         let ([batch, ..], hidden_size) = (x.dims(), self.hidden_size);
         assert_shape!(x, [batch, _, hidden_size]);
         let batch = rope.examples(batch);
@@ -234,7 +257,7 @@ impl SingleBlock {
         let [modulation] = self.modulation.forward::<1>(vec).map(|shift| shift.over(both));
         let rows = self.linear1.forward(modulation.modulate(x.clone()));
         // The feed-forward's input follows queries, keys and values, and comes out behind the joined heads.
-        let both = attend([(rows, &self.norm)], self.num_heads, rope);
+        let both = attend(vec![self.norm.stream(rows)], self.num_heads, self.norm.query_norm.epsilon());
         modulation.add(x, self.linear2.forward(both))
     }
 

@@ -17,12 +17,14 @@ mod block;
 mod embed;
 mod modulated;
 mod modulation;
+mod partial;
 mod walk;
 
 pub use block::{BlockSize, DoubleBlock, Mlp, QkNorm, SingleBlock, StreamAttention};
 pub use embed::{MlpEmbedder, SINUSOID_DIM, sinusoid};
 pub use modulated::{FetchMatrix, Given, Modulated, is_modulation};
 pub use modulation::{Modulation, Shift};
+pub use partial::{Among, Keeping, Rest};
 pub use walk::{Blocks, Fetched, Own, Resident, Shared, Walk};
 
 use crate::{
@@ -236,8 +238,22 @@ impl Flux {
     /// # Panics
     /// As [`Flux::forward`].
     pub fn run(&self, walk: &mut dyn Walk, streams: Streams, shared: &Shared) -> ControlFlow<(), Tensor<3>> {
+        self.run_from(walk, 0, streams, shared)
+    }
+
+    /// As [`Flux::run`], from a double block on.
+    ///
+    /// # Panics
+    /// As [`Flux::forward`].
+    pub fn run_from(
+        &self,
+        walk: &mut dyn Walk,
+        first: usize,
+        streams: Streams,
+        shared: &Shared,
+    ) -> ControlFlow<(), Tensor<3>> {
         let Streams { mut img, mut txt, .. } = streams;
-        for (index, block) in self.double_blocks.iter().enumerate() {
+        for (index, block) in self.double_blocks.iter().enumerate().skip(first) {
             (img, txt) = walk.double(index, block, img, txt, shared)?;
         }
         let mut x = Tensor::cat(vec![txt, img], 1);

@@ -9,7 +9,7 @@ use crate::{
     Error, Result,
     canvas::{CanvasPolicy, Layout, OfficialBytes, ReferenceFit},
     latents::PATCH,
-    sample::Shift,
+    sample::{Sampler, Schedule, Shift},
     unit::{Condition, Join, UnitPolicy},
 };
 use ace_nn::{autoencoder::AutoEncoderConfig, flux::FluxConfig};
@@ -64,7 +64,7 @@ pub(super) fn card(folder: &Path) -> Result<Card> {
     let autoencoder = network::autoencoder::from_config(&folder.join("vae/config.json"))?;
     let (clip, clip_end_id) = network::clip::from_config(&folder.join("text_encoder/config.json"))?;
     let t5 = network::t5::from_config(&folder.join("text_encoder_2/config.json"))?;
-    let shift = shift(&folder.join("scheduler/scheduler_config.json"))?;
+    let (schedule, shift) = times(&folder.join("scheduler/scheduler_config.json"))?;
     let cell = autoencoder.downscale();
     let unit = unit(&transformer, &autoencoder)
         .map_err(|problem| Error::format(&folder.join("transformer/config.json"), problem, HINT))?;
@@ -110,7 +110,15 @@ pub(super) fn card(folder: &Path) -> Result<Card> {
         },
         unit,
         // FLUX-Fill's own defaults in diffusers; ACE++'s adapters want 28 steps and a guidance of 50.
-        sampling: Sampling { num_steps: 50, guidance: 30.0, size: (128 * cell as u32, 128 * cell as u32), shift },
+        sampling: Sampling {
+            num_steps: 50,
+            guidance: 30.0,
+            size: (128 * cell as u32, 128 * cell as u32),
+            sampler: Sampler::Euler,
+            schedule,
+            shift,
+            mag_ratios: Vec::new(),
+        },
         adapter: Vec::new(),
         repository: Vec::new(),
         domain: None,
@@ -120,16 +128,13 @@ pub(super) fn card(folder: &Path) -> Result<Card> {
 
 const HINT: &str = "FLUX.1 and FLUX.1-Fill folders are read, in the layout that diffusers writes";
 
-fn shift(path: &Path) -> Result<Shift> {
+fn times(path: &Path) -> Result<(Schedule, Shift)> {
     let config: Scheduler = read_config(path)?;
     let is_set = |flag: Option<bool>| flag.unwrap_or(false);
     let refused = [
         (config.time_shift_type != "exponential", "time_shift_type is not exponential"),
         (config.shift_terminal.is_some(), "shift_terminal is set"),
         (config.invert_sigmas, "invert_sigmas is true"),
-        (is_set(config.use_karras_sigmas), "use_karras_sigmas is true"),
-        (is_set(config.use_exponential_sigmas), "use_exponential_sigmas is true"),
-        (is_set(config.use_beta_sigmas), "use_beta_sigmas is true"),
         (config.stochastic_sampling, "stochastic_sampling is true"),
     ];
     if let Some((_, problem)) = refused.iter().find(|(is, _)| *is) {
@@ -140,7 +145,13 @@ fn shift(path: &Path) -> Result<Shift> {
         // One shift for every size: e^μ is that shift.
         false => (config.shift.ln(), config.shift.ln()),
     };
-    Ok(Shift { base, max, base_len: config.base_image_seq_len, max_len: config.max_image_seq_len })
+    let bent = [
+        (config.use_karras_sigmas, Schedule::Karras),
+        (config.use_exponential_sigmas, Schedule::Exponential),
+        (config.use_beta_sigmas, Schedule::Beta),
+    ];
+    let schedule = bent.iter().find(|(flag, _)| is_set(*flag)).map_or(Schedule::Flux, |(_, schedule)| *schedule);
+    Ok((schedule, Shift { base, max, base_len: config.base_image_seq_len, max_len: config.max_image_seq_len }))
 }
 
 /// What accompanies the noise, from how many channels the transformer takes.

@@ -11,8 +11,14 @@ mod places;
 pub use places::{Adapter, Paths, Repository};
 
 use crate::{
-    Error, Result, annotate::Annotator, canvas::CanvasPolicy, domain::Domain, latents, sample::Shift,
-    tokenizer::Prepend, unit::UnitPolicy,
+    Error, Result,
+    annotate::Annotator,
+    canvas::CanvasPolicy,
+    domain::Domain,
+    latents,
+    sample::{Sampler, Schedule, Shift},
+    tokenizer::Prepend,
+    unit::UnitPolicy,
 };
 use ace_nn::{autoencoder::AutoEncoderConfig, clip::ClipConfig, flux::FluxConfig, t5::T5Config};
 use ace_weights::{Network, Sizes, network::Described};
@@ -121,15 +127,24 @@ pub struct TextPolicy {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sampling {
-    /// Euler steps.
+    /// Steps from noise to latents.
     pub num_steps: usize,
     /// Guidance that is embedded.
     pub guidance: f32,
     /// Width and height of a picture that is made from nothing, in pixels.
     pub size: (u32, u32),
+    /// How a step is taken.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sampler: Sampler,
+    /// How the times of the steps are spread.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub schedule: Schedule,
     /// How the schedule is shifted towards noise.
     #[serde(default)]
     pub shift: Shift,
+    /// By how much what the blocks add to the tokens grows from step to step: what a cache by magnitudes knows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mag_ratios: Vec<f32>,
 }
 
 /// A kind of edit with defaults of its own.
@@ -175,6 +190,11 @@ impl Need {
 
 fn yes() -> bool {
     true
+}
+
+/// Whether a field need not be said: fingerprints of cards from before it was one hold.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// The field that names the card under a card.

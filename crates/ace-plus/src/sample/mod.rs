@@ -1,11 +1,18 @@
 //! The loop: from noise to latents, one velocity at a time.
 
+mod cache;
+mod course;
+mod masked;
 mod noise;
+mod sampler;
 mod schedule;
 pub mod torch_noise;
 
+pub use cache::Cache;
+pub use course::{Choice, Course, MaskedSteps, Work};
 pub use noise::{SeedNoise, gaussian, noise, rng};
-pub use schedule::{Shift, schedule};
+pub use sampler::{Fresh, Sampler, Solver, Taken, Velocity};
+pub use schedule::{Schedule, Shift, schedule};
 
 use crate::{Error, Result, flow, text::TextConditioning, unit::Units};
 use ace_nn::flux::{Blocks, Fetched, Flux, FluxInput, Own};
@@ -13,7 +20,9 @@ use burn::{
     prelude::*,
     tensor::{DType, FloatDType},
 };
-use std::ops::ControlFlow;
+use cache::Memory;
+use masked::Masked;
+use std::ops::{ControlFlow, Range};
 
 /// What the observer of an edit is told.
 #[derive(Debug, Clone, Copy)]
@@ -142,16 +151,36 @@ pub struct Denoiser<'a> {
     pub dtype: FloatDType,
 }
 
+/// Where a walk ended.
+#[derive(Debug)]
+pub struct Denoised {
+    /// `[1, L, 64]`
+    pub tokens: Tensor<3>,
+    /// What it took.
+    pub work: Work,
+    /// By how much what the blocks add grew from step to step, if that was [measured](Cache::Measure).
+    pub mag_ratios: Vec<f32>,
+}
+
+/// How the network is asked.
+enum Way {
+    Whole(Memory),
+    Masked(Box<Masked>),
+}
+
+/// Which of the seed's generators draws fresh noise on the way; 0 is the noise that a walk begins with.
+const FRESH: u64 = 1;
+
 impl Denoiser<'_> {
-    /// Walks along `times` (from 1 down to 0).
+    /// Walks along a course.
     ///
     /// # Shapes
-    /// - noise, output: `[1, L, 64]`
+    /// - noise: `[1, L, 64]`
     ///
     /// # Errors
     /// [`Error::Cancelled`] if the observer wants no more.
-    pub fn denoise(&self, noise: Tensor<3>, times: &[f32], observer: Observer<'_>) -> Result<Tensor<3>> {
-        self.denoise_with(&mut Own, noise, times, observer)
+    pub fn denoise(&self, noise: Tensor<3>, course: &Course, observer: Observer<'_>) -> Result<Denoised> {
+        self.denoise_with(&mut Own, noise, course, observer)
     }
 
     /// As [`Denoiser::denoise`], with blocks that come from elsewhere.
@@ -162,27 +191,50 @@ impl Denoiser<'_> {
         &self,
         blocks: &mut dyn Blocks,
         noise: Tensor<3>,
-        times: &[f32],
+        course: &Course,
         observer: Observer<'_>,
-    ) -> Result<Tensor<3>> {
+    ) -> Result<Denoised> {
+        let (shape, device) = (noise.dims(), noise.device());
+        let mut generator = rng(course.seed, FRESH);
+        let mut solver = Solver::new(course.sampler);
+        let mut work = Work { steps: course.num_steps(), ..Work::default() };
+        let mut way = self.way(course, &device)?;
         let mut tokens = noise;
-        let of = times.len().saturating_sub(1);
-        for (done, pair) in times.windows(2).enumerate() {
-            let (t, t_next) = (pair[0], pair[1]);
-            let velocity = self.velocity(blocks, &tokens, t, observer)?;
-            let next = flow::euler(tokens.clone(), velocity.clone(), t, t_next);
-            let preview = Preview { tokens: &tokens, velocity: &velocity, t, units: self.units };
-            tell(observer, Event::Step { done: done + 1, of, preview })?;
-            tokens = next;
+        for (done, pair) in course.times.windows(2).enumerate() {
+            let [t, t_next] = [pair[0], pair[1]];
+            let mut velocity =
+                |tokens: &Tensor<3>, t: f32| self.velocity(&mut way, blocks, tokens, t, &mut work, observer);
+            let mut fresh = || gaussian(shape, &mut generator, &device);
+            let taken = solver.step(&tokens, [t, t_next], &mut velocity, &mut fresh)?;
+            let preview = Preview { tokens: &tokens, velocity: &taken.velocity, t, units: self.units };
+            tell(observer, Event::Step { done: done + 1, of: work.steps, preview })?;
+            tokens = taken.tokens;
         }
-        Ok(tokens)
+        let mag_ratios = match way {
+            Way::Whole(memory) => memory.into_ratios(),
+            Way::Masked(_) => Vec::new(),
+        };
+        Ok(Denoised { tokens, work, mag_ratios })
+    }
+
+    /// How the network is asked along a course.
+    fn way(&self, course: &Course, device: &Device) -> Result<Way> {
+        let evaluations = course.sampler.evaluations(course.num_steps());
+        if let (Some(MaskedSteps { every, columns }), Some(beside)) = (&course.masked, &self.units.beside)
+            && let Some(masked) = Masked::new(self, *every, &is_masked(beside, columns.clone()), device)
+        {
+            return Ok(Way::Masked(Box::new(masked)));
+        }
+        Ok(Way::Whole(Memory::new(course.cache, evaluations, &course.mag_ratios)))
     }
 
     fn velocity(
         &self,
+        way: &mut Way,
         blocks: &mut dyn Blocks,
         tokens: &Tensor<3>,
         t: f32,
+        work: &mut Work,
         observer: Observer<'_>,
     ) -> Result<Tensor<3>> {
         let device = tokens.device();
@@ -191,7 +243,19 @@ impl Denoiser<'_> {
         let input = input(self.flux, tokens.clone(), self.units, self.text, times, self.dtype);
         blocks.at(t);
         let mut poll = || observer(Event::Tick);
-        let output = uncancelled(self.flux.forward_with(&mut Fetched::new(blocks, &mut poll), input))?;
-        Ok(self.units.of_noisy(output).cast(DType::F32))
+        match way {
+            Way::Whole(memory) => {
+                let walk = &mut Fetched::new(blocks, &mut poll);
+                let output = uncancelled(memory.forward(self.flux, walk, input, work))?;
+                Ok(self.units.of_noisy(output).cast(DType::F32))
+            }
+            Way::Masked(masked) => uncancelled(masked.velocity(self, blocks, &mut poll, input, work)),
+        }
     }
+}
+
+/// Whether something of a token is under the mask, for each.
+fn is_masked(beside: &Tensor<3>, columns: Range<usize>) -> Vec<bool> {
+    let mask = beside.clone().narrow(2, columns.start, columns.len()).max_dim(2);
+    mask.cast(DType::F32).into_data().iter::<f32>().map(|most| most > 0.0).collect()
 }

@@ -9,7 +9,7 @@ use crate::{
     Error,
     data::shapes::{Split, World, WorldTask},
 };
-use ace_plus::{Ace, Networks, pixels};
+use ace_plus::{Ace, Edit, Networks, pixels};
 use serde::Serialize;
 use std::ops::ControlFlow;
 
@@ -22,13 +22,15 @@ pub struct TaskScore {
     pub has_reference: bool,
     /// What the model gave.
     pub model: Score,
+    /// Blocks of the transformer that ran for an edit, on average.
+    pub blocks: f64,
     /// The input returned unchanged; `None` where there is no input.
     pub unchanged: Option<Score>,
     /// The exact answer, encoded and decoded.
     pub ceiling: Score,
 }
 
-/// Judges `per_task` held-out examples of each task, at `size` pixels. The observer hears of every example and
+/// Judges `per_task` held-out examples of each task, at `size` pixels, each edited as `asked` makes of it. The observer hears of every example and
 /// answers whether to go on.
 ///
 /// # Errors
@@ -38,6 +40,7 @@ pub fn evaluate(
     size: u32,
     tasks: &[WorldTask],
     per_task: u64,
+    asked: &dyn Fn(Edit) -> Edit,
     observer: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<Vec<TaskScore>, Error> {
     let world = World::new(size, tasks, Split::HeldOut)?;
@@ -49,12 +52,15 @@ pub fn evaluate(
     let mut done = 0;
     let mut rows = Vec::with_capacity(tasks.len());
     for task in tasks {
+        let mut blocks = 0.0;
         let (mut model, mut unchanged, mut ceiling) = (Vec::new(), Vec::<Verdict>::new(), Vec::new());
         for index in 0..per_task {
             let example = world.example_of(*task, index);
             // A seed of its own for every example, so that one lucky noise does not decide a task.
-            let output = ace.edit(&edit_of(&example).seed(index), &mut |_| ControlFlow::Continue(()))?;
-            model.push(judge(&example, &output));
+            let edit = asked(edit_of(&example).seed(index));
+            let edited = ace.run(&edit, &mut |_| ControlFlow::Continue(()))?;
+            blocks += edited.work.blocks;
+            model.push(judge(&example, &edited.image));
             if let Some(image) = &example.image {
                 unchanged.push(judge(&example, image));
             }
@@ -75,6 +81,7 @@ pub fn evaluate(
             task: task.name().to_owned(),
             has_reference: task.has_reference(),
             model: Score::of(&model),
+            blocks: blocks / per_task.max(1) as f64,
             unchanged: (!unchanged.is_empty()).then(|| Score::of(&unchanged)),
             ceiling: Score::of(&ceiling),
         });

@@ -123,9 +123,10 @@ impl Previews {
             let text = &EncodedText::conditioning(std::slice::from_ref(text), trained, &self.device);
             let settings = edit.settings(card)?;
             let noise = sample::noise(card, edit, units, &self.device)?;
-            let times = sample::schedule(settings.num_steps, units.len(), &card.sampling.shift);
+            let course = sample::Course::of(&settings.course, card, units.len(), edit.seed_number());
             let denoiser = sample::Denoiser { flux, units, text, guidance: settings.guidance, dtype };
-            let tokens = denoiser.denoise_with(blocks, noise, &times, &mut |_| ControlFlow::Continue(()))?;
+            let go_on = &mut |_: ace_plus::Event<'_>| ControlFlow::Continue(());
+            let tokens = denoiser.denoise_with(blocks, noise, &course, go_on)?.tokens;
             // Every edit has a unit of its own.
             let output = match units.unpack(tokens).pop() {
                 Some(latents) => edit.prepare(card)?.finish(&pixels::decode(&self.autoencoder, &latents, None)),

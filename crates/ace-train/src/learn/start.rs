@@ -283,7 +283,8 @@ impl Start {
     /// A network's weight file, and the numbers in which it is to be read.
     fn open(&self, network: Network, is_frozen: bool) -> Result<(WeightFile, FloatDType), Error> {
         Ok(match is_frozen {
-            true => (self.model.open(network)?, self.model.holds_in()),
+            // Blocks run without a graph first, then with one: both must give the same numbers.
+            true => (self.model.open(network)?.exact(), self.model.holds_in()),
             false => (self.model.require(Component::of(network))?.open()?, FloatDType::F32),
         })
     }

@@ -21,9 +21,9 @@ use crate::{
     Recipe,
     learn::recipe::{FrozenDtype, FrozenPacking, FrozenPlacement, NetworkName},
 };
-use ace_nn::flux::FluxConfig;
+use ace_nn::{flux::FluxConfig, weight::Packing};
 use ace_plus::{Card, cost};
-use ace_weights::WeightFile;
+use ace_weights::{Stored, WeightFile};
 use activations::Moment;
 use count::Numbers;
 
@@ -91,6 +91,28 @@ pub enum Packed {
     Q4_0,
     /// 36 bytes for 64 numbers.
     Nf4,
+    /// So many bytes for so many numbers.
+    Of {
+        /// Bytes.
+        bytes: u64,
+        /// Numbers that they hold.
+        numbers: u64,
+    },
+}
+
+impl From<FrozenPacking> for Packed {
+    fn from(packing: FrozenPacking) -> Self {
+        match packing {
+            FrozenPacking::Q8 => Self::Q8_0,
+            FrozenPacking::Q4 => Self::Q4_0,
+            FrozenPacking::Nf4 => Self::Nf4,
+            other => {
+                let packing = Packing::from(other);
+                let numbers = packing.block_len();
+                Self::Of { bytes: packing.bytes(numbers) as u64, numbers: numbers as u64 }
+            }
+        }
+    }
 }
 
 /// How what does not learn is held.
@@ -113,12 +135,7 @@ impl Base {
             FrozenDtype::F32 => 4,
             FrozenDtype::Bf16 | FrozenDtype::F16 => 2,
         };
-        let packed = match recipe.quantize {
-            None => Packed::Wide,
-            Some(FrozenPacking::Q8) => Packed::Q8_0,
-            Some(FrozenPacking::Q4) => Packed::Q4_0,
-            Some(FrozenPacking::Nf4) => Packed::Nf4,
-        };
+        let packed = recipe.quantize.map_or(Packed::Wide, Packed::from);
         Self { bytes, packed, encoders: packed, streamed: recipe.placement == FrozenPlacement::Streamed }
     }
 
@@ -126,16 +143,20 @@ impl Base {
     pub fn on(file: &WeightFile, recipe: &Recipe) -> Self {
         let base = Self::of(recipe);
         let is_block = |key: &&str| key.contains("blocks.") && file.shape(key).is_some_and(|shape| shape.len() == 2);
-        let (mut numbers, mut bytes) = (0, 0);
+        let (mut numbers, mut bytes, mut is_packed) = (0, 0, false);
         for key in file.keys().filter(is_block) {
-            numbers += file.shape(key).map_or(0, |shape| shape.iter().product());
-            bytes += file.len_of(key).unwrap_or_default();
+            let each = file.shape(key).map_or(0, |shape| shape.iter().product::<usize>()) as u64;
+            let keeps = file.stored(key).is_some_and(Stored::is_quantized);
+            numbers += each;
+            bytes += if keeps { file.len_of(key).unwrap_or_default() as u64 } else { each * base.bytes };
+            is_packed |= keeps;
         }
-        // The two kinds that a network keeps as they are in the file.
-        let packed = match (base.packed, numbers > 0) {
-            (Packed::Wide, true) if bytes * 32 == numbers * 18 && file.is_gguf() => Packed::Q4_0,
-            (Packed::Wide, true) if bytes * 32 == numbers * 34 && file.is_gguf() => Packed::Q8_0,
-            (packed, _) => packed,
+        let packed = match base.packed {
+            Packed::Wide if is_packed && bytes * 32 == numbers * 18 => Packed::Q4_0,
+            Packed::Wide if is_packed && bytes * 32 == numbers * 34 => Packed::Q8_0,
+            // What a network keeps as it is in the file.
+            Packed::Wide if is_packed => Packed::Of { bytes, numbers },
+            packed => packed,
         };
         Self { packed, ..base }
     }
@@ -146,6 +167,9 @@ impl Base {
             Packed::Q8_0 => numbers.matrices * 34 / 32,
             Packed::Q4_0 => numbers.matrices * 18 / 32,
             Packed::Nf4 => numbers.matrices * 36 / 64,
+            Packed::Of { bytes, numbers: of } => {
+                (u128::from(numbers.matrices) * u128::from(bytes) / u128::from(of.max(1))) as u64
+            }
         };
         matrices + numbers.vectors * self.bytes
     }

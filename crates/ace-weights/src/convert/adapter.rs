@@ -73,6 +73,12 @@ fn dtype(file: &WeightFile, precision: Option<Precision>) -> Result<FloatDType> 
         Some(Precision::Fp8) => {
             return Err(Error::input("a LoRA in fp8 would lose what it learned", "choose bf16, f16 or f32"));
         }
+        Some(Precision::Gguf(kind)) => {
+            return Err(Error::input(
+                format!("a LoRA in {kind} would lose what it learned"),
+                "choose bf16, f16 or f32",
+            ));
+        }
         None => match first() {
             Some(Stored::F16) => FloatDType::F16,
             Some(Stored::BF16) => FloatDType::BF16,

@@ -16,8 +16,12 @@ use crate::{
     Error, Network, Result, Sizes, Stored, WeightFile,
     adapter::Dialect,
     network::{Described, Found, Names},
+    quantize::{self, fitting},
     replace,
-    store::{self, INDEX, Planned},
+    store::{
+        self, INDEX, Planned,
+        gguf::{self, GgmlType},
+    },
 };
 use burn::prelude::*;
 use plan::{Plan, Tensor};
@@ -61,12 +65,24 @@ pub enum Precision {
     F16,
     /// `F8_E4M3` without scales for matrices; biases and norms, a thousandth of a network, stay as wide as they are.
     Fp8,
+    /// A GGUF file: matrices of blocks in ggml's blocks (8 bits where rows are no multiple of 256 numbers), biases and norms in
+    /// f32, other matrices as they are, in bf16 where they have fewer bits.
+    Gguf(GgmlType),
 }
 
 impl Precision {
     /// Every precision with its name.
-    pub const ALL: [(&'static str, Self); 4] =
-        [("f32", Self::F32), ("bf16", Self::BF16), ("f16", Self::F16), ("fp8", Self::Fp8)];
+    pub const ALL: [(&'static str, Self); 9] = [
+        ("f32", Self::F32),
+        ("bf16", Self::BF16),
+        ("f16", Self::F16),
+        ("fp8", Self::Fp8),
+        ("q8_0", Self::Gguf(GgmlType::Q8_0)),
+        ("q6_k", Self::Gguf(GgmlType::Q6K)),
+        ("q5_k", Self::Gguf(GgmlType::Q5K)),
+        ("q4_k", Self::Gguf(GgmlType::Q4K)),
+        ("q4_0", Self::Gguf(GgmlType::Q4_0)),
+    ];
 }
 
 /// What to make of a file.
@@ -140,7 +156,11 @@ pub fn convert(
         return adapter::convert(&file, dialect, output, options, device);
     }
     let found = one(&file, options.network)?;
-    let format = options.format.unwrap_or_else(|| own_format(&file, &found));
+    let own = || match options.precision {
+        Some(Precision::Gguf(_)) => Format::ComfyUi,
+        _ => own_format(&file, &found),
+    };
+    let format = options.format.unwrap_or_else(own);
     let sizes = Sizes::of(&file, &found)?;
     let config = match format {
         Format::Diffusers => Some(sizes.config_json(&file, options.card.as_ref())?),
@@ -149,6 +169,10 @@ pub fn convert(
     if found.network == Network::AutoEncoder && options.precision == Some(Precision::Fp8) {
         return Err(Error::input("an autoencoder in fp8 would be of no use", "choose bf16, f16 or f32"));
     }
+    let gguf = match options.precision {
+        Some(Precision::Gguf(kind)) => Some((architecture(found.network, options.format, output)?, kind)),
+        _ => None,
+    };
     let plan = Plan::new(&file, &found, &sizes, format, options.precision, device)?;
 
     let mut work = Work { file: &file, done: 0, total: plan.bytes(), observer };
@@ -159,7 +183,11 @@ pub fn convert(
             // What other programs left in the header stays true; which library's format it is does not.
             let mut metadata = if file.is_gguf() { BTreeMap::new() } else { file.metadata()? };
             metadata.remove("format");
-            work.write(output, plan.tensors.iter().collect(), &metadata)?;
+            let tensors = plan.tensors.iter().collect();
+            match gguf {
+                Some((name, kind)) => work.write_gguf(output, tensors, name, kind)?,
+                None => work.write(output, tensors, &metadata)?,
+            }
             vec![output.to_owned()]
         }
     };
@@ -171,6 +199,28 @@ pub fn convert(
         bytes: plan.bytes(),
         skipped: Vec::new(),
     })
+}
+
+/// What GGUF files call a network, if there are such files of it and this can be one.
+fn architecture(network: Network, format: Option<Format>, output: &Path) -> Result<&'static str> {
+    if format == Some(Format::Diffusers) {
+        return Err(Error::input(
+            "diffusers' folders have no GGUF files",
+            "leave the format out, or choose bf16 or f16",
+        ));
+    }
+    if output.extension().is_none_or(|ending| !ending.eq_ignore_ascii_case("gguf")) {
+        let what = format!("{} would be a GGUF file", output.display());
+        return Err(Error::input(what, "give it a name that ends in .gguf"));
+    }
+    match network {
+        Network::Flux => Ok("flux"),
+        Network::T5 => Ok("t5encoder"),
+        Network::AutoEncoder | Network::Clip => {
+            let what = format!("no program reads a GGUF file of the {}", network.title());
+            Err(Error::input(what, "choose bf16, f16 or f32"))
+        }
+    }
 }
 
 /// The one network that is meant.
@@ -215,25 +265,49 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn write(&mut self, path: &Path, tensors: Vec<&Tensor>, metadata: &BTreeMap<String, String>) -> Result<()> {
-        let by_key: BTreeMap<&str, &Tensor> =
-            tensors.iter().map(|tensor| (tensor.planned.key.as_str(), *tensor)).collect();
+        let planned = tensors.iter().map(|tensor| tensor.planned.clone()).collect();
+        store::stream(path, planned, metadata, &mut |planned, out| self.write_tensor(path, &tensors, planned, out))
+    }
+
+    fn write_gguf(&mut self, path: &Path, tensors: Vec<&Tensor>, name: &str, kind: GgmlType) -> Result<()> {
         let planned: Vec<Planned> = tensors.iter().map(|tensor| tensor.planned.clone()).collect();
-        store::stream(path, planned, metadata, &mut |planned, out| {
-            if !(self.observer)(self.done, self.total) {
-                return Err(Error::Cancelled);
-            }
-            for piece in &by_key[planned.key.as_str()].pieces {
-                let raw = self.file.raw(&piece.key)?;
-                for bytes in raw.bytes[piece.bytes.clone()].chunks(STEP * raw.stored.block_bytes()) {
-                    let bytes = store::restore(raw.stored, planned.stored, bytes, raw.scale)
-                        .map_err(|reason| self.file.misfit(format!("{}: {reason}", piece.key), "choose bf16 or f32"))?;
-                    out.write_all(&bytes).map_err(Error::io(path))?;
+        gguf::stream(path, &planned, name, kind, &mut |planned, out| self.write_tensor(path, &tensors, planned, out))
+    }
+
+    /// Writes the bytes of one of the tensors, which are in the order of their keys.
+    fn write_tensor(
+        &mut self,
+        path: &Path,
+        tensors: &[&Tensor],
+        planned: &Planned,
+        out: &mut dyn std::io::Write,
+    ) -> Result<()> {
+        if !(self.observer)(self.done, self.total) {
+            return Err(Error::Cancelled);
+        }
+        let found = tensors.binary_search_by(|tensor| tensor.planned.key.cmp(&planned.key));
+        let tensor = found.map(|at| tensors[at]);
+        for piece in tensor.iter().flat_map(|tensor| &tensor.pieces) {
+            let raw = self.file.raw(&piece.key)?;
+            let scales = self.file.row_scales(&piece.key)?;
+            // A row at a time where every row has a scale.
+            let (step, first) = match &scales {
+                Some(scales) => {
+                    let width = (raw.bytes.len() / scales.len()).max(1);
+                    (width, piece.bytes.start / width)
                 }
-                self.file.release(&piece.key);
+                None => (STEP * raw.stored.block_bytes(), 0),
+            };
+            for (at, bytes) in raw.bytes[piece.bytes.clone()].chunks(step).enumerate() {
+                let scale = scales.as_ref().map_or(raw.scale, |scales| scales[first + at]);
+                let bytes = store::restore(raw.stored, planned.stored, bytes, scale)
+                    .map_err(|reason| self.file.misfit(format!("{}: {reason}", piece.key), "choose bf16 or f32"))?;
+                out.write_all(&bytes).map_err(Error::io(path))?;
             }
-            self.done += planned.bytes() as u64;
-            Ok(())
-        })
+            self.file.release(&piece.key);
+        }
+        self.done += planned.bytes() as u64;
+        Ok(())
     }
 }
 
@@ -283,14 +357,24 @@ fn folder(
     Ok(files)
 }
 
-/// What a tensor of these sources and this many axes is stored as.
-fn stored(sources: &[(Stored, bool)], axes: usize, precision: Option<Precision>) -> Stored {
+/// What a tensor of these sources and this shape is stored as; blocks may be packed.
+fn stored(sources: &[(Stored, bool)], shape: &[usize], is_in_block: bool, precision: Option<Precision>) -> Stored {
+    let axes = shape.len();
     match precision {
         Some(Precision::F32) => return Stored::F32,
         Some(Precision::BF16) => return Stored::BF16,
         Some(Precision::F16) => return Stored::F16,
         Some(Precision::Fp8) if axes > 1 => return Stored::F8E4M3,
-        Some(Precision::Fp8) | None => {}
+        Some(Precision::Gguf(_)) if axes < 2 => return Stored::F32,
+        Some(Precision::Gguf(kind)) if is_in_block => {
+            let columns = shape.last().copied().unwrap_or(1);
+            let kind = quantize::packing_of_blocks(kind).map(|packing| fitting(packing, columns));
+            let kind = kind.and_then(quantize::blocks_of_packing);
+            if let Some(kind) = kind.filter(|kind| columns.is_multiple_of(kind.block_len())) {
+                return Stored::Block(kind);
+            }
+        }
+        Some(Precision::Fp8 | Precision::Gguf(_)) | None => {}
     }
     let is_kept = |stored: Stored, is_scaled: bool| {
         let is_float8 = matches!(stored, Stored::F8E4M3 | Stored::F8E5M2);
@@ -298,6 +382,7 @@ fn stored(sources: &[(Stored, bool)], axes: usize, precision: Option<Precision>)
     };
     let widened = sources.iter().map(|&(stored, is_scaled)| match stored {
         packed if packed.is_quantized() && !is_kept(packed, is_scaled) => Stored::BF16,
+        Stored::F64 if matches!(precision, Some(Precision::Gguf(_))) => Stored::F32,
         other => other,
     });
     let mut all = widened.clone();

@@ -6,6 +6,7 @@ use crate::{
     load::Origin,
     names::KeyMap,
     network::{Found, Names},
+    quantize::is_in_block,
     store::Planned,
 };
 use burn::prelude::*;
@@ -60,6 +61,8 @@ impl Plan {
         };
         let origins = sizes.origins(file, found, device)?;
         let names = match (found.network, format) {
+            // GGUF files of T5 are llama.cpp's.
+            (Network::T5, _) if matches!(precision, Some(Precision::Gguf(_))) => Names::LlamaCpp,
             (Network::T5 | Network::Clip, _) => Names::Transformers,
             (_, Format::Diffusers) => Names::Diffusers,
             (_, Format::Bfl | Format::ComfyUi) => Names::Bfl,
@@ -68,8 +71,10 @@ impl Plan {
         let mut tensors = Vec::new();
         for (path, origin) in &origins {
             let rows = rows_of(file, origin);
+            let parts: Vec<String> = path.split('.').map(str::to_owned).collect();
+            let packs = (is_in_block(&parts), precision);
             for (key, height, rows) in targets(&keys, path, origin, width, &rows) {
-                tensors.push(tensor(file, &keys, key, height, origin, &rows, precision)?);
+                tensors.push(tensor(file, &keys, key, height, origin, &rows, packs)?);
             }
         }
         tensors.sort_by(|a, b| a.planned.key.cmp(&b.planned.key));
@@ -149,7 +154,7 @@ fn tensor(
     height: usize,
     origin: &Origin,
     rows: &[Rows],
-    precision: Option<Precision>,
+    (is_in_block, precision): (bool, Option<Precision>),
 ) -> Result<Tensor> {
     let mut shape = keys.stored_shape(&key, &origin.shape).to_vec();
     if let Some(first) = shape.first_mut() {
@@ -159,7 +164,7 @@ fn tensor(
     let mut pieces = Vec::with_capacity(rows.len());
     for Rows { key, rows } in rows {
         let raw = file.raw(key)?;
-        kinds.push((raw.stored, raw.scale != 1.0));
+        kinds.push((raw.stored, raw.scale != 1.0 || file.has_row_scales(key)));
         let all = file.shape(key).and_then(|shape| shape.first()).copied().unwrap_or(0);
         // Blocks lie along the last axis: only a vector of blocks cannot be cut anywhere.
         let bytes = if *rows == (0..all) {
@@ -172,6 +177,6 @@ fn tensor(
         };
         pieces.push(Piece { key: key.clone(), bytes });
     }
-    let stored = stored(&kinds, shape.len(), precision);
+    let stored = stored(&kinds, &shape, is_in_block, precision);
     Ok(Tensor { planned: Planned { key, stored, shape }, pieces })
 }

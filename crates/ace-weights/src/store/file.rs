@@ -39,6 +39,8 @@ pub struct WeightFile {
     tensors: BTreeMap<String, Entry>,
     /// What becomes of the matrices of linear layers.
     matrices: Matrices,
+    /// Whether products with packed matrices are those of the wide ones.
+    exact: bool,
 }
 
 /// One file.
@@ -120,8 +122,8 @@ impl WeightFile {
         if is_index { Self::sharded(&file) } else { Self::of(&file, vec![(file.clone(), map(&file)?)]) }
     }
 
-    /// Leaves the matrices of linear layers as they are stored where networks can hold them so, GGUF's `Q8_0` and `Q4_0`: 8.5
-    /// and 4.5 bits a number on the device instead of 16 or 32, and widened anew whenever they are used.
+    /// Leaves the matrices of linear layers as they are stored where they have fewer than 16 bits: as many bits a number are
+    /// on the device, and the wide numbers never.
     pub fn quantized(mut self) -> Self {
         self.matrices = Matrices::AsStored;
         self
@@ -132,6 +134,17 @@ impl WeightFile {
     pub fn packed(mut self, packing: Packing) -> Self {
         self.matrices = Matrices::Packed(packing);
         self
+    }
+
+    /// Multiplies with packed matrices as with wide ones: what is computed without gradients is then what gradients are of.
+    pub fn exact(mut self) -> Self {
+        self.exact = true;
+        self
+    }
+
+    /// Whether products with packed matrices are those of the wide ones.
+    pub(crate) fn is_exact(&self) -> bool {
+        self.exact
     }
 
     /// What becomes of the matrices of linear layers.
@@ -186,8 +199,13 @@ impl WeightFile {
     }
 
     fn of(path: &Path, files: Vec<(PathBuf, Bytes)>) -> Result<Self> {
-        let mut weights =
-            Self { path: path.to_owned(), parts: Vec::new(), tensors: BTreeMap::new(), matrices: Matrices::Wide };
+        let mut weights = Self {
+            path: path.to_owned(),
+            parts: Vec::new(),
+            tensors: BTreeMap::new(),
+            matrices: Matrices::Wide,
+            exact: false,
+        };
         for (file, bytes) in files {
             let Header { tensors, metadata, is_gguf } = Header::of(&file, &bytes)?;
             for (key, declared) in tensors {
@@ -217,9 +235,13 @@ impl WeightFile {
             if let Some(weight) = scaled {
                 let Some(scale) = self.tensors.remove(&key) else { continue };
                 let is_number = matches!(scale.stored, Stored::F32 | Stored::F16 | Stored::BF16 | Stored::F64);
-                if scale.shape.iter().product::<usize>() != 1 || !is_number {
-                    let reason = format!("{key} is {:?} of {}, not one number", scale.shape, scale.stored);
-                    return Err(self.misfit(reason, "weights with a scale per row or block are not read"));
+                let rows = self.shape(&weight).and_then(|shape| shape.first()).copied();
+                let is_of_rows = rows.is_some() && scale.shape.first().copied() == rows && self.is_float8(&weight);
+                let count = scale.shape.iter().product::<usize>();
+                if !(is_number && (count == 1 || is_of_rows && rows == Some(count))) {
+                    let reason =
+                        format!("{key} is {:?} of {}, not a number, or one per row", scale.shape, scale.stored);
+                    return Err(self.misfit(reason, "weights with a scale per block are not read"));
                 }
                 if let Some(weight) = self.tensors.get_mut(&weight) {
                     weight.scale = Some(Box::new(scale));
@@ -229,6 +251,10 @@ impl WeightFile {
             }
         }
         Ok(())
+    }
+
+    fn is_float8(&self, key: &str) -> bool {
+        self.tensors.get(key).is_some_and(|entry| matches!(entry.stored, Stored::F8E4M3 | Stored::F8E5M2))
     }
 
     fn is_float(&self, key: &str) -> bool {
@@ -306,17 +332,38 @@ impl WeightFile {
             .get(key)
             .ok_or_else(|| self.misfit(format!("{key} is missing"), "this file belongs to another network"))?;
         let scale = match &entry.scale {
-            Some(scale) => {
-                let mut value = super::stored::Values::F32(Vec::with_capacity(1));
-                let read = scale.stored.read(self.bytes(scale), 1.0, &mut value);
-                match value {
-                    super::stored::Values::F32(value) if read.is_ok() && value.len() == 1 => value[0],
-                    _ => return Err(self.misfit(format!("the scale of {key} is no number"), "get the file again")),
-                }
-            }
+            Some(_) if self.has_row_scales(key) => 1.0,
+            Some(scale) => self.scales(key, scale)?[0],
             None => 1.0,
         };
         Ok(Raw { bytes: self.bytes(entry), stored: entry.stored, scale })
+    }
+
+    /// Whether every row of a tensor has a scale of its own; [`Raw::scale`] is 1 then.
+    pub(crate) fn has_row_scales(&self, key: &str) -> bool {
+        let scale = self.tensors.get(key).and_then(|entry| entry.scale.as_ref());
+        scale.is_some_and(|scale| scale.shape.iter().product::<usize>() > 1)
+    }
+
+    /// The scales of a tensor's rows, if they have some of their own.
+    ///
+    /// # Errors
+    /// If they are no numbers.
+    pub(crate) fn row_scales(&self, key: &str) -> Result<Option<Vec<f32>>> {
+        match self.tensors.get(key).and_then(|entry| entry.scale.as_ref()).filter(|_| self.has_row_scales(key)) {
+            Some(scale) => self.scales(key, scale).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn scales(&self, key: &str, scale: &Entry) -> Result<Vec<f32>> {
+        let count = scale.shape.iter().product();
+        let mut values = super::stored::Values::F32(Vec::with_capacity(count));
+        let read = scale.stored.read(self.bytes(scale), 1.0, &mut values);
+        match values {
+            super::stored::Values::F32(values) if read.is_ok() && values.len() == count => Ok(values),
+            _ => Err(self.misfit(format!("the scale of {key} is no number"), "get the file again")),
+        }
     }
 
     /// Shows a tensor's bytes as they are stored, a piece at a time, each a whole number of `unit` bytes but the last.

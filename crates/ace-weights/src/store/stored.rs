@@ -1,12 +1,13 @@
 //! How a file stores a tensor's numbers, and those numbers in a dtype that networks compute in.
 //!
-//! Numbers of few bits (8-bit floats, GGUF's blocks) are widened when they are read, but for GGUF's `Q8_0` and `Q4_0`, which
-//! networks can hold as they are ([`super::WeightFile::quantized`]).
+//! Numbers of few bits (8-bit floats, GGUF's blocks) are widened when they are read, unless networks hold them as they are
+//! ([`super::WeightFile::quantized`]).
 
 use super::{
     float8::Float8,
     gguf::{self, GgmlType},
 };
+use crate::quantize;
 use burn::tensor::{DType, Element, TensorData};
 use half::{bf16, f16};
 use safetensors::Dtype;
@@ -113,6 +114,14 @@ impl Stored {
         match self {
             Self::Block(kind) => kind.block_bytes(),
             _ => size_of::<f64>(),
+        }
+    }
+
+    /// How many bytes so many numbers take in a file that is written; 0 for what is not written.
+    pub(crate) fn bytes(self, elements: usize) -> usize {
+        match self {
+            Self::Block(kind) => kind.bytes(elements).unwrap_or(0),
+            other => elements * other.safetensors().map_or(0, |dtype| dtype.bitsize()) / 8,
         }
     }
 
@@ -328,6 +337,14 @@ pub(crate) fn restore<'a>(from: Stored, to: Stored, bytes: &'a [u8], scale: f32)
         return match values.iter().find(|value| value.abs() >= E4M3_OVERFLOW) {
             Some(value) => Err(format!("{value} does not fit into {to}")),
             None => Ok(Cow::Owned(Float8::E4M3.encode(&values))),
+        };
+    }
+    if let Stored::Block(kind) = to {
+        let mut values: Vec<f32> = Vec::new();
+        from.extend(bytes, scale, &mut values)?;
+        return match values.iter().find(|value| !value.is_finite()) {
+            Some(value) => Err(format!("{value} does not fit into {to}")),
+            None => quantize::blocks(kind, &values).map(Cow::Owned).ok_or_else(|| format!("{to} is not written")),
         };
     }
     let values = to.dtype().filter(|_| !to.is_quantized()).and_then(|dtype| Values::new(dtype, None, 0));

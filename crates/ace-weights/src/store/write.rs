@@ -98,8 +98,7 @@ pub(crate) struct Planned {
 impl Planned {
     /// How many bytes it takes.
     pub fn bytes(&self) -> usize {
-        let bits = self.stored.safetensors().map_or(0, |dtype| dtype.bitsize());
-        self.shape.iter().product::<usize>() * bits / 8
+        self.stored.bytes(self.shape.iter().product())
     }
 }
 
@@ -117,11 +116,25 @@ pub(crate) fn stream(
     // As the safetensors crate orders them: wide numbers first, so that all are aligned.
     plan.sort_by(|a, b| b.stored.safetensors().cmp(&a.stored.safetensors()).then_with(|| a.key.cmp(&b.key)));
     let header = header(path, &plan, metadata)?;
+    let header = [&(header.len() as u64).to_le_bytes()[..], &header].concat();
+    write_all(path, &header, &plan, 1, write)
+}
+
+/// Writes a header and then tensor after tensor, each from a multiple of `alignment` bytes on.
+///
+/// # Errors
+/// As [`stream`].
+pub(super) fn write_all(
+    path: &Path,
+    header: &[u8],
+    plan: &[Planned],
+    alignment: usize,
+    write: &mut dyn FnMut(&Planned, &mut dyn Write) -> Result<()>,
+) -> Result<()> {
     replace::file(path, &mut |file| {
         let mut file = Counted { inner: BufWriter::with_capacity(BUFFER, file), count: 0 };
-        file.write_all(&(header.len() as u64).to_le_bytes()).map_err(Error::io(path))?;
-        file.write_all(&header).map_err(Error::io(path))?;
-        for tensor in &plan {
+        file.write_all(header).map_err(Error::io(path))?;
+        for tensor in plan {
             let before = file.count;
             write(tensor, &mut file)?;
             let (written, expected) = (file.count - before, tensor.bytes());
@@ -129,6 +142,7 @@ pub(crate) fn stream(
                 let reason = format!("{} has {written} bytes, expected {expected}", tensor.key);
                 return Err(Error::format(path, reason, "the tensor is inconsistent"));
             }
+            file.write_all(&vec![0; written.next_multiple_of(alignment) - written]).map_err(Error::io(path))?;
         }
         file.flush().map_err(Error::io(path))
     })

@@ -110,6 +110,11 @@ impl GgmlType {
         })
     }
 
+    /// The number that a file has for it.
+    pub(super) const fn number(self) -> u32 {
+        self.row().0
+    }
+
     /// The name as ggml writes it, such as `Q4_K`.
     pub const fn name(self) -> &'static str {
         self.row().1

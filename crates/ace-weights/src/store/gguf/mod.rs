@@ -1,4 +1,4 @@
-//! Reads GGUF, the format of quantized weights: what a file says of itself, and where each tensor's bytes are.
+//! Reads and writes GGUF, the format of quantized weights: what a file says of itself, and where each tensor's bytes are.
 //!
 //! ```text
 //! "GGUF" · version u32 · tensors u64 · entries u64
@@ -19,9 +19,12 @@ mod blocks;
 mod header;
 #[cfg(test)]
 pub(crate) mod tests;
+mod write;
 
 pub use blocks::{GgmlType, dequantize};
 pub use header::{Array, Value};
+
+pub(crate) use write::stream;
 
 use crate::Error;
 use header::{Declared, Reader};
