@@ -257,4 +257,29 @@ mod tests {
         let branch = LowRank { a: random([2, 12], 1), b: random([10, 3], 2), scale: 1.0 };
         linear(random::<2>([9, 12], 3), random([10, 12], 4), None, Some(branch));
     }
+
+    /// A processor that multiplies pairs of bf16 adds them up in f32; others widen them. Both round once, at the end.
+    #[test]
+    fn sixteen_bits_are_multiplied_as_they_are() {
+        let half = |x: Tensor<2>| x.cast(DType::BF16);
+        for (rows, input, output) in [(70, 64, 96), (1, 256, 33), (49, 130, 300), (5, 37, 7), (500, 32, 1040)] {
+            let (x, weight) = (half(random([rows, input], 1)), half(random([output, input], 2)));
+            let bias = random([output], 3).cast(DType::BF16);
+            let low = LowRank {
+                a: random([3, input], 4).cast(DType::BF16),
+                b: random([output, 3], 5).cast(DType::BF16),
+                scale: 0.5,
+            };
+            let double = |x: &Tensor<2>| x.clone().cast(DType::F64);
+            let wide = |low: &LowRank| LowRank { a: double(&low.a), b: double(&low.b), scale: low.scale };
+            for low in [None, Some(low)] {
+                let ours = linear(x.clone(), weight.clone(), Some(bias.clone()), low.clone());
+                assert_eq!(ours.dtype(), DType::BF16);
+                let (bias, low) = (bias.clone().cast(DType::F64), low.as_ref().map(wide));
+                let expected = plain(double(&x), double(&weight), Some(bias), low);
+                let error = relative_error(&values(ours.cast(DType::F64)), &values(expected));
+                assert!(error <= 2.5e-3, "{rows} by {input} to {output}: {error:e}");
+            }
+        }
+    }
 }

@@ -1,5 +1,5 @@
 //! Times one double and one single block of a transformer of hidden size 1024, over 1024 image and 512 text tokens,
-//! with a low-rank branch on every linear layer of a frozen base: forward, and forward with backward. Beside the wall
+//! with a low-rank branch on every linear layer of a frozen base: forward, in f32 and in bf16, and forward with backward. Beside the wall
 //! time it prints the processor time, so that what runs on one core only is seen.
 //!
 //! `time [RUNS]`
@@ -13,6 +13,7 @@ use burn::{
     module::{Module, ModuleMapper, Param},
     optim::GradientsParams,
     prelude::*,
+    tensor::DType,
 };
 use std::time::Instant;
 
@@ -48,6 +49,19 @@ fn main() {
     report("single, forward", runs, || {
         let x = single_plain.forward(all.clone(), vec.clone(), &tables);
         f64::from(x.sum().into_scalar::<f32>())
+    });
+    let half = |x: &Tensor<3>| x.clone().cast(DType::BF16);
+    let (double_half, single_half) = (in_half(double_plain.clone()), in_half(single_plain.clone()));
+    let (img_half, txt_half, all_half) = (half(&img), half(&txt), half(&all));
+    let vec_half = vec.clone().cast(DType::BF16);
+    report("double, forward in bf16", runs, || {
+        let (img, txt) = double_half.forward(img_half.clone(), txt_half.clone(), vec_half.clone(), &tables);
+        f64::from(img.cast(DType::F32).sum().into_scalar::<f32>())
+            + f64::from(txt.cast(DType::F32).sum().into_scalar::<f32>())
+    });
+    report("single, forward in bf16", runs, || {
+        let x = single_half.forward(all_half.clone(), vec_half.clone(), &tables);
+        f64::from(x.cast(DType::F32).sum().into_scalar::<f32>())
     });
     let tables = rope(&training);
     let leaf = |x: &Tensor<3>| Tensor::from_inner(x.clone()).require_grad();
@@ -115,6 +129,17 @@ fn frozen<M: Module>(module: M, device: &Device) -> M {
         }
     }
     module.map(&mut Walk(device)).no_grad()
+}
+
+/// The module in bf16.
+fn in_half<M: Module>(module: M) -> M {
+    struct Walk;
+    impl ModuleMapper for Walk {
+        fn map_float<const N: usize>(&mut self, param: Param<Tensor<N>>) -> Param<Tensor<N>> {
+            param.map(|x| x.cast(DType::BF16))
+        }
+    }
+    module.map(&mut Walk)
 }
 
 fn random<const N: usize>(shape: [usize; N], device: &Device) -> Tensor<N> {

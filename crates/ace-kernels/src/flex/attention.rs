@@ -13,9 +13,11 @@
 //! threads changes no bit.
 
 use super::{
+    halves::{narrow, turn},
     memory::{New, Shared, each},
     product::{Into, Matrix, multiply},
     simd::{exp, largest, sum, sum2, wide},
+    tile::{PANEL, Plus, Strips, multiply_pairs},
     transpose::transpose,
 };
 use burn_flex::FlexTensor;
@@ -195,6 +197,80 @@ pub fn backward(
     }
 }
 
+/// As [`forward`] without the sums, in bf16 with sums in f32: queries, keys, values and weights are rounded.
+///
+/// # Panics
+/// If `width` is odd, or the processor does not multiply pairs.
+pub fn forward_halves(sizes: Sizes, [q, k, v]: [Heads<'_>; 3], out: HeadsOut<'_>) {
+    let Sizes { batch, heads, queries, keys, width, value_width, factor } = sizes;
+    let (depth, key_pairs) = (width / 2, keys.div_ceil(2));
+    // Of each head: keys as panels of 32 keys, values as panels of 32 features.
+    let (key_panels, value_panels) = (keys.div_ceil(PANEL), value_width.div_ceil(PANEL));
+    let (of_keys, of_values) = (key_panels * depth * PANEL, value_panels * key_pairs * PANEL);
+    let mut turned = New::<u32>::room(batch * heads * (of_keys + of_values));
+    let to = turned.shared();
+    each(batch * heads, batch * heads * (width + value_width) * keys, |head| {
+        let (b, h) = (head / heads, head % heads);
+        let (k_panels, v_panels) = to.part(head * (of_keys + of_values), of_keys + of_values).split_at_mut(of_keys);
+        let mut rows = vec![0_u32; PANEL * depth];
+        for (panel, to) in k_panels.chunks_exact_mut(depth * PANEL).enumerate() {
+            let count = PANEL.min(keys - panel * PANEL);
+            for (i, row) in rows.chunks_exact_mut(depth).enumerate().take(count) {
+                narrow(&k.from(b, h, panel * PANEL + i)[..width], bytemuck::cast_slice_mut(row));
+            }
+            turn(&rows, count, depth, to);
+        }
+        let nothing = vec![0.0; value_width];
+        for pair in 0..key_pairs {
+            let row = |key: usize| if key < keys { &v.from(b, h, key)[..value_width] } else { &nothing };
+            let (first, second) = (row(2 * pair), row(2 * pair + 1));
+            for (panel, to) in v_panels.chunks_exact_mut(key_pairs * PANEL).enumerate() {
+                let columns = panel * PANEL..value_width.min((panel + 1) * PANEL);
+                let to = &mut to[pair * PANEL..][..PANEL];
+                if columns.len() < PANEL {
+                    to.fill(0);
+                }
+                interleave(&first[columns.clone()], &second[columns], to);
+            }
+        }
+    });
+    let turned = &*turned.all();
+    let blocks = queries.div_ceil(QUERIES);
+    each(batch * heads * blocks, batch * heads * queries * keys, |task| {
+        let (head, first) = (task / blocks, task % blocks * QUERIES);
+        let (b, h, count) = (head / heads, head % heads, QUERIES.min(queries - first));
+        let (k_panels, v_panels) = turned[head * (of_keys + of_values)..][..of_keys + of_values].split_at(of_keys);
+        let (mut rows, mut scaled) = (vec![0_u32; count * depth], vec![0.0; width]);
+        for (i, row) in rows.chunks_exact_mut(depth).enumerate() {
+            scale(&q.from(b, h, first + i)[..width], factor, &mut scaled);
+            narrow(&scaled, bytemuck::cast_slice_mut(row));
+        }
+        let mut room = New::of(count * (keys + value_width + 1));
+        let (scores, rest) = room.all().split_at_mut(count * keys);
+        let (values, sums) = rest.split_at_mut(count * value_width);
+        let strips = Strips { numbers: &rows, step: depth, count, offsets: &[0], depth };
+        for (panel, k) in k_panels.chunks_exact(depth * PANEL).enumerate() {
+            let at = panel * PANEL;
+            multiply_pairs(strips, k, &mut scores[at..], keys, PANEL.min(keys - at), Plus::default());
+        }
+        softmax(scores, keys, sums);
+        let mut weights = vec![0_u32; count * key_pairs];
+        for (scores, weights) in scores.chunks_exact(keys).zip(weights.chunks_exact_mut(key_pairs)) {
+            narrow(scores, &mut bytemuck::cast_slice_mut(weights)[..keys]);
+        }
+        let strips = Strips { numbers: &weights, step: key_pairs, count, offsets: &[0], depth: key_pairs };
+        for (panel, v) in v_panels.chunks_exact(key_pairs * PANEL).enumerate() {
+            let at = panel * PANEL;
+            let columns = PANEL.min(value_width - at);
+            multiply_pairs(strips, v, &mut values[at..], value_width, columns, Plus::default());
+        }
+        for (i, row) in values.chunks_exact(value_width).enumerate() {
+            let start = b * out.steps[0] + h * out.steps[1] + (first + i) * out.steps[2];
+            out.numbers.part(start, value_width).copy_from_slice(row);
+        }
+    });
+}
+
 wide! {
     /// Rows of scores become weights that sum to one; `lse` gets the logarithms of the sums before.
     fn softmax(scores: &mut [f32], keys: usize, lse: &mut [f32]) {
@@ -217,6 +293,22 @@ wide! {
                 *score = weight;
                 *gradient = weight * (*gradient - dot) * factor;
             }
+        }
+    }
+
+    fn scale(from: &[f32], factor: f32, to: &mut [f32]) {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = from * factor);
+    }
+
+    /// Numbers of two rows in pairs of bf16, rounded to the nearest.
+    fn interleave(first: &[f32], second: &[f32], to: &mut [u32]) {
+        for ((to, first), second) in to.iter_mut().zip(first).zip(second) {
+            let half = |number: f32| {
+                let bits = number.to_bits();
+                let rounded = (bits.wrapping_add(0x7fff + (bits >> 16 & 1))) >> 16;
+                if number.is_nan() { bits >> 16 | 0x40 } else { rounded }
+            };
+            *to = half(*first) | half(*second) << 16;
         }
     }
 

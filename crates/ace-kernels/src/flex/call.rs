@@ -2,7 +2,7 @@
 //!
 //! It takes f32 on burn's CPU backend. Numbers of 16 bits become f32 for it, and its output becomes what they were.
 
-use super::{Activation, Base, Maybe, Own};
+use super::{Activation, Base, Maybe, Own, halves::Halves, tile};
 use crate::LowRank;
 use burn::{
     backend::{Dispatch, DispatchTensor},
@@ -59,13 +59,22 @@ pub fn attend_rows(
     {
         return None;
     }
-    let joined = Dispatch::attend_rows(
+    let rows = second.map(|(rows, _)| input(rows));
+    let scales = second.map(|(_, scales)| scales.map(input));
+    let (query_scale, key_scale) = scales.map_or((None, None), |[query, key]| (Some(query), Some(key)));
+    let (rows, query_scale, key_scale) = (Maybe::of(rows), Maybe::of(query_scale), Maybe::of(key_scale));
+    let attend = if in_pairs(first) && cos.dims()[3] > 0 && tile::multiplies_pairs() {
+        Dispatch::attend_rows_in_halves
+    } else {
+        Dispatch::attend_rows
+    };
+    let joined = attend(
         input(first),
         input(query),
         input(key),
-        Maybe::of(second.map(|(rows, _)| input(rows))),
-        Maybe::of(second.map(|(_, [query, _])| input(query))),
-        Maybe::of(second.map(|(_, [_, key])| input(key))),
+        rows,
+        query_scale,
+        key_scale,
         input(cos),
         input(sin),
         heads,
@@ -84,6 +93,16 @@ pub fn project<const N: usize>(
     let low = branch.is_none_or(|LowRank { a, b, .. }| takes(a) && takes(b));
     if !(takes(x) && takes(weight) && bias.is_none_or(takes) && low) {
         return None;
+    }
+    if in_pairs(x) && in_pairs(weight) && tile::multiplies_pairs() {
+        return Some(Tensor::from_dispatch(Dispatch::project_halves(
+            x.clone().into_dispatch(),
+            weight.clone().into_dispatch(),
+            Maybe::of(bias.map(input)),
+            Maybe::of(branch.map(|branch| input(&branch.a))),
+            Maybe::of(branch.map(|branch| input(&branch.b))),
+            branch.map_or(0.0, |branch| branch.scale),
+        )));
     }
     Some(output(based(input(x), weight.clone().into_dispatch(), Base::Weight, bias, branch), x))
 }
@@ -139,12 +158,23 @@ fn takes<const N: usize>(x: &Tensor<N>) -> bool {
         && (cfg!(feature = "autodiff") || !device.is_autodiff())
 }
 
+/// Rows of bf16 that are made of pairs, without gradients.
+fn in_pairs<const N: usize>(x: &Tensor<N>) -> bool {
+    x.dtype() == DType::BF16 && x.dims()[N - 1].is_multiple_of(2) && !x.device().is_autodiff()
+}
+
 fn input<const N: usize>(x: &Tensor<N>) -> DispatchTensor {
-    x.clone().cast(DType::F32).into_dispatch()
+    match x.dtype() {
+        DType::BF16 if !x.device().is_autodiff() => Dispatch::unhalve(x.clone().into_dispatch()),
+        _ => x.clone().cast(DType::F32).into_dispatch(),
+    }
 }
 
 fn output<const N: usize, const M: usize>(y: DispatchTensor, like: &Tensor<M>) -> Tensor<N> {
-    Tensor::<N>::from_dispatch(y).cast(like.dtype())
+    match like.dtype() {
+        DType::BF16 if !like.device().is_autodiff() => Tensor::from_dispatch(Dispatch::halve(y)),
+        dtype => Tensor::<N>::from_dispatch(y).cast(dtype),
+    }
 }
 
 #[cfg(test)]

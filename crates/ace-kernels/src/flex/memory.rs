@@ -1,8 +1,9 @@
 //! Tensors of burn's CPU backend as slices, new ones without filling them first, and loops over all cores.
 
 use super::product::Matrix;
-use burn::tensor::{Bytes, DType, Shape};
+use burn::tensor::{Bytes, Element, Shape};
 use burn_flex::{FlexTensor, Layout};
+use bytemuck::Pod;
 use rayon::prelude::*;
 use std::{marker::PhantomData, mem::MaybeUninit};
 
@@ -139,11 +140,18 @@ pub fn rows(tensor: &FlexTensor) -> Rows<'_> {
 }
 
 /// Numbers to be written.
-pub struct New(Vec<MaybeUninit<f32>>);
+pub struct New<T = f32>(Vec<MaybeUninit<T>>);
 
 impl New {
     /// Room for so many; what is in it is not defined until it is written.
     pub fn of(len: usize) -> Self {
+        Self::room(len)
+    }
+}
+
+impl<T: Element + Pod> New<T> {
+    /// As [`New::of`], of numbers of any kind.
+    pub fn room(len: usize) -> Self {
         let mut numbers = Vec::with_capacity(len);
         // SAFETY: the capacity is there, and `MaybeUninit` needs no value.
         #[allow(unsafe_code)]
@@ -154,14 +162,14 @@ impl New {
     }
 
     /// For tasks that write different parts at the same time.
-    pub fn shared(&mut self) -> Shared<'_> {
+    pub fn shared(&mut self) -> Shared<'_, T> {
         Shared { start: self.0.as_mut_ptr().cast(), len: self.0.len(), lifetime: PhantomData }
     }
 
     /// All of it.
-    pub fn all(&mut self) -> &mut [f32] {
+    pub fn all(&mut self) -> &mut [T] {
         let len = self.0.len();
-        // SAFETY: every bit pattern is an f32, and callers write before they read.
+        // SAFETY: every bit pattern is a number, and callers write before they read.
         #[allow(unsafe_code)]
         unsafe {
             std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), len)
@@ -179,29 +187,36 @@ impl New {
         // SAFETY: the same memory under the type of what callers have written into it.
         #[allow(unsafe_code)]
         let numbers =
-            unsafe { Vec::from_raw_parts(numbers.as_mut_ptr().cast::<f32>(), numbers.len(), numbers.capacity()) };
-        FlexTensor::new(Bytes::from_elems(numbers), layout, DType::F32)
+            unsafe { Vec::from_raw_parts(numbers.as_mut_ptr().cast::<T>(), numbers.len(), numbers.capacity()) };
+        FlexTensor::new(Bytes::from_elems(numbers), layout, T::dtype())
     }
 }
 
 /// Numbers that several tasks write, each its own part.
-#[derive(Clone, Copy)]
-pub struct Shared<'a> {
-    start: *mut f32,
+pub struct Shared<'a, T = f32> {
+    start: *mut T,
     len: usize,
-    lifetime: PhantomData<&'a mut [f32]>,
+    lifetime: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: it is a slice; which task writes what is the business of whoever calls `part`.
+impl<T> Clone for Shared<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Shared<'_, T> {}
+
+// SAFETY: it is a slice of numbers; which task writes what is the business of whoever calls `part`.
 #[allow(unsafe_code)]
-unsafe impl Send for Shared<'_> {}
+unsafe impl<T: Send> Send for Shared<'_, T> {}
 // SAFETY: as above.
 #[allow(unsafe_code)]
-unsafe impl Sync for Shared<'_> {}
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
 
-impl<'a> Shared<'a> {
+impl<'a, T> Shared<'a, T> {
     /// Of numbers that are there already.
-    pub fn of(numbers: &'a mut [f32]) -> Self {
+    pub fn of(numbers: &'a mut [T]) -> Self {
         Self { start: numbers.as_mut_ptr(), len: numbers.len(), lifetime: PhantomData }
     }
 
@@ -210,7 +225,7 @@ impl<'a> Shared<'a> {
     /// # Panics
     /// If there are fewer numbers.
     #[allow(clippy::mut_from_ref)]
-    pub fn part(&self, start: usize, len: usize) -> &'a mut [f32] {
+    pub fn part(&self, start: usize, len: usize) -> &'a mut [T] {
         assert!(start <= self.len && len <= self.len - start, "{start} + {len} of {}", self.len);
         // SAFETY: inside the slice, as asserted; every caller in this crate cuts it into parts that do not overlap.
         #[allow(unsafe_code)]

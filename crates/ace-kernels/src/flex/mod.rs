@@ -9,6 +9,7 @@ mod attention;
 mod call;
 mod conv;
 mod group_norm;
+mod halves;
 mod linear;
 pub(crate) mod memory;
 mod norm;

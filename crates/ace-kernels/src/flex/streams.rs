@@ -109,12 +109,28 @@ impl Frame {
 /// The output, `[B, L, heads·d + rest]`, and the logarithms of the softmaxes' sums.
 pub fn forward(streams: &[Stream<'_>], shared: Common<'_>) -> (FlexTensor, FlexTensor) {
     let frame = Frame::of(streams, shared.heads);
-    let mut packed = pack(&frame, streams, shared);
-    let mut out = New::of(frame.batch * frame.len * frame.out());
     let mut lse = New::of(frame.batch * frame.heads * frame.len);
+    let out = joined(&frame, streams, shared, |qkv, out| attention::forward(frame.sizes(), qkv, out, lse.all()));
+    (out, lse.tensor(Shape::new([frame.batch, frame.heads, frame.len])))
+}
+
+/// As [`forward`] without the sums, the products in bf16.
+pub fn forward_halves(streams: &[Stream<'_>], shared: Common<'_>) -> FlexTensor {
+    let frame = Frame::of(streams, shared.heads);
+    joined(&frame, streams, shared, |qkv, out| attention::forward_halves(frame.sizes(), qkv, out))
+}
+
+/// What `attend` makes of queries, keys and values, and beside it the activation of what is behind them.
+fn joined(
+    frame: &Frame,
+    streams: &[Stream<'_>],
+    shared: Common<'_>,
+    attend: impl FnOnce([Heads<'_>; 3], HeadsOut<'_>),
+) -> FlexTensor {
+    let mut packed = pack(frame, streams, shared);
+    let mut out = New::of(frame.batch * frame.len * frame.out());
     let to = out.shared();
-    let qkv = frame.heads_of(packed.all());
-    attention::forward(frame.sizes(), qkv, HeadsOut { numbers: to, steps: frame.joined() }, lse.all());
+    attend(frame.heads_of(packed.all()), HeadsOut { numbers: to, steps: frame.joined() });
     for (index, stream) in streams.iter().enumerate().filter(|_| frame.rest > 0) {
         let fused = numbers(stream.fused);
         each_rows(frame.batch * frame.lens[index], frame.rest, |first, count| {
@@ -126,10 +142,7 @@ pub fn forward(streams: &[Stream<'_>], shared: Common<'_>) -> (FlexTensor, FlexT
             }
         });
     }
-    (
-        out.tensor(Shape::new([frame.batch, frame.len, frame.out()])),
-        lse.tensor(Shape::new([frame.batch, frame.heads, frame.len])),
-    )
+    out.tensor(Shape::new([frame.batch, frame.len, frame.out()]))
 }
 
 /// Queries and keys normed and turned, values as they are: `[3, batch, heads, len, width]`.

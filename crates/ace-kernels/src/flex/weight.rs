@@ -2,9 +2,9 @@
 //! weight never exists.
 
 use super::{
+    halves::widen,
     memory::{New, Rows, Shared, each, each_rows},
     product::{Into, Matrix, multiply},
-    simd::wide,
     transpose::transpose,
 };
 use burn::tensor::{DType, bf16, f16};
@@ -112,19 +112,10 @@ impl<'a> Weight<'a> {
         let len = to.len();
         match self.numbers {
             Numbers::F32(weight) => to.copy_from_slice(&weight[start..][..len]),
-            Numbers::Bf16(weight) => widen_bf16(&weight[start..][..len], to),
+            Numbers::Bf16(weight) => widen(&weight[start..][..len], to),
             Numbers::F16(weight) => {
                 to.iter_mut().zip(&weight[start..][..len]).for_each(|(to, from)| *to = from.to_f32());
             }
-        }
-    }
-}
-
-wide! {
-    fn widen_bf16(from: &[bf16], to: &mut [f32]) {
-        for (to, from) in to.iter_mut().zip(from) {
-            // The upper half of an f32.
-            *to = f32::from_bits(u32::from(from.to_bits()) << 16);
         }
     }
 }

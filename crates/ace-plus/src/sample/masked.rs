@@ -4,8 +4,8 @@
 //! tokens alone.
 //!
 //! The line could be known beforehand, `x_t = (1−t)·x₀ + t·ε` with `x₀` the encoded image. But the image is encoded with a
-//! hole in it, and its latents are off far around the hole: on the miniature the picture under the mask came out at 34 dB
-//! of that of plain steps, and at 52 dB with the line that the network itself gives.
+//! hole in it, and its latents are off far around the hole: on the miniature edits came out at 34 dB of those of
+//! many plain steps, and at 52 dB with the line that the network itself gives.
 //!
 //! The same holds for references, which no mask covers, on the canvas and on the sequence, and for LCU's condition tokens.
 

@@ -164,7 +164,7 @@ pub struct Denoised {
 
 /// How the network is asked.
 enum Way {
-    Whole(Memory),
+    Whole(Box<Memory>),
     Masked(Box<Masked>),
 }
 
@@ -225,7 +225,7 @@ impl Denoiser<'_> {
         {
             return Ok(Way::Masked(Box::new(masked)));
         }
-        Ok(Way::Whole(Memory::new(course.cache, evaluations, &course.mag_ratios)))
+        Ok(Way::Whole(Box::new(Memory::new(course.cache, evaluations, &course.mag_ratios))))
     }
 
     fn velocity(
