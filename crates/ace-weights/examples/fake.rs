@@ -18,7 +18,7 @@ use ace_weights::network;
 use burn::prelude::*;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use shapes::shapes;
+use shapes::{Shapes, shapes};
 use std::{
     error::Error,
     fs::{self, File},
@@ -126,12 +126,12 @@ fn is_packed(key: &str) -> bool {
     (is_layer && !key.contains("attn_rel_b")) || key == "token_embd.weight"
 }
 
-fn flux_shapes(config: &FluxConfig) -> Vec<(String, Vec<usize>)> {
+fn flux_shapes(config: &FluxConfig) -> Shapes {
     shapes(&config.init(&Device::default()), &network::flux::BFL)
 }
 
 /// Keys and shapes of a network of a card.
-fn of_card(card: &str, network: &str) -> Result<Vec<(String, Vec<usize>)>, Box<dyn Error>> {
+fn of_card(card: &str, network: &str) -> Result<Shapes, Box<dyn Error>> {
     let card: toml::Table = card.parse()?;
     let section = card.get(network).ok_or_else(|| format!("the card has no [{network}]"))?.clone();
     let device = Device::default();

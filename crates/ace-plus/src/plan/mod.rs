@@ -225,11 +225,12 @@ pub fn plan(
     let own = |bytes: u64| if is_resident { 0 } else { bytes };
     let streamed = |network: &Footprint| network.streamed() - shell(network);
     let words = own((if streams_t5 { streamed(t5) + rows } else { t5.all() }).max(clip.all()));
-    let denoise = own(match (streams_flux, *adapters > 0) {
-        (true, _) => streamed(flux),
-        (false, false) => flux.without_modulations(),
-        (false, true) => flux.all() + adapters,
-    });
+    let work = work::denoise(&card.flux, extent.sequence, dtype);
+    let (denoise, pass) = match (streams_flux, *adapters > 0) {
+        (true, _) => streaming(&flux.blocks, card.flux.depth, work),
+        (false, false) => (own(flux.without_modulations()), work[1]),
+        (false, true) => (own(flux.all() + adapters), work[1]),
+    };
     let modulations = if is_resident || (*adapters > 0 && !streams_flux) {
         0
     } else {
@@ -257,7 +258,7 @@ pub fn plan(
             "denoise",
             how(streams_flux, "block by block"),
             denoise,
-            text + modulations + work::denoise(&card.flux, extent.sequence, dtype) + work::pixels(extent.canvas),
+            text + modulations + pass + work::pixels(extent.canvas),
         ),
         part(
             "decode",
@@ -267,6 +268,15 @@ pub fn plan(
         ),
     ];
     Plan { placement, text_placement, tile, parts }
+}
+
+/// Two blocks, one at work and the one that follows it (the first after the last), and what the one at work computes with, where
+/// both together are most.
+fn streaming(blocks: &[u64], depth: usize, [double, single]: [u64; 2]) -> (u64, u64) {
+    let next = blocks.iter().cycle().skip(1);
+    let of =
+        |(index, (block, next)): (usize, (&u64, &u64))| (block + next, if index < depth { double } else { single });
+    blocks.iter().zip(next).enumerate().map(of).max_by_key(|(held, work)| held + work).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -15,19 +15,20 @@ use std::thread;
 /// Bytes of f32.
 const F32: u64 = 4;
 
-/// A pass of the transformer, and what it is asked.
+/// A block of the transformer at work, `[double, single]`, and what the transformer is asked.
 ///
-/// The highest point is in a single block, in rows of `hidden_size` numbers for each token and `m` for the width of the
+/// The highest point of a single block, in rows of `hidden_size` numbers for each token and `m` for the width of the
 /// feed-forward over it: its input, that modulated, `3 + m` for queries, keys, values and the feed-forward, 3 for the heads of
-/// the attention, `1 + m` for what goes into the last layer.
-pub fn denoise(flux: &FluxConfig, sequence: Sequence, dtype: DType) -> u64 {
-    let rows = 9.0 + 2.0 * flux.mlp_ratio;
-    let numbers = rows * (sequence.all() * flux.hidden_size) as f64;
+/// the attention, `1 + m` for what goes into the last layer. A double block has its streams one after the other: `2 + 2·m`.
+pub fn denoise(flux: &FluxConfig, sequence: Sequence, dtype: DType) -> [u64; 2] {
     // 16 bits are multiplied in 32: rows are wide for a moment, and so is the largest matrix.
     let widened = if dtype == DType::F32 { 0.0 } else { (flux.hidden_size.pow(2) as f64) * (3.0 + flux.mlp_ratio) };
     let asked = sequence.image * (flux.in_channels * 2 + flux.out_channels * 4);
     let turning = 2 * sequence.all() * flux.axes_dim.iter().sum::<usize>();
-    F32 * ((numbers + widened) as u64 + (asked + turning) as u64)
+    [2.0 + 2.0 * flux.mlp_ratio, 9.0 + 2.0 * flux.mlp_ratio].map(|rows| {
+        let numbers = rows * (sequence.all() * flux.hidden_size) as f64;
+        F32 * ((numbers + widened) as u64 + (asked + turning) as u64)
+    })
 }
 
 /// What all modulations say in all steps.

@@ -7,20 +7,22 @@ use burn::{
 };
 
 /// Keys and shapes of a module's parameters, in its own order.
-struct Shapes<'a> {
+pub type Shapes = Vec<(String, Vec<usize>)>;
+
+struct Walk<'a> {
     keys: &'a KeyMap,
     path: Vec<String>,
-    all: Vec<(String, Vec<usize>)>,
+    all: Shapes,
 }
 
 /// Keys and shapes of a module's parameters, in its own order.
-pub fn shapes<M: Module>(module: &M, keys: &KeyMap) -> Vec<(String, Vec<usize>)> {
-    let mut shapes = Shapes { keys, path: Vec::new(), all: Vec::new() };
-    module.visit(&mut shapes);
-    shapes.all
+pub fn shapes<M: Module>(module: &M, keys: &KeyMap) -> Shapes {
+    let mut walk = Walk { keys, path: Vec::new(), all: Vec::new() };
+    module.visit(&mut walk);
+    walk.all
 }
 
-impl ModuleVisitor for Shapes<'_> {
+impl ModuleVisitor for Walk<'_> {
     fn enter_module(&mut self, name: &str, _container: &str) {
         self.path.push(name.to_owned());
     }
