@@ -588,6 +588,14 @@ mod tests {
             "--no-keep-outside",
             "--compat",
             "official",
+            "--sampler",
+            "unipc",
+            "--schedule",
+            "karras",
+            "--shift",
+            "3",
+            "--cache",
+            "0.1",
             "--noise",
             "n",
             "--dtype",
@@ -612,8 +620,8 @@ mod tests {
         let empty: Vec<&String> = (text.as_object().unwrap().iter())
             .filter_map(|(name, value)| (value.is_null() || value == &serde_json::json!([])).then_some(name))
             .collect();
-        // A region stands in the place of a mask, a size in the place of an image.
-        assert_eq!(empty, ["regions", "size"]);
+        // A region stands in the place of a mask, a size in the place of an image, masked steps in that of a cache.
+        assert_eq!(empty, ["masked_steps", "regions", "size"]);
         let empty = text["model"].as_object().unwrap().values().filter(|value| value.is_null()).count();
         assert_eq!(empty, 0, "{text}");
     }

@@ -69,7 +69,7 @@ fn the_transformer_names_the_axis() {
         (with(&|input| input.prompt_embeds = random([1, 5, 24], 1)), "axis 0 expected 2, got 1"),
         (with(&|input| input.pooled_prompt_embeds = random([2, 24], 1)), "axis 1 expected 20, got 24"),
         (with(&|input| input.timesteps = random([3], 1)), "assert_shape!(input.timesteps, [batch]): axis 0"),
-        (with(&|input| input.guidance = random([1], 1)), "assert_shape!(input.guidance, [batch]): axis 0"),
+        (with(&|input| input.guidance = random([1], 1)), "assert_shape!(guidance, [batch]): axis 0"),
         // One text token more than the rotary tables were made for.
         (with(&|input| input.prompt_embeds = random([2, 6, 24], 1)), "axis 2 expected 11, got 12"),
         (double(&random([2, 6, 16], 1), &txt, &vec), "assert_shape!(img, [batch, _, hidden_size]): axis 2"),

@@ -63,7 +63,9 @@ pub fn attend_rows(
     let scales = second.map(|(_, scales)| scales.map(input));
     let (query_scale, key_scale) = scales.map_or((None, None), |[query, key]| (Some(query), Some(key)));
     let (rows, query_scale, key_scale) = (Maybe::of(rows), Maybe::of(query_scale), Maybe::of(key_scale));
-    let attend = if in_pairs(first) && cos.dims()[3] > 0 && tile::multiplies_pairs() {
+    let learns =
+        streams.iter().any(|(rows, scales)| is_learning(rows) || scales.iter().any(|scale| is_learning(scale)));
+    let attend = if in_pairs(first) && !learns && tile::multiplies_pairs() {
         Dispatch::attend_rows_in_halves
     } else {
         Dispatch::attend_rows
@@ -94,7 +96,8 @@ pub fn project<const N: usize>(
     if !(takes(x) && takes(weight) && bias.is_none_or(takes) && low) {
         return None;
     }
-    if in_pairs(x) && in_pairs(weight) && tile::multiplies_pairs() {
+    let learns = bias.is_some_and(is_learning) || branch.is_some_and(|low| is_learning(&low.a) || is_learning(&low.b));
+    if in_pairs(x) && in_pairs(weight) && !learns && tile::multiplies_pairs() {
         return Some(Tensor::from_dispatch(Dispatch::project_halves(
             x.clone().into_dispatch(),
             weight.clone().into_dispatch(),
@@ -160,20 +163,26 @@ fn takes<const N: usize>(x: &Tensor<N>) -> bool {
 
 /// Rows of bf16 that are made of pairs, without gradients.
 fn in_pairs<const N: usize>(x: &Tensor<N>) -> bool {
-    x.dtype() == DType::BF16 && x.dims()[N - 1].is_multiple_of(2) && !x.device().is_autodiff()
+    x.dtype() == DType::BF16 && x.dims()[N - 1].is_multiple_of(2) && !is_learning(x)
+}
+
+/// Whether a tensor is part of a graph, or may become one.
+fn is_learning<const N: usize>(x: &Tensor<N>) -> bool {
+    x.device().is_autodiff()
 }
 
 fn input<const N: usize>(x: &Tensor<N>) -> DispatchTensor {
     match x.dtype() {
-        DType::BF16 if !x.device().is_autodiff() => Dispatch::unhalve(x.clone().into_dispatch()),
+        DType::BF16 if !is_learning(x) => Dispatch::unhalve(x.clone().into_dispatch()),
         _ => x.clone().cast(DType::F32).into_dispatch(),
     }
 }
 
 fn output<const N: usize, const M: usize>(y: DispatchTensor, like: &Tensor<M>) -> Tensor<N> {
+    let y = Tensor::<N>::from_dispatch(y);
     match like.dtype() {
-        DType::BF16 if !like.device().is_autodiff() => Tensor::from_dispatch(Dispatch::halve(y)),
-        dtype => Tensor::<N>::from_dispatch(y).cast(dtype),
+        DType::BF16 if !is_learning(&y) => Tensor::from_dispatch(Dispatch::halve(y.into_dispatch())),
+        dtype => y.cast(dtype),
     }
 }
 
