@@ -1,6 +1,9 @@
 //! `ace plan` and `ace bench`: what something will take, and how fast it is.
 
-use super::{SampleArgs, dtype, packing};
+use super::{
+    SampleArgs,
+    values::{dtype, packing},
+};
 use crate::{model::ModelArgs, report::Failure};
 use ace_nn::{flux::FluxConfig, weight::Packing};
 use burn::tensor::FloatDType;

@@ -1,6 +1,6 @@
 //! `ace train`, and looking at a training: `ace report`.
 
-use super::{dtype, packing};
+use super::values::{dtype, packing};
 use crate::model::ModelArgs;
 use ace_nn::weight::Packing;
 use burn::tensor::FloatDType;
