@@ -10,6 +10,7 @@
 
 mod shapes;
 
+use ace_kernels::Pages;
 use ace_nn::flux::FluxConfig;
 use ace_weights::{WeightFile, network::flux::BFL};
 use burn::{module::Module, prelude::*, tensor::FloatDType};
@@ -22,6 +23,10 @@ use std::{
     path::Path,
     time::Instant,
 };
+
+/// As in the program.
+#[global_allocator]
+static PAGES: Pages = Pages::new();
 
 /// Half as wide as FLUX.1, a third as deep.
 const CONFIG: FluxConfig = FluxConfig {

@@ -10,8 +10,12 @@ use super::{
 use crate::quantize;
 use burn::tensor::{DType, Element, TensorData};
 use half::{bf16, f16};
+use rayon::prelude::*;
 use safetensors::Dtype;
 use std::{borrow::Cow, fmt};
+
+/// Numbers that are worth a task of their own.
+const TASK: usize = 1 << 16;
 
 /// Bytes of a file that are converted at a time where they are converted by way of f32.
 const PIECE: usize = 1 << 20;
@@ -160,25 +164,39 @@ impl Stored {
     fn extend<T: Number>(self, bytes: &[u8], scale: f32, values: &mut Vec<T>) -> Result<(), String> {
         if let Some(format) = self.float8() {
             let table = format.table().map(|value| T::from_f32(value * scale));
-            values.extend(bytes.iter().map(|code| table[usize::from(*code)]));
+            values.par_extend(bytes.par_iter().with_min_len(TASK).map(|code| table[usize::from(*code)]));
             return Ok(());
         }
         match self {
             Self::F64 => {
                 let (all, _) = bytes.as_chunks();
-                values.extend(all.iter().map(|bytes| T::from_f64(f64::from_le_bytes(*bytes) * f64::from(scale))));
+                values.par_extend(
+                    all.par_iter()
+                        .with_min_len(TASK)
+                        .map(|bytes| T::from_f64(f64::from_le_bytes(*bytes) * f64::from(scale))),
+                );
             }
             Self::F32 => {
                 let (all, _) = bytes.as_chunks();
-                values.extend(all.iter().map(|bytes| T::from_f32(f32::from_le_bytes(*bytes) * scale)));
+                values.par_extend(
+                    all.par_iter().with_min_len(TASK).map(|bytes| T::from_f32(f32::from_le_bytes(*bytes) * scale)),
+                );
             }
             Self::F16 => {
                 let (all, _) = bytes.as_chunks();
-                values.extend(all.iter().map(|bytes| T::from_f32(f16::from_le_bytes(*bytes).to_f32() * scale)));
+                values.par_extend(
+                    all.par_iter()
+                        .with_min_len(TASK)
+                        .map(|bytes| T::from_f32(f16::from_le_bytes(*bytes).to_f32() * scale)),
+                );
             }
             Self::BF16 => {
                 let (all, _) = bytes.as_chunks();
-                values.extend(all.iter().map(|bytes| T::from_f32(bf16::from_le_bytes(*bytes).to_f32() * scale)));
+                values.par_extend(
+                    all.par_iter()
+                        .with_min_len(TASK)
+                        .map(|bytes| T::from_f32(bf16::from_le_bytes(*bytes).to_f32() * scale)),
+                );
             }
             Self::Block(kind) => {
                 let piece = (PIECE / kind.block_bytes()).max(1) * kind.block_bytes();
