@@ -8,7 +8,7 @@ use super::{
     linear::{self, Base, Branch},
     memory::{GRAIN, New, dense, each, each_rows, numbers, sizes},
     simd::wide,
-    streams,
+    stream_of, streams,
     tile::{PANEL, Plus, Strips, multiply_pairs},
     transpose::transpose,
 };
@@ -105,8 +105,7 @@ impl Halves for Flex {
         heads: usize,
         epsilon: f64,
     ) -> FlexTensor {
-        let (second, more) = (second.get(), second_query_scale.get().zip(second_key_scale.get()));
-        let second = second.zip(more).map(|(fused, (query, key))| [fused, query, key]);
+        let second = stream_of(second, second_query_scale, second_key_scale);
         let inputs = RowInputs::new([first, query_scale, key_scale], second, [cos, sin], heads, epsilon);
         streams::forward_halves(&inputs.streams(), inputs.common())
     }

@@ -152,8 +152,7 @@ impl Own for Flex {
         heads: usize,
         epsilon: f64,
     ) -> FlexTensor {
-        let (second, more) = (second.get(), second_query_scale.get().zip(second_key_scale.get()));
-        let second = second.zip(more).map(|(fused, (query, key))| [fused, query, key]);
+        let second = stream_of(second, second_query_scale, second_key_scale);
         let inputs = RowInputs::new([first, query_scale, key_scale], second, [cos, sin], heads, epsilon);
         streams::forward(&inputs.streams(), inputs.common()).0
     }
@@ -170,6 +169,11 @@ impl Own for Flex {
         let branch = a.get().zip(b.get()).map(|(a, b)| Branch { a, b, scale: scale as f32 });
         linear::forward(x, (kind, base), bias.get(), branch).0
     }
+}
+
+/// Rows of a second stream with the scales of its queries and keys, if there is one.
+fn stream_of(rows: Maybe<Flex>, query_scale: Maybe<Flex>, key_scale: Maybe<Flex>) -> Option<[FlexTensor; 3]> {
+    Some([rows.get()?, query_scale.get()?, key_scale.get()?])
 }
 
 /// A tensor that [`Heads::of`] understands: itself, or a copy.
