@@ -6,7 +6,7 @@
 import { faded, outline } from "./mask.js";
 
 /** Colours of the masks, in their order. */
-export const COLOURS = [[46, 120, 245], [233, 104, 22], [16, 158, 130], [205, 60, 150], [168, 128, 0], [120, 88, 250]];
+export const COLOURS = [[46, 120, 245], [214, 51, 132], [16, 158, 130], [233, 104, 22], [120, 88, 250], [168, 128, 0]];
 /** From this many screen pixels a picture's pixel on, its edges are shown. */
 const CRISP = 2.5;
 const MARGIN = 24;
@@ -382,12 +382,12 @@ export class Stage {
   // ---- painting without a pointer: arrows move, Enter begins and ends
 
   key(event) {
-    this.element.classList.remove("pointed");
     const step = event.shiftKey ? 8 : 1;
     const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
     const move = moves[event.key];
     if (move && this.look === "slider") return this.setDivide(this.divide + Math.sign(move[0]) * step * 2), true;
     if (!this.canPaint || !(move || event.key === "Enter")) return false;
+    this.element.classList.remove("pointed");
     this.#keys ??= [Math.floor(this.width / 2) + 0.5, Math.floor(this.height / 2) + 0.5];
     const keys = this.#keys;
     if (move) {
