@@ -526,6 +526,8 @@ function busy(on) {
     $("progress").removeAttribute("value");
     $("progress-text").textContent = "Sending";
     announce("Running");
+    // On a phone the button stands far from the picture.
+    if (stage.element.getBoundingClientRect().top < 0) scrollTo({ top: 0, behavior: "smooth" });
   } else stage.preview(null);
   drawAll();
 }

@@ -189,7 +189,12 @@ export class Turns {
     const had = element.contains(document.activeElement);
     element.replaceChildren(inner);
     const head = element.querySelector('[aria-selected="true"]');
-    head?.scrollIntoView({ block: "nearest", inline: "nearest" });
+    // By hand, because `scrollIntoView` would move the page, too.
+    if (head) {
+      const [x, y] = [head.offsetLeft, head.offsetTop];
+      const inside = (from, to, side) => Math.max(to + CELL + GAP[1] - side, Math.min(from, to - GAP[1]));
+      element.scrollTo(inside(element.scrollLeft, x, element.clientWidth), inside(element.scrollTop, y, element.clientHeight));
+    }
     if (had) head?.focus();
   }
 }
