@@ -364,7 +364,7 @@ function setFeather(pixels) {
 }
 
 function paint(stroke) {
-  if (!turns.current) return;
+  if (!turns.current || stage.isPainting) return;
   draft.masks.push({ mask: draft.active, ...stroke });
   painted();
 }
@@ -528,11 +528,16 @@ function busy(on) {
     announce("Running");
     // On a phone the button stands far from the picture.
     if (stage.element.getBoundingClientRect().top < 0) scrollTo({ top: 0, behavior: "smooth" });
-  } else stage.preview(null);
+  } else {
+    stage.preview(null);
+    document.title = "ACE++";
+  }
   drawAll();
 }
 
+/** Quarters of the steps that were said aloud. */
 let quarter = 0;
+
 function progress(name, data) {
   const bar = $("progress");
   const text = $("progress-text");
@@ -557,6 +562,7 @@ function progress(name, data) {
     bar.max = data.of;
     bar.value = data.done;
     text.textContent = `Step ${data.done} of ${data.of}`;
+    document.title = `${Math.round(100 * data.done / data.of)} % · ACE++`;
     const now = Math.floor(4 * data.done / data.of);
     if (now > quarter) announce(`${now * 25} percent`);
     quarter = now;
@@ -854,7 +860,7 @@ async function main() {
     const share = total ? ` ${Math.round(100 * loaded / total)} %` : "";
     say(loaded < total || !total ? `Fetching ${what ?? "the model"}${share}` : "", "", { stays: true });
   };
-  store = await Store.open();
+  store = await Store.open(() => say("The browser has no more room for turns.", "Download what you want to keep: it is here until the page is closed.", { bad: true }));
   turns = new Turns(store);
   await turns.load();
   draft = await draftOf(null);
