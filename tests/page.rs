@@ -3,26 +3,38 @@
 
 use crate::support::{
     TestDir,
-    browser::{self, Served, Visit},
+    browser::{self, Visit},
+    server::{self, Server},
 };
-use ace_plus::provenance::Provenance;
+use ace_plus::{
+    image::{self, RgbImage},
+    provenance::Provenance,
+};
 use headless_chrome::browser::tab::ModifierKey::{Ctrl, Shift};
-use image::RgbImage;
 use serde_json::json;
-use std::path::Path;
+use std::{fs, path::Path, thread, time::Duration};
 
 const DESK: (u32, u32) = (1200, 780);
 const TURNS: &str = "document.querySelectorAll('.turn').length";
 /// Steps of an edit that takes long enough to be interrupted.
-const LONG: &str = "600";
+const LONG: &str = "150";
+/// Steps of one that nobody waits for.
+const ENDLESS: &str = "100000";
 
 /// A server and the page on it; `None` where there is no browser.
-fn visit(name: &str, size: (u32, u32)) -> Option<(TestDir, Served, Visit)> {
+fn visit(name: &str, size: (u32, u32)) -> Option<(TestDir, Server, Visit)> {
     let chrome = browser::find()?;
-    let state = TestDir::new(name);
-    let served = Served::start(&state, None);
-    let page = Visit::open(chrome, name, &served.address, size);
-    Some((state, served, page))
+    let dir = TestDir::new(name);
+    let server = Server::start(&dir, &[]);
+    let page = Visit::open(chrome, name, &server.url, size);
+    Some((dir, server, page))
+}
+
+/// States of all jobs, newest first.
+fn states(server: &Server) -> Vec<String> {
+    let all = server.get("/ace/v1/jobs").json();
+    let jobs = all["jobs"].as_array().expect("a list");
+    jobs.iter().map(|job| job["state"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
 /// Pixels that are painted in a mask.
@@ -39,8 +51,7 @@ fn pixels(bytes: &[u8]) -> RgbImage {
 }
 
 fn example(name: &str) -> Vec<u8> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny/examples");
-    std::fs::read(folder.join(name)).expect("the example is in the repository")
+    fs::read(server::example(name)).expect("it is shipped")
 }
 
 /// Waits until so many turns are there and nothing runs.
@@ -54,7 +65,7 @@ fn running(page: &Visit) {
 
 #[test]
 fn one_click_edits_the_example_and_the_download_says_how() {
-    let Some((_state, _served, page)) = visit("page-first", DESK) else { return };
+    let Some((_dir, _server, page)) = visit("page-first", DESK) else { return };
     assert_eq!(page.js("document.getElementById('words-1').value"), "turn the red circle green");
     assert_eq!(painted(&page, 1), 32 * 32);
     // Nothing comes from anywhere else, and nothing on it is refused by its own policy.
@@ -94,7 +105,7 @@ fn one_click_edits_the_example_and_the_download_says_how() {
 
 #[test]
 fn a_mask_is_painted_with_every_tool_and_a_reload_keeps_it() {
-    let Some((_state, _served, page)) = visit("page-paint", DESK) else { return };
+    let Some((_dir, _server, page)) = visit("page-paint", DESK) else { return };
     page.drop_file("#stage", "image.png", "image/png", &example("image.png"));
     page.until("document.getElementById('welcome').hidden", "a picture is open");
     assert_eq!(painted(&page, 1), 0);
@@ -150,7 +161,7 @@ fn a_mask_is_painted_with_every_tool_and_a_reload_keeps_it() {
 
     page.fill("#words-1", "a blue ring");
     // What is said is stored a moment later.
-    std::thread::sleep(std::time::Duration::from_millis(900));
+    thread::sleep(Duration::from_millis(900));
     page.reload();
     assert_eq!(painted(&page, 1), both);
     assert_eq!(page.js("document.getElementById('words-1').value"), "a blue ring");
@@ -160,18 +171,14 @@ fn a_mask_is_painted_with_every_tool_and_a_reload_keeps_it() {
 
 #[test]
 fn an_edit_is_cancelled_and_turns_are_undone_branched_and_replayed() {
-    let Some((_state, served, page)) = visit("page-turns", DESK) else { return };
-    page.fill("#num_steps", LONG);
+    let Some((_dir, server, page)) = visit("page-turns", DESK) else { return };
+    page.fill("#num_steps", ENDLESS);
     page.click("#try");
     running(&page);
     page.click("#cancel");
     page.until("/Cancelled/.test(document.getElementById('notice').innerText)", "it is cancelled");
     settled(&page, 1);
-    let state = format!(
-        "fetch('http://{}/ace/v1/jobs').then(answer => answer.json()).then(all => all.jobs.map(job => job.state).join())",
-        served.address
-    );
-    assert_eq!(page.js(&state), "cancelled", "on the server, too");
+    assert_eq!(states(&server), ["cancelled"], "on the server, too");
     assert_eq!(painted(&page, 1), 32 * 32, "the mask is still there");
 
     page.fill("#num_steps", "4");
@@ -227,7 +234,7 @@ fn an_edit_is_cancelled_and_turns_are_undone_branched_and_replayed() {
 
 #[test]
 fn what_cannot_be_done_is_one_line_and_a_hint() {
-    let Some((_state, _served, page)) = visit("page-wrong", DESK) else { return };
+    let Some((_dir, _server, page)) = visit("page-wrong", DESK) else { return };
     page.drop_file("#stage", "notes.txt", "text/plain", b"no picture at all");
     page.until("!document.getElementById('notice').hidden", "the page says so");
     assert_eq!(page.text("#notice-text"), "“notes.txt” is not a picture that this browser can read.");
@@ -245,7 +252,6 @@ fn what_cannot_be_done_is_one_line_and_a_hint() {
     // What the server refuses is said in its own words.
     page.key("i");
     page.fill("#words-1", "turn the red circle green");
-    page.fill("#sampler", "euler");
     page.fill("#num_steps", "0");
     page.click("#run");
     page.until("/step/.test(document.getElementById('notice-text').innerText)", "the server's refusal is shown");
@@ -254,19 +260,18 @@ fn what_cannot_be_done_is_one_line_and_a_hint() {
 
 #[test]
 fn a_server_that_is_killed_is_waited_for_and_finishes_the_same_edit() {
-    let Some((state, mut served, page)) = visit("page-killed", DESK) else { return };
+    let Some((dir, mut server, page)) = visit("page-killed", DESK) else { return };
     page.fill("#num_steps", LONG);
     page.click("#try");
     running(&page);
-    served.kill();
+    server.kill();
     page.until("/The server is away/.test(document.getElementById('notice').innerText)", "the page says so");
     assert_eq!(page.number(TURNS), 1);
 
-    let again = Served::start(&state, Some(&served.address));
+    let again = Server::start_at(&dir, server.address(), &[]);
     page.until("/The server is back/.test(document.getElementById('notice').innerText)", "the page says so");
     settled(&page, 2);
-    let jobs = format!("fetch('http://{}/ace/v1/jobs').then(answer => answer.json()).then(all => all.jobs.length)", again.address);
-    assert_eq!(page.number(&jobs), 1, "the edit was made once");
+    assert_eq!(states(&again), ["done"], "the edit was made once");
     let before = pixels(&example("image.png"));
     assert_ne!(pixels(&page.download().1), before);
 
@@ -277,12 +282,12 @@ fn a_server_that_is_killed_is_waited_for_and_finishes_the_same_edit() {
     running(&page);
     page.reload();
     settled(&page, 3);
-    assert_eq!(page.number(&jobs), 2);
+    assert_eq!(states(&again), ["done", "done"]);
 }
 
 #[test]
 fn on_a_phone_nothing_is_wider_than_the_screen() {
-    let Some((_state, _served, page)) = visit("page-phone", (375, 812)) else { return };
+    let Some((_dir, _server, page)) = visit("page-phone", (375, 812)) else { return };
     let wide = "[...document.querySelectorAll('header, #stage, #viewbar, #tools, #scroll, #footer, #turns-row')]\
                 .filter(e => e.offsetParent && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.id).join()";
     assert_eq!(page.js(wide), "");

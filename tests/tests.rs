@@ -75,5 +75,8 @@ mod plan;
 // Holding a model so that an edit fits: predictions, T5 layer by layer, words that are kept embedded.
 mod hold;
 
+// The server: what it answers, refuses and survives.
+mod serve;
+
 // The page in a real browser: painting, editing, turns, a server that is killed.
 mod page;

@@ -1,4 +1,7 @@
-//! A real browser that looks at the real program: chromium without a window, and `ace serve` on a port of its own.
+//! A real browser: chromium without a window, driven as a person would.
+
+// It says why it is not there.
+#![allow(clippy::print_stderr)]
 
 use super::TestDir;
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -11,9 +14,7 @@ use serde_json::Value;
 use std::{
     env,
     ffi::OsStr,
-    io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -38,46 +39,6 @@ pub fn find() -> Option<PathBuf> {
     found
 }
 
-/// `ace serve` with the miniature, killed without warning when it is dropped.
-pub struct Served {
-    child: Child,
-    /// Where it listens.
-    pub address: String,
-}
-
-impl Served {
-    /// Starts it with its queue in `state`, on a port of the system's choice or the one that is given.
-    pub fn start(state: &TestDir, address: Option<&str>) -> Self {
-        let listen = address.unwrap_or("127.0.0.1:0");
-        let mut command: Command = super::ace();
-        command.args(["serve", "--listen", listen, "--state"]).arg(state.path());
-        command.env("RUST_LOG", "error").env_remove("ACE_TOKEN").stdout(Stdio::piped());
-        let mut child = command.spawn().expect("the program starts");
-        let mut lines = BufReader::new(child.stdout.take().expect("its output is piped")).lines();
-        let said = lines.find_map(|line| {
-            let line = line.ok()?;
-            let (_, rest) = line.split_once("http://")?;
-            rest.split_whitespace().next().map(str::to_owned)
-        });
-        let address = said.expect("it says where it listens");
-        // Whatever else it says is read, so that it never waits for a reader.
-        thread::spawn(move || lines.for_each(drop));
-        Self { child, address }
-    }
-
-    /// Ends it as a failing machine does.
-    pub fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
 /// A tab with the page in it.
 pub struct Visit {
     tab: Arc<Tab>,
@@ -89,7 +50,7 @@ pub struct Visit {
 
 impl Visit {
     /// Opens the page and waits until it is ready.
-    pub fn open(chrome: PathBuf, name: &str, address: &str, (width, height): (u32, u32)) -> Self {
+    pub fn open(chrome: PathBuf, name: &str, url: &str, (width, height): (u32, u32)) -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let options = LaunchOptions::default_builder()
             .path(Some(chrome))
@@ -111,7 +72,7 @@ impl Visit {
         tab.call_method(behavior).expect("downloads have a place");
         let this = Self { tab, downloads, _browser: browser, _turn: turn };
         this.resize(width, height);
-        this.go(&format!("http://{address}/"));
+        this.go(&format!("{url}/"));
         this
     }
 

@@ -4,6 +4,7 @@
 pub mod browser;
 pub mod group;
 pub mod hub;
+pub mod server;
 
 use ace_nn::{
     autoencoder::{AutoEncoder, AutoEncoderConfig},

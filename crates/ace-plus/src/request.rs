@@ -5,7 +5,7 @@
 //! were requests is brought into this form ([`crate::provenance`]).
 
 use crate::{
-    Compat, Edit, Error, Model, Placement, Result, SeedNoise,
+    Card, Compat, Edit, Error, Model, Placement, Result, SeedNoise,
     picture::{self, Noted},
     sample::{Cache, Sampler, Schedule},
 };
@@ -295,6 +295,30 @@ impl Request {
             }
         }
         Ok(())
+    }
+
+    /// The request with every default spelled out, as `edit` was made of it: later versions may have others.
+    ///
+    /// # Errors
+    /// If the edit does not fit the card.
+    pub fn spelled_out(&self, edit: &Edit, card: &Card) -> Result<Self> {
+        let settings = edit.settings(card)?;
+        let mut request = self.clone();
+        request.seed = Some(edit.seed_number());
+        request.seed_noise.get_or_insert(SeedNoise::default());
+        request.num_steps = Some(settings.course.num_steps);
+        request.sampler = Some(settings.course.sampler);
+        request.schedule = Some(settings.course.schedule);
+        request.cache = Some(settings.course.cache);
+        request.guidance = Some(settings.guidance);
+        request.repainting_scale = Some(settings.repainting_scale);
+        request.keep_outside.get_or_insert(true);
+        request.feather.get_or_insert(0);
+        request.model.dtype.get_or_insert("f32".to_owned());
+        if request.image.is_none() {
+            request.size = Some(settings.size);
+        }
+        Ok(request)
     }
 
     /// `edit` with the way from noise to latents that is asked for.
