@@ -77,3 +77,6 @@ mod hold;
 
 // The server: what it answers, refuses and survives.
 mod serve;
+
+// The page in a real browser: painting, editing, turns, a server that is killed.
+mod page;
