@@ -111,7 +111,7 @@ fn a_job_is_accepted_followed_and_gives_what_ace_sample_gives() {
 #[test]
 fn every_step_of_a_job_is_told_in_order() {
     let dir = TestDir::new("serve-events");
-    let server = Server::start(&dir, &[]);
+    let server = Server::start(&dir, &["--batch", "1"]);
     // One before it, so that nothing is missed while the connection opens.
     let before = server.job(&slow(1));
     let mut message = recolor();
@@ -374,7 +374,7 @@ fn a_client_that_goes_away_takes_its_job_with_it() {
 #[test]
 fn a_full_queue_sends_away_and_clients_take_turns() {
     let dir = TestDir::new("serve-full");
-    let mut server = Server::start(&dir, &["--max-queue", "4"]).with_token("greedy");
+    let mut server = Server::start(&dir, &["--max-queue", "4", "--batch", "1"]).with_token("greedy");
     let running = server.job(&endless());
     server.until("it runs", |server| server.status(&running)["state"] == "running");
     let waiting: Vec<String> = (0..3).map(|seed| server.job(&slow(seed))).collect();
@@ -507,16 +507,17 @@ fn root() -> PathBuf {
     example("image.png").ancestors().nth(4).unwrap().to_owned()
 }
 
-/// A folder in which what the documentation says can be run, and a server.
-fn documentation(name: &str) -> (TestDir, Server) {
+/// A folder in which what the documentation says can be run, and a server, which works in one of its own.
+fn documentation(name: &str) -> ([TestDir; 2], Server) {
     let dir = TestDir::new(name);
     let models = dir.file("models/tiny");
     fs::create_dir_all(&models).unwrap();
     std::os::unix::fs::symlink(root().join("models/tiny/examples").canonicalize().unwrap(), models.join("examples"))
         .unwrap();
+    let own = TestDir::new(&format!("{name}-server"));
     let lora = root().join("models/tiny/lora/subject.safetensors").canonicalize().unwrap();
-    let server = Server::start(&dir, &["--lora", &format!("subject={}", lora.display())]);
-    (dir, server)
+    let server = Server::start(&own, &["--lora", &format!("subject={}", lora.display())]);
+    ([dir, own], server)
 }
 
 #[cfg(unix)]
@@ -526,7 +527,7 @@ fn what_the_documentation_says_in_a_shell_works() {
         eprintln!("skipped: there is no curl");
         return;
     }
-    let (dir, server) = documentation("serve-docs");
+    let ([dir, _own], server) = documentation("serve-docs");
     for block in documented("bash") {
         let block = block.replace("http://127.0.0.1:8080", &server.url);
         let Output { status, stderr, .. } =
@@ -547,7 +548,7 @@ fn what_the_documentation_says_in_python_and_javascript_works() {
         ("js", "made.png", "node", "ACE_NODE", &["-e", "require('openai')"], "-e"),
     ] {
         let Some(program) = client(program, variable, has) else { continue };
-        let (dir, server) = documentation(&format!("serve-docs-{language}"));
+        let ([dir, _own], server) = documentation(&format!("serve-docs-{language}"));
         let block = documented(language).concat().replace("http://127.0.0.1:8080", &server.url);
         let Output { status, stderr, .. } =
             Command::new(program).args([run, &block]).current_dir(dir.path()).output().unwrap();

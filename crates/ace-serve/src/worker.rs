@@ -131,8 +131,9 @@ impl<J: Assignment> Making<'_, J> {
                 [edit] => ace.run(edit, &mut |event| self.follow(&event, members)).map(|edited| vec![edited]),
                 edits => ace.run_together(edits, &mut |event| self.follow(&event, members)),
             };
+            let took = begin.elapsed();
             for job in distinct(members) {
-                self.shares[job].computed += begin.elapsed();
+                self.shares[job].computed += took;
             }
             for (member, edited) in members.iter().zip(made?) {
                 self.keep(member, &edited, &ace, studio)?;
