@@ -73,6 +73,7 @@ export class Stage {
     this.view.style.height = `${height}px`;
     this.element.classList.toggle("empty", !width);
     this.hasBefore = Boolean(before);
+    this.hasPicture = Boolean(picture);
     if (!before) this.setLook("result");
     if (same && !this.#isFit) this.#place();
     else this.fit();
@@ -156,9 +157,6 @@ export class Stage {
 
   // ---- panning and zooming
 
-  /** Whether a stroke is under way. */
-  get isPainting() { return Boolean(this.#doing); }
-
   get shift() { return this.look === "beside" && this.hasBefore ? this.width * 1.04 : 0; }
 
   fit() {
@@ -235,10 +233,19 @@ export class Stage {
     line.height = `${this.height * this.#scale}px`;
   }
 
+  /** Moves the view, whatever the tool, as long as a key is held. */
+  holdHand(on) {
+    this.isHand = on;
+    this.element.classList.toggle("hand", on);
+  }
+
   /** Shows what was before, as long as a key is held. */
   hold(on) { this.element.classList.toggle("held", on && this.hasBefore); }
 
   // ---- painting
+
+  /** Whether a stroke is under way. */
+  get isPainting() { return Boolean(this.#doing); }
 
   #at(event) {
     const box = this.element.getBoundingClientRect();
