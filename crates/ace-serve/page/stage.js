@@ -119,10 +119,12 @@ export class Stage {
     if (right > left && bottom > top) {
       const seen = this.feather && !this.#doing ? faded(data, width, height, this.feather) : data;
       const part = new ImageData(right - left, bottom - top);
+      const pixels = new Uint32Array(part.data.buffer);
       const [red, green, blue] = this.colour(id);
-      for (let y = top, at = 0; y < bottom; y++) for (let x = left; x < right; x++, at += 4) {
+      const colour = (blue << 16) | (green << 8) | red;
+      for (let y = top, at = 0; y < bottom; y++) for (let x = left; x < right; x++, at++) {
         const here = seen[y * width + x];
-        if (here) part.data.set([red, green, blue, here], at);
+        if (here) pixels[at] = (here << 24) | colour;
       }
       canvas.getContext("2d").putImageData(part, left, top);
     }
