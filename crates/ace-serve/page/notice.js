@@ -22,9 +22,11 @@ export function isSaying() { return !$("notice").hidden; }
 /** What went wrong, in its own words. */
 export function fail(error) { say(sentence(error.message), sentence(error.hint ?? ""), { bad: true }); }
 
-/** With a capital and a stop. */
+/** With a capital, unless it begins with a field's name, and a stop. */
 export function sentence(text) {
-  return text ? text[0].toUpperCase() + text.slice(1) + (/[.!?…]$/.test(text) ? "" : ".") : "";
+  if (!text) return "";
+  const begin = /^\w*_/.test(text) ? text[0] : text[0].toUpperCase();
+  return begin + text.slice(1) + (/[.!?…]$/.test(text) ? "" : ".");
 }
 
 /** For screen readers alone. */
