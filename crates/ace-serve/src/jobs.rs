@@ -29,6 +29,12 @@ pub struct Ask {
     pub request: Request,
     /// Pictures to make, of its seed and those that follow.
     pub count: u32,
+    /// Jobs with equal ones can be made together, if they have any.
+    #[serde(default)]
+    pub shape: Option<String>,
+    /// Bytes that one of its pictures is computed with.
+    #[serde(default)]
+    pub bytes: u64,
     /// What of the way is shown.
     #[serde(default)]
     pub shown: Shown,
@@ -113,7 +119,7 @@ pub struct End {
     pub state: State,
     /// When, in seconds since 1970.
     pub finished: u64,
-    /// How long it was worked on.
+    /// How long its edits were computed, previews among it.
     #[serde(default)]
     pub seconds: Option<f64>,
     /// Why it failed.
@@ -165,7 +171,7 @@ pub struct Status {
     pub finished: Option<u64>,
     /// Where its pictures are.
     pub pictures: Vec<String>,
-    /// How long it was worked on.
+    /// How long its edits were computed.
     pub seconds: Option<f64>,
     /// Why it failed.
     pub error: Option<Problem>,
