@@ -114,7 +114,7 @@ fn a_mask_is_painted_with_every_tool_and_a_reload_keeps_it() {
     assert_eq!(painted(&page, 1), 0);
 
     page.key("r");
-    page.paint(&[(10.0, 10.0), (15.0, 15.0), (20.0, 20.0)]);
+    page.paint(&[(10.5, 10.5), (15.5, 15.5), (19.5, 19.5)]);
     assert_eq!(painted(&page, 1), 100, "rectangle");
     page.key(".");
     assert_eq!(painted(&page, 1), 140, "grown by a disc, not by a square");
@@ -128,7 +128,7 @@ fn a_mask_is_painted_with_every_tool_and_a_reload_keeps_it() {
     page.key_with("Z", &[Ctrl, Shift]);
     assert_eq!(painted(&page, 1), 100, "one done again");
     page.key("e");
-    page.paint(&[(15.0, 15.0), (16.0, 15.0)]);
+    page.paint(&[(15.5, 15.5), (16.5, 15.5)]);
     let less = painted(&page, 1);
     assert!((40..90).contains(&less), "erased to {less}");
     page.key("c");
@@ -139,7 +139,7 @@ fn a_mask_is_painted_with_every_tool_and_a_reload_keeps_it() {
     page.key("c");
     // The fill spreads over the orange circle and stops at its edge.
     page.key("g");
-    page.paint(&[(48.0, 48.0)]);
+    page.paint(&[(48.5, 48.5)]);
     let circle = painted(&page, 1);
     assert!((450..700).contains(&circle), "the circle has {circle} pixels");
     page.key("c");
@@ -218,9 +218,10 @@ fn an_edit_is_cancelled_and_turns_are_undone_branched_and_replayed() {
     page.js("document.querySelector('[aria-level=\"1\"]').click()");
     page.until("document.getElementById('looks').hidden", "the first turn is shown");
     page.click("#add-mask");
+    page.until("document.activeElement.id === 'words-2'", "its words can be said");
     page.key("Escape");
     page.key("r");
-    page.paint(&[(34.0, 36.0), (50.0, 50.0), (62.0, 62.0)]);
+    page.paint(&[(34.5, 36.5), (50.5, 50.5), (61.5, 61.5)]);
     assert_eq!(painted(&page, 2), 28 * 26);
     page.click("#run");
     page.until("/Mask 2 has no words/.test(document.getElementById('notice').innerText)", "the page asks for words");

@@ -78,7 +78,8 @@ impl Visit {
 
     /// Goes to an address of the page, or to it once more.
     pub fn go(&self, url: &str) {
-        self.tab.navigate_to(url).expect("the page is there");
+        let arrived = self.tab.navigate_to(url).and_then(Tab::wait_until_navigated);
+        arrived.expect("the page is there");
         self.until("document.documentElement.dataset.ready === 'true'", "the page is ready");
     }
 

@@ -1,16 +1,23 @@
-// The page: pictures in, masks painted, edits run, turns kept. What computes is an engine (http.js, or the one that the
-// document names), what is painted is in mask.js and stage.js, what is asked in form.js, what was made in turns.js.
+// The page: pictures in, masks painted, edits run, turns kept.
+//
+// What computes is an engine (http.js, or the one that the document names). What is painted is in mask.js and stage.js, what
+// is asked in form.js and asked.js, an edit on its way in runner.js, what was made in turns.js.
 
-import { dataUrl, fromDataUrl, isSame, maskOf, maskUrl, pixelsOf, readPicture, thumb } from "./files.js";
+import { anySeed, ask } from "./asked.js";
+import { fromDataUrl, isSame, maskOf, pixelsOf, readPicture, thumb } from "./files.js";
 import { Form, make } from "./form.js";
 import * as http from "./http.js";
+import { listen } from "./keys.js";
 import { Masks } from "./mask.js";
+import { announce, askToken, dialog, fail, isSaying, say, sentence, sure } from "./notice.js";
+import { Runner } from "./runner.js";
 import { Stage } from "./stage.js";
 import { fresh, Store, Turns } from "./turns.js";
 
 const $ = id => document.getElementById(id);
 const EXAMPLE = "example";
-const STAGES = { load: "Loading the model", text: "Reading the words", encode: "Looking at the pictures", denoise: "Painting", decode: "Finishing" };
+/** Masks on one turn at most: so many colours are told apart. */
+const MOST_MASKS = 6;
 /** Milliseconds until what was painted or said is stored. */
 const SETTLE = 250;
 
@@ -21,10 +28,7 @@ let example = null;
 /** What is painted and said on each turn: `{id, masks, words, active, feather}`. */
 const drafts = new Map();
 let draft = null;
-/** The edit that runs: `{key, id, message, asked, parent, replay}` and its AbortController. */
-let running = null;
-/** Whether one is being put together; another click is none then. */
-let starting = false;
+let runner;
 
 const form = new Form({
   changed: () => settle(),
@@ -47,52 +51,6 @@ const stage = new Stage({
   },
   pointed: (x, y, isDown) => announce(`${x}, ${y}${isDown ? ", painting" : ""}`),
 });
-
-// ---- saying things
-
-let noticeTimer;
-
-/** One clear line, and what can be done about it. */
-function say(text, hint = "", { bad = false, stays = bad } = {}) {
-  clearTimeout(noticeTimer);
-  $("notice").hidden = !text;
-  $("notice").classList.toggle("bad", bad);
-  $("notice").setAttribute("role", bad ? "alert" : "status");
-  $("notice-text").textContent = text;
-  $("notice-hint").textContent = hint;
-  if (text && !stays) noticeTimer = setTimeout(() => say(""), 9000);
-}
-
-const fail = error => say(sentence(error.message), error.hint ? sentence(error.hint) : "", { bad: true });
-const sentence = text => (text ? text[0].toUpperCase() + text.slice(1) + (/[.!?…]$/.test(text) ? "" : ".") : "");
-function announce(text) { $("live").textContent = text; }
-
-function dialog(id) {
-  return new Promise(resolve => {
-    $(id).returnValue = "";
-    $(id).addEventListener("close", () => resolve($(id).returnValue), { once: true });
-    $(id).showModal();
-  });
-}
-
-async function sure(text, yes) {
-  $("ask-text").textContent = text;
-  $("ask-ok").textContent = yes;
-  return await dialog("ask") === "ok";
-}
-
-let asking = null;
-/** The token that the server wants, asked for once however many requests wait for it. */
-function askToken(why) {
-  asking ??= (async () => {
-    $("token-why").textContent = why || "Whoever started it has it.";
-    $("token-value").value = "";
-    const answer = await dialog("token");
-    asking = null;
-    return answer === "ok" ? $("token-value").value.trim() : null;
-  })();
-  return asking;
-}
 
 // ---- pictures in
 
@@ -254,7 +212,7 @@ async function remove(id) {
 
 async function forget() {
   if (!await sure("Forget all turns, masks and settings kept in this browser?", "Forget all")) return;
-  running?.abort.abort();
+  runner?.cancel();
   draft = null;
   drafts.clear();
   for (const id of [...turns.all.keys()]) await turns.remove(id);
@@ -276,7 +234,7 @@ function drawAll() {
   stage.canPaint = Boolean(turn);
   stage.element.classList.toggle("paints", stage.canPaint);
   stage.element.dataset.tool = stage.tool;
-  $("welcome").hidden = turns.head !== EXAMPLE || Boolean(running);
+  $("welcome").hidden = turns.head !== EXAMPLE || Boolean(runner?.job);
   $("turns-row").hidden = !turns.all.size;
   $("download").disabled = !turn;
   const hasBefore = stage.hasBefore;
@@ -296,7 +254,7 @@ function drawLook() {
 function drawWords() {
   if (!draft.masks.all.has(draft.active)) draft.active = stage.active = draft.masks.ids[0];
   form.drawWords(draft.masks.ids, draft.words, draft.active, mask => stage.colour(mask));
-  $("add-mask").hidden = !turns.current || draft.masks.ids.length > 5;
+  $("add-mask").hidden = !turns.current || draft.masks.ids.length >= MOST_MASKS;
 }
 
 function drawTools() {
@@ -312,7 +270,7 @@ function drawTools() {
 }
 
 function drawTurns() {
-  turns.draw($("turns"), { go: id => go(id), remove, busy: running?.parent });
+  turns.draw($("turns"), { go: id => go(id), remove, busy: runner?.job?.parent });
   for (const [act, can] of [["turn-undo", turns.current?.parent], ["turn-redo", turns.head && turns.next(turns.head)]]) {
     document.querySelector(`[data-act="${act}"]`).disabled = !can;
   }
@@ -334,7 +292,7 @@ function drawMade(turn) {
   $("made-list").replaceChildren(...list.flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })]));
   $("reuse").hidden = !turn.made;
   $("replay").hidden = !turn.asked;
-  $("again").hidden = !turn.asked || Boolean(running);
+  $("again").hidden = !turn.asked || Boolean(runner?.job);
   $("copy").hidden = !navigator.clipboard?.write;
 }
 
@@ -383,248 +341,88 @@ function setLook(look) {
 
 // ---- running
 
-class Wrong extends Error {
-  constructor(message, hint) { super(message); this.hint = hint; }
-}
-
-/** What is asked by what stands on the page. */
-async function message() {
-  const turn = turns.current;
-  const { task } = form;
-  const named = task ? `“${task.name.replaceAll("_", " ")}”` : "";
-  const { size, ...asked } = form.settings();
-  const { masks, words, active, feather } = draft;
-  const takesImage = form.takesImage && turn;
-  const painted = takesImage ? masks.painted : [];
-  if (form.needs("image") && !turn) throw new Wrong(`The task ${named} needs a picture.`, "Drop one on the page, or choose one.");
-  if (form.needs("mask") && !painted.length) {
-    throw new Wrong("Nothing is painted yet.", "Paint over what should change, or press I to take the whole picture.");
-  }
-  if (form.needs("reference") > form.references.length) {
-    const count = form.needs("reference");
-    throw new Wrong(`The task ${named} needs ${count === 1 ? "a reference" : `${count} references`}.`, "Drop pictures on the slots under References.");
-  }
-  const spoken = mask => (words.get(mask) ?? "").trim();
-  const silent = painted.find(mask => !spoken(mask));
-  if (painted.length > 1 && silent) {
-    throw new Wrong(`Mask ${masks.ids.indexOf(silent) + 1} has no words.`, "Say what should be seen there.");
-  }
-  asked.instruction = spoken(painted[0] ?? active) || spoken(active);
-  if (!asked.instruction && (!takesImage || form.needs("mask"))) throw new Wrong("Nothing is said yet.", "Say what should be seen.");
-  const url = mask => maskUrl(masks.all.get(mask), masks.width, masks.height);
-  if (painted.length > 1) asked.regions = await Promise.all(painted.map(async mask => ({ mask: await url(mask), instruction: spoken(mask) })));
-  else if (painted.length) asked.mask = await url(painted[0]);
-  if (painted.length && feather) asked.feather = feather;
-  if (!takesImage && size) asked.size = size;
-  if (form.takesReferences && form.references.length) asked.references = [...form.references];
-  if (takesImage && form.map) asked.map = form.map;
-  return { asked, parent: takesImage ? turn.id : null };
-}
-
-/** `asked` with its pictures as text, as it is sent. */
-async function sent(asked, parent) {
-  const whole = { ...asked, previews: true };
-  if (parent) whole.image = await dataUrl(turns.all.get(parent).picture);
-  if (asked.references) whole.references = await Promise.all(asked.references.map(dataUrl));
-  if (asked.map) whole.map = await dataUrl(asked.map);
-  return whole;
-}
-
-const anySeed = () => crypto.getRandomValues(new Uint32Array(1))[0];
-
-/** Puts an edit together and runs it, unless one runs. */
-async function begin(put) {
-  if (running || starting) return;
-  starting = $("run").disabled = true;
-  try {
-    const asked = await put();
-    if (asked) await start(asked);
-  } catch (error) {
-    fail(error);
-  } finally {
-    starting = $("run").disabled = false;
-  }
-}
-
-const run = () => begin(async () => {
+const run = () => runner?.begin(async () => {
   await keepExample();
   await saveDraft();
-  const { asked, parent } = await message();
-  asked.seed ??= anySeed();
-  return { asked, parent };
-});
+  const what = await ask(form, turns.current, draft);
+  return { ...what, picture: turns.all.get(what.parent)?.picture };
+}, form.limits);
 
-/** The same edit as made a turn, with another seed. */
-const again = () => begin(async () => {
+/** What made a turn, once more with something else. */
+function remade(more, rest = {}) {
   const turn = turns.current;
-  return turn?.asked && { asked: { ...turn.asked, seed: anySeed() }, parent: turns.parent(turn)?.id ?? null };
-});
-
-/** A turn made once more, to see whether it comes out the same. */
-const replay = () => begin(async () => {
-  const turn = turns.current;
-  if (!turn?.asked) return null;
-  const { n, ...asked } = turn.asked;
-  return { asked, parent: turns.parent(turn)?.id ?? null, replay: turn.id };
-});
-
-async function start({ asked, parent, replay = null }) {
-  const whole = await sent(asked, parent);
-  const most = form.limits.max_body_bytes;
-  if (most && JSON.stringify(whole).length > most) {
-    return fail(new Wrong("Pictures and masks are too large together.", `More than ${Math.round(most / 1e6)} MB is not taken here.`));
-  }
-  say("");
-  const job = { key: fresh(), id: null, message: whole, asked, parent, replay };
-  await store.put("state", job, `job ${job.key}`);
-  await locked(job);
+  const parent = turns.parent(turn);
+  return runner?.begin(() => turn?.asked && {
+    asked: { ...turn.asked, ...more }, parent: parent?.id ?? null, picture: parent?.picture, ...rest,
+  }, form.limits);
 }
 
-/** An edit is waited for in one tab of several. */
-async function locked(job) {
-  if (!navigator.locks) return follow(job);
-  return navigator.locks.request(`ace-${job.key}`, { ifAvailable: true }, lock => lock && follow(job));
+const again = () => remade({ seed: anySeed() });
+const replay = () => remade({ n: undefined }, { replay: turns.head });
+
+/** The preview stands where its result will: over the picture that is edited, or on a stage of its own. */
+function showPreview() {
+  const { job, picture } = runner;
+  if (!picture || job.replay) return;
+  if (job.parent) return job.parent === turns.head && stage.preview(picture);
+  if (turns.head !== job.watched) return;
+  const [width, height] = job.asked.size ?? form.model?.size ?? [64, 64];
+  if (stage.hasPicture || !stage.width) stage.show(null, null, width, height);
+  stage.preview(picture);
 }
 
-/** Waits for an edit, new or from before a reload. */
-async function follow(job) {
-  running = { ...job, abort: new AbortController(), picture: null };
-  busy(true);
-  const onEvent = (name, data) => {
-    if (name === "accepted") {
-      job.id = data.id;
-      store.put("state", job, `job ${job.key}`);
-    }
-    progress(name, data);
-  };
-  const { signal } = running.abort;
-  try {
-    const result = job.id && engine.resume
-      ? await engine.resume(job.id, onEvent, signal)
-      : await engine.run(job.message, onEvent, signal, job.key);
-    await (job.replay ? compared(job, result) : finished(job, result));
-  } catch (error) {
-    if (error.code === "cancelled" || signal.aborted) {
-      say("Cancelled.", "The mask and the words are still here.");
-      announce("Cancelled");
-    } else fail(error);
-  } finally {
-    await store.remove("state", `job ${job.key}`);
-    running = null;
-    busy(false);
-  }
-}
-
-function busy(on) {
-  $("run").hidden = on;
-  $("cancel").hidden = !on;
-  $("cancel").disabled = false;
-  $("progress-row").hidden = !on;
-  stage.element.classList.toggle("busy", on);
-  if (on) {
-    $("again").hidden = true;
-    $("progress").removeAttribute("value");
-    $("progress-text").textContent = "Sending";
-    announce("Running");
+/** An edit begins or is over. */
+async function ran() {
+  const { job } = runner;
+  stage.element.classList.toggle("busy", Boolean(job));
+  if (job) {
+    job.watched = turns.head;
     // On a phone the button stands far from the picture.
     if (stage.element.getBoundingClientRect().top < 0) scrollTo({ top: 0, behavior: "smooth" });
   } else {
     stage.preview(null);
-    document.title = "ACE++";
+    if (!stage.hasPicture) await go(turns.head);
   }
   drawAll();
 }
 
-/** Quarters of the steps that were said aloud. */
-let quarter = 0;
-
-function progress(name, data) {
-  const bar = $("progress");
-  const text = $("progress-text");
-  if (name === "away") {
-    text.textContent = "The server is away. Waiting for it; nothing is lost.";
-    say("The server is away.", "The page waits for it and goes on with the same edit.", { stays: true });
-    bar.removeAttribute("value");
-  } else if (name === "back") {
-    say("The server is back.", "The edit goes on.");
-  } else if (name === "busy") {
-    text.textContent = `The server has much to do. Asked again in ${Math.ceil(data.seconds)} s.`;
-  } else if (name === "queued") {
-    bar.removeAttribute("value");
-    text.textContent = data.position > 0 ? `Waiting, ${data.position} before it` : "Waiting";
-    announce(text.textContent);
-  } else if (name === "stage") {
-    quarter = 0;
-    text.textContent = STAGES[data.stage] ?? data.stage;
-    if (data.stage === "load") announce(text.textContent);
-    if (data.stage !== "denoise" && data.stage !== "decode") bar.removeAttribute("value");
-  } else if (name === "step" || name === "preview") {
-    bar.max = data.of;
-    bar.value = data.done;
-    text.textContent = `Step ${data.done} of ${data.of}`;
-    document.title = `${Math.round(100 * data.done / data.of)} % · ACE++`;
-    const now = Math.floor(4 * data.done / data.of);
-    if (now > quarter) announce(`${now * 25} percent`);
-    quarter = now;
-    if (name === "preview" && running) {
-      running.picture = data.picture;
-      showPreview();
-    }
-  }
-}
-
-/** The preview stands where its result will: over the picture that is edited. */
-function showPreview() {
-  if (!running?.picture || running.replay) return;
-  if (running.parent === turns.head) stage.preview(running.picture);
-  else if (!turns.head && !running.parent) {
-    const [width, height] = running.asked.size ?? [64, 64];
-    if (stage.width !== width) stage.show(null, null, width, height);
-    stage.preview(running.picture);
-  }
-}
-
 /** Keeps what came out, and shows the first of it. */
-async function finished(job, { id, pictures, seed, seconds, notes }) {
-  let first = null;
+async function made(job, result) {
+  if (job.replay && await isTheSame(job, result)) return;
+  const { id, pictures, seed, seconds, notes } = result;
+  const { references, map, mask, regions, ...request } = job.asked;
+  const words = regions?.map(region => region.instruction).join("; ") ?? request.instruction;
   for (const [at, blob] of pictures.entries()) {
     const name = `${id}-${at}`;
-    first ??= name;
     if (turns.all.has(name)) continue;
     const read = await readPicture(blob);
     const said = await engine.provenance(blob).catch(() => null);
-    const { references, map, mask, regions, ...request } = job.asked;
-    const own = said?.request?.seed ?? (seed ?? job.asked.seed) + at;
+    const own = said?.request?.seed ?? (seed ?? request.seed) + at;
     const made = { ...said, request: said?.request ?? { ...request, regions, seed: own }, seconds, notes };
-    const words = regions?.map(region => region.instruction).join("; ") ?? request.instruction;
+    const asked = { ...job.asked, seed: own, n: undefined };
     // The bytes of the engine, so that what made it stays in them.
-    await turns.add(await newTurn(name, job.parent, { ...read, blob }, { words, made, asked: { ...job.asked, seed: own, n: undefined } }));
-    if (turns.all.get(name).created <= turns.all.get(first).created && at) turns.all.get(name).created = turns.all.get(first).created + at;
+    await turns.add(await newTurn(name, job.parent, { ...read, blob }, { words, made, asked }));
   }
-  const isWatched = turns.head === job.parent || !job.parent || turns.current?.parent === job.parent;
-  running = null;
-  if (isWatched) await go(first);
+  const isWatched = [job.parent, job.watched].includes(turns.head) || turns.current?.parent === job.parent;
+  if (isWatched) await go(`${id}-0`);
   announce(`Done, ${pictures.length === 1 ? "one picture" : `${pictures.length} pictures`}`);
   if (notes?.length) say(sentence(notes[0]), notes.slice(1).map(sentence).join(" "));
 }
 
-async function compared(job, { id, pictures }) {
-  const turn = turns.all.get(job.replay);
-  if (!turn) return;
-  if (await isSame(turn.picture, pictures[0])) return say("Made again: the same picture, byte by byte.");
-  const [then, now] = await Promise.all([turn.picture, pictures[0]].map(pixelsOf));
-  let far = then.length === now.length ? 0 : 255;
-  for (let at = 0; at < then.length && far < 255; at++) far = Math.max(far, Math.abs(then[at] - now[at]));
-  if (!far) return say("Made again: the same pixels.", "What is written into the file differs.");
-  say(`Made again: it differs by up to ${far} of 255.`, "The new one stands beside it.");
-  await finished({ ...job, replay: null }, { id, pictures, seed: job.asked.seed });
-}
-
-function cancel() {
-  if (!running) return;
-  $("cancel").disabled = true;
-  $("progress-text").textContent = "Cancelling";
-  running.abort.abort();
+/** Says whether a replay gave the same picture. */
+async function isTheSame(job, { pictures: [now] }) {
+  const then = turns.all.get(job.replay)?.picture;
+  if (!then) return false;
+  if (await isSame(then, now)) {
+    say("Made again: the same picture, byte by byte.");
+    return true;
+  }
+  const [a, b] = await Promise.all([then, now].map(pixelsOf));
+  let far = a.length === b.length ? 0 : 255;
+  for (let at = 0; at < a.length && far < 255; at++) far = Math.max(far, Math.abs(a[at] - b[at]));
+  if (far) say(`Made again: it differs by up to ${far} of 255.`, "The new one stands beside it.");
+  else say("Made again: the same pixels.", "What is written into the file differs.");
+  return !far;
 }
 
 // ---- out
@@ -649,28 +447,7 @@ async function copy() {
   }
 }
 
-// ---- keys
-
-const KEYS = [
-  ["B", "Pen", () => setTool("pen")], ["E", "Eraser", () => setTool("eraser")], ["R", "Rectangle", () => setTool("rectangle")],
-  ["L", "Lasso", () => setTool("lasso")], ["G", "Fill", () => setTool("fill")], ["H", "Move the view", () => setTool("hand")],
-  ["[", "Smaller pen", () => stage.resize(false)], ["]", "Larger pen", () => stage.resize(true)], ["Alt drag", "Size of the pen"],
-  ["I", "Invert the mask", () => paint({ kind: "invert" })], [".", "Grow the mask", () => paint({ kind: "grow", by: 1 })],
-  [",", "Shrink the mask", () => paint({ kind: "grow", by: -1 })], ["F", "More feather", () => setFeather(draft.feather + 1)],
-  ["Shift F", "Less feather", () => setFeather(draft.feather - 1)], ["C", "Clear the mask", () => paint({ kind: "clear" })],
-  ["M", "Hide or show masks", () => stage.element.classList.toggle("looking")], ["N", "Next mask", () => nextMask()],
-  ["Shift N", "New mask", () => addMask()],
-  ["Ctrl Z", "Undo painting", () => paintUndo(false)], ["Ctrl Shift Z", "Redo painting", () => paintUndo(true)],
-  ["Space drag", "Move the view"], ["Wheel", "Zoom"], ["+", "Zoom in", () => stage.zoom(1.25)], ["−", "Zoom out", () => stage.zoom(0.8)],
-  ["0", "Fit the picture", () => stage.fit()], ["1", "One to one", () => stage.actual()],
-  ["Tab held", "Original"], ["S", "Result, over, beside", () => nextLook()],
-  ["U", "Turn before", turnUndo], ["Shift U", "Turn after", turnRedo],
-  ["Shift R", "Run", run], ["Ctrl Enter", "Run", run], ["Shift A", "Try another", again], ["Esc", "Cancel, else fit the picture", () => escape()],
-  ["T", "To the words", () => { $(`words-${draft.active}`)?.focus(); }],
-  ["O", "Open", () => $("file").click()], ["Ctrl V", "Paste a picture"], ["Ctrl C", "Copy the picture", () => copy()],
-  ["D", "Download", download], ["?", "These keys", () => dialog("help")],
-];
-const BY_KEY = new Map(KEYS.filter(([, , call]) => call).map(([key, , call]) => [key, call]));
+// ---- keys and buttons
 
 function nextMask() {
   const { ids } = draft.masks;
@@ -678,7 +455,7 @@ function nextMask() {
 }
 
 async function addMask() {
-  if (!turns.current || draft.masks.ids.length > 5) return;
+  if (!turns.current || draft.masks.ids.length >= MOST_MASKS) return;
   const mask = draft.masks.add();
   await keepExample();
   selectMask(mask);
@@ -703,65 +480,32 @@ function nextLook() {
 
 function escape() {
   if (stage.abort()) return;
-  if (!$("notice").hidden) return say("");
-  if (running) return cancel();
+  if (isSaying()) return say("");
+  if (runner?.job) return runner.cancel();
   if (stage.look !== "result") return setLook("result");
   stage.fit();
 }
 
-function named(event) {
-  const key = { Escape: "Esc", "-": "−", "=": "+" }[event.key] ?? (event.key.length === 1 ? event.key.toUpperCase() : event.key);
-  const isLetter = /^[A-Z]$/.test(key) || key.length > 1;
-  return [(event.ctrlKey || event.metaKey) && "Ctrl", isLetter && event.shiftKey && "Shift", key].filter(Boolean).join(" ");
-}
+const KEYS = [
+  ["B", "Pen", () => setTool("pen")], ["E", "Eraser", () => setTool("eraser")], ["R", "Rectangle", () => setTool("rectangle")],
+  ["L", "Lasso", () => setTool("lasso")], ["G", "Fill", () => setTool("fill")], ["H", "Move the view", () => setTool("hand")],
+  ["[", "Smaller pen", () => stage.resize(false)], ["]", "Larger pen", () => stage.resize(true)], ["Alt drag", "Size of the pen"],
+  ["I", "Invert the mask", () => paint({ kind: "invert" })], [".", "Grow the mask", () => paint({ kind: "grow", by: 1 })],
+  [",", "Shrink the mask", () => paint({ kind: "grow", by: -1 })], ["F", "More feather", () => setFeather(draft.feather + 1)],
+  ["Shift F", "Less feather", () => setFeather(draft.feather - 1)], ["C", "Clear the mask", () => paint({ kind: "clear" })],
+  ["M", "Hide or show masks", () => stage.element.classList.toggle("looking")], ["N", "Next mask", () => nextMask()],
+  ["Shift N", "New mask", () => addMask()],
+  ["Ctrl Z", "Undo painting", () => paintUndo(false)], ["Ctrl Shift Z", "Redo painting", () => paintUndo(true)],
+  ["Space drag", "Move the view"], ["Wheel", "Zoom"], ["+", "Zoom in", () => stage.zoom(1.25)], ["−", "Zoom out", () => stage.zoom(0.8)],
+  ["0", "Fit the picture", () => stage.fit()], ["1", "One to one", () => stage.actual()],
+  ["Tab held", "Original"], ["S", "Result, over, beside", () => nextLook()],
+  ["U", "Turn before", turnUndo], ["Shift U", "Turn after", turnRedo],
+  ["Shift R", "Run", run], ["Ctrl Enter", "Run", run], ["Shift A", "Try another", again], ["Esc", "Cancel, else fit the picture", escape],
+  ["T", "To the words", () => { $(`words-${draft.active}`)?.focus(); }],
+  ["O", "Open", () => $("file").click()], ["Ctrl V", "Paste a picture"], ["Ctrl C", "Copy the picture", () => copy()],
+  ["D", "Download", download], ["?", "These keys", () => dialog("help")],
+];
 
-let tabSince = 0;
-function onKey(event) {
-  const { target } = event;
-  if (document.querySelector("dialog[open]") || event.altKey || event.isComposing) return;
-  const isText = target.matches("textarea, select, input:not([type=range], [type=checkbox])");
-  const isFree = target === document.body || target === stage.element;
-  const name = named(event);
-  if (isText && name !== "Ctrl Enter") {
-    if (name === "Esc") stage.element.focus();
-    return;
-  }
-  if (event.key === "Tab" && !event.shiftKey && isFree && stage.hasBefore) {
-    event.preventDefault();
-    if (!event.repeat) tabSince = performance.now();
-    return stage.hold(true);
-  }
-  if (event.key === " " && isFree) {
-    event.preventDefault();
-    stage.isHand = true;
-    return stage.element.classList.add("hand");
-  }
-  if (target === stage.element && !event.ctrlKey && !event.metaKey && stage.key(event)) return event.preventDefault();
-  if (name === "Ctrl C" && String(getSelection())) return;
-  const call = BY_KEY.get(name);
-  if (!call || !draft) return;
-  event.preventDefault();
-  call();
-}
-
-function onKeyUp(event) {
-  if (event.key === " ") {
-    stage.isHand = false;
-    stage.element.classList.remove("hand");
-  }
-  if (event.key === "Tab" && tabSince) {
-    stage.hold(false);
-    // A tap is no look: it goes on to the next control, as everywhere.
-    if (performance.now() - tabSince < 200) {
-      const all = [...document.querySelectorAll("button, input, select, textarea, summary, [tabindex='0']")];
-      const able = all.filter(element => !element.disabled && element.tabIndex >= 0 && element.offsetParent);
-      able[able.indexOf(document.activeElement) + 1]?.focus();
-    }
-    tabSince = 0;
-  }
-}
-
-// ---- wiring
 
 const ACTS = {
   invert: () => paint({ kind: "invert" }), grow: () => paint({ kind: "grow", by: 1 }), shrink: () => paint({ kind: "grow", by: -1 }),
@@ -783,7 +527,7 @@ function wire() {
   });
   click("try", run);
   click("again", again);
-  click("cancel", cancel);
+  click("cancel", () => runner.cancel());
   click("download", download);
   click("copy", copy);
   click("replay", replay);
@@ -813,9 +557,7 @@ function wire() {
   for (const [name, on] of [["pointerdown", true], ["pointerup", false], ["pointerleave", false], ["keydown", true], ["keyup", false], ["blur", false]]) {
     $("original").addEventListener(name, event => { if (!event.key || event.key === " " || event.key === "Enter") stage.hold(on); });
   }
-  document.addEventListener("keydown", onKey);
-  document.addEventListener("keyup", onKeyUp);
-  addEventListener("blur", () => stage.hold(false));
+  listen(KEYS, stage);
   document.addEventListener("paste", event => {
     const [file] = event.clipboardData?.files ?? [];
     if (!file) return;
@@ -867,6 +609,7 @@ async function main() {
   if (turns.head) await go(turns.head);
   const module = other ? await import(new URL(other, document.baseURI).href) : http;
   engine = await module.open(onProgress, askToken);
+  runner = new Runner(engine, store, { changed: ran, preview: showPreview, made });
   form.setModels(await awaited(() => engine.models()));
   const kept = await store.get("state", "form");
   if (kept) {
@@ -879,7 +622,7 @@ async function main() {
   else await showExample();
   document.documentElement.dataset.ready = "true";
   // Edits that ran when the page was left go on.
-  for (const job of await store.jobs()) await locked(job);
+  for (const job of await store.jobs()) await runner.resume(job);
 }
 
 main().catch(error => {

@@ -73,6 +73,7 @@ export class Stage {
     this.view.style.height = `${height}px`;
     this.element.classList.toggle("empty", !width);
     this.hasBefore = Boolean(before);
+    this.hasPicture = Boolean(picture);
     if (!before) this.setLook("result");
     if (same && !this.#isFit) this.#place();
     else this.fit();
@@ -118,10 +119,12 @@ export class Stage {
     if (right > left && bottom > top) {
       const seen = this.feather && !this.#doing ? faded(data, width, height, this.feather) : data;
       const part = new ImageData(right - left, bottom - top);
+      const pixels = new Uint32Array(part.data.buffer);
       const [red, green, blue] = this.colour(id);
-      for (let y = top, at = 0; y < bottom; y++) for (let x = left; x < right; x++, at += 4) {
+      const colour = (blue << 16) | (green << 8) | red;
+      for (let y = top, at = 0; y < bottom; y++) for (let x = left; x < right; x++, at++) {
         const here = seen[y * width + x];
-        if (here) part.data.set([red, green, blue, here], at);
+        if (here) pixels[at] = (here << 24) | colour;
       }
       canvas.getContext("2d").putImageData(part, left, top);
     }
@@ -155,9 +158,6 @@ export class Stage {
   }
 
   // ---- panning and zooming
-
-  /** Whether a stroke is under way. */
-  get isPainting() { return Boolean(this.#doing); }
 
   get shift() { return this.look === "beside" && this.hasBefore ? this.width * 1.04 : 0; }
 
@@ -235,10 +235,19 @@ export class Stage {
     line.height = `${this.height * this.#scale}px`;
   }
 
+  /** Moves the view, whatever the tool, as long as a key is held. */
+  holdHand(on) {
+    this.isHand = on;
+    this.element.classList.toggle("hand", on);
+  }
+
   /** Shows what was before, as long as a key is held. */
   hold(on) { this.element.classList.toggle("held", on && this.hasBefore); }
 
   // ---- painting
+
+  /** Whether a stroke is under way. */
+  get isPainting() { return Boolean(this.#doing); }
 
   #at(event) {
     const box = this.element.getBoundingClientRect();

@@ -12,14 +12,18 @@ use std::sync::Arc;
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// Files of the page with their kinds.
-const FILES: [(&str, &str, &str); 9] = [
+const FILES: [(&str, &str, &str); 13] = [
     ("/", "text/html; charset=utf-8", include_str!("../page/index.html")),
     ("/page.css", "text/css; charset=utf-8", include_str!("../page/page.css")),
+    ("/asked.js", SCRIPT, include_str!("../page/asked.js")),
     ("/files.js", SCRIPT, include_str!("../page/files.js")),
     ("/form.js", SCRIPT, include_str!("../page/form.js")),
     ("/http.js", SCRIPT, include_str!("../page/http.js")),
+    ("/keys.js", SCRIPT, include_str!("../page/keys.js")),
     ("/mask.js", SCRIPT, include_str!("../page/mask.js")),
+    ("/notice.js", SCRIPT, include_str!("../page/notice.js")),
     ("/page.js", SCRIPT, include_str!("../page/page.js")),
+    ("/runner.js", SCRIPT, include_str!("../page/runner.js")),
     ("/stage.js", SCRIPT, include_str!("../page/stage.js")),
     ("/turns.js", SCRIPT, include_str!("../page/turns.js")),
 ];
