@@ -16,6 +16,7 @@ mod gate;
 mod gelu;
 mod group_norm;
 mod layer_norm;
+pub mod limit;
 mod linear;
 pub mod packed;
 mod pages;

@@ -9,6 +9,7 @@ use crate::{
     layers::{RmsNorm, empty},
     lora::{Linear, Linears},
     poll::{Poll, to_the_end},
+    weight::Weight,
 };
 use ace_kernels::gelu_tanh;
 use burn::{
@@ -166,7 +167,7 @@ pub struct Layer {
 #[derive(Module, Debug)]
 pub struct T5 {
     /// `[vocab_size, d_model]`
-    pub shared: Param<Tensor<2>>,
+    pub shared: Weight,
     /// `[buckets, heads]`, shared by all layers.
     pub relative_attention_bias: Param<Tensor<2>>,
     /// Layers.
@@ -180,7 +181,7 @@ impl T5Config {
     /// An encoder with empty weights.
     pub fn init(&self, device: &Device) -> T5 {
         T5 {
-            shared: empty([self.vocab_size, self.d_model], device),
+            shared: Weight::empty([self.vocab_size, self.d_model], device),
             relative_attention_bias: empty([self.relative_attention_num_buckets, self.num_heads], device),
             layers: (0..self.num_layers)
                 .map(|_| Layer {
@@ -212,6 +213,11 @@ impl Linears for T5 {
     fn each_linear(&mut self, f: &mut dyn FnMut(&mut Linear)) {
         self.layers.iter_mut().for_each(|layer| layer.for_each_linear(&mut |_, linear| f(linear)));
     }
+
+    fn each_weight(&mut self, f: &mut dyn FnMut(&mut Weight)) {
+        f(&mut self.shared);
+        self.each_linear(&mut |linear| f(&mut linear.weight));
+    }
 }
 
 /// Where T5's weights come from when they are not in the network: each is asked for when it is needed.
@@ -234,8 +240,8 @@ impl T5 {
     /// [`T5::forward`], left where `poll` breaks; it is asked before every layer.
     pub fn forward_polled(&self, ids: Tensor<2, Int>, poll: Poll<'_>) -> ControlFlow<(), Tensor<3>> {
         let [batch, len] = ids.dims();
-        let [_, width] = self.shared.dims();
-        let rows = self.shared.val().select(0, ids.reshape([batch * len]));
+        let [_, width] = self.shared.shape();
+        let rows = self.shared.select(ids.reshape([batch * len]));
         self.run(rows.reshape([batch, len, width]), &mut |_, own| own.clone(), poll)
     }
 
