@@ -13,7 +13,7 @@ use crate::{
 };
 use burn::{
     prelude::*,
-    tensor::{assert_shape, module::attention, ops::AttentionModuleOptions},
+    tensor::{DType, assert_shape, module::attention, ops::AttentionModuleOptions},
 };
 
 /// Scores that exist at a time where a backend holds them, in bytes: what WebGPU promises of one buffer. At 4608 tokens those
@@ -36,7 +36,10 @@ pub fn full(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
         return output;
     }
     let most = limit::most_bytes(&q.device()).map_or(MOST_SCORES, |most| most.min(MOST_SCORES));
-    in_blocks(q, k, v, most)
+    // In f16 the sum of a softmax is too coarse.
+    let dtype = q.dtype();
+    let [q, k, v] = [q, k, v].map(|heads| if dtype == DType::F16 { heads.cast(DType::F32) } else { heads });
+    in_blocks(q, k, v, most).cast(dtype)
 }
 
 /// As [`plain`], for so many queries at a time that their scores take at most `most` bytes. Under autodiff all at once: it
@@ -217,7 +220,10 @@ pub fn biased(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, bias: Tensor<4>) -> Tens
     check(&q, &k, &v);
     let ([batch, heads, queries, _], [_, _, keys, _]) = (q.dims(), k.dims());
     assert_shape!(bias, [batch, heads, queries, keys]);
-    attention(q, k, v, None, Some(bias), AttentionModuleOptions { scale: Some(1.0), ..Default::default() })
+    let dtype = q.dtype();
+    let [q, k, v, bias] = [q, k, v, bias].map(|part| if dtype == DType::F16 { part.cast(DType::F32) } else { part });
+    let options = AttentionModuleOptions { scale: Some(1.0), ..Default::default() };
+    attention(q, k, v, None, Some(bias), options).cast(dtype)
 }
 
 fn check(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>) {

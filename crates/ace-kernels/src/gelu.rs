@@ -2,6 +2,7 @@
 
 #[cfg(feature = "flex")]
 use crate::flex::{Activation, activate};
+use crate::precision::widely;
 use burn::{
     prelude::*,
     tensor::activation::{self, sigmoid},
@@ -26,7 +27,7 @@ pub fn gelu_tanh<const N: usize>(x: Tensor<N>) -> Tensor<N> {
     if let Some(y) = activate(&x, Activation::GeluTanh) {
         return y;
     }
-    plain_gelu_tanh(x)
+    widely(x, plain_gelu_tanh)
 }
 
 fn plain_gelu_tanh<const N: usize>(x: Tensor<N>) -> Tensor<N> {

@@ -10,8 +10,7 @@ use crate::{
     quantize::{Matrices, is_in_block},
     store::{FLOATS, Values, place},
 };
-use ace_kernels::limit;
-use ace_nn::{flux::is_modulation, lora::Linears, weight::Weight};
+use ace_nn::{flux::is_modulation, limit, lora::Linears, weight::Weight};
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId},
     prelude::*,

@@ -318,11 +318,17 @@ impl SingleBlock {
 #[cfg(test)]
 mod tests {
     use crate::{
+        flux::{Flux, FluxInput},
         lora::Linears,
         testing::{device, flux, flux_input, relative_error, values},
         weight::Weight,
     };
     use ace_kernels::limit::within;
+    use burn::{
+        module::{Module, ModuleMapper, Param},
+        prelude::*,
+        tensor::DType,
+    };
 
     #[test]
     fn tokens_taken_some_at_a_time_become_what_all_of_them_do() {
@@ -335,6 +341,51 @@ mod tests {
             let error = relative_error(&values(parts), &whole);
             assert!(error <= 1e-6, "{tokens} tokens at a time: {error:e}");
         }
+    }
+
+    /// The same network in f16.
+    fn narrowed(flux: &Flux) -> Flux {
+        struct Narrow;
+        impl ModuleMapper for Narrow {
+            fn map_float<const N: usize>(&mut self, param: Param<Tensor<N>>) -> Param<Tensor<N>> {
+                param.map(|value| value.cast(DType::F16))
+            }
+        }
+        flux.clone().map(&mut Narrow)
+    }
+
+    fn in_halves(input: FluxInput) -> FluxInput {
+        FluxInput {
+            tokens: input.tokens.cast(DType::F16),
+            prompt_embeds: input.prompt_embeds.cast(DType::F16),
+            pooled_prompt_embeds: input.pooled_prompt_embeds.cast(DType::F16),
+            ..input
+        }
+    }
+
+    #[test]
+    fn sixteen_bits_answer_as_thirty_two_up_to_their_rounding_even_where_the_stream_is_larger_than_they_hold() {
+        let mut whole = flux(&device());
+        for larger in [1.0, 3e4] {
+            // What a block adds is projected by a matrix as large as this; in the end a norm takes it away.
+            for block in &mut whole.single_blocks {
+                block.linear2.shift_bias(Tensor::full([32], larger, &device()));
+            }
+            let (halves, input) = (narrowed(&whole), flux_input(&whole, &device()));
+            let ours = halves.forward(in_halves(input.clone()));
+            assert_eq!(ours.dtype(), DType::F16);
+            let error = relative_error(&values(ours), &values(whole.forward(input)));
+            assert!(error <= 5e-3, "{larger}: {error:e}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "single block 1 makes a number that f16 does not hold")]
+    fn the_first_block_whose_numbers_are_too_large_is_named() {
+        let mut flux = flux(&device());
+        let input = in_halves(flux_input(&flux, &device()));
+        flux.single_blocks[1].linear2.shift_bias(Tensor::full([32], 1e6, &device()));
+        narrowed(&flux).forward(input);
     }
 
     #[test]
