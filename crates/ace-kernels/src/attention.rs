@@ -4,6 +4,8 @@
 //! A row's weights are positive and divided by their own sum, so that its roundings scale the output by a few units of
 //! the last place and shift nothing.
 
+#[cfg(feature = "cube")]
+use crate::cube;
 #[cfg(feature = "flex")]
 use crate::flex;
 use crate::{
@@ -157,21 +159,22 @@ fn plain_apart(
 ) -> Vec<Tensor<3>> {
     let attended = 2 * cos.dims()[3] * num_heads;
     let (mut q, mut k, mut v, mut rests) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut token = 0;
     for Stream { rows, query_scale, key_scale } in streams {
-        let part = |index: usize| split_heads(rows.clone().narrow(2, index * attended, attended), num_heads);
-        q.push(rms_norm(part(0), query_scale, epsilon));
-        k.push(rms_norm(part(1), key_scale, epsilon));
-        v.push(part(2));
         let ([_, len, row], first) = (rows.dims(), 3 * attended);
+        let tables = [&cos, &sin].map(|table| table.clone().narrow(2, token, len));
+        let heads = |column, scale| norm_turn(&rows, column, num_heads, scale, epsilon, &tables);
+        q.push(heads(0, query_scale));
+        k.push(heads(attended, key_scale));
+        v.push(split_heads(rows.clone().narrow(2, 2 * attended, attended), num_heads));
+        token += len;
         rests.push((len, (row > first).then(|| gelu_tanh(rows.narrow(2, first, row - first)))));
     }
-    let turned = |parts| rotate_pairs(join(parts, 2), cos.clone(), sin.clone());
-    let (q, mut k) = (turned(q), vec![turned(k)]);
     if let Some([keys, values]) = kept {
         k.push(keys);
         v.push(values);
     }
-    let heads = join_heads(full(q, join(k, 2), join(v, 2)));
+    let heads = join_heads(full(join(q, 2), join(k, 2), join(v, 2)));
     let mut first = 0;
     let of = |(len, rest): (usize, Option<Tensor<3>>)| {
         first += len;
@@ -182,6 +185,23 @@ fn plain_apart(
         }
     };
     rests.into_iter().map(of).collect()
+}
+
+/// Heads of rows from a column on, normed ([`rms_norm`]) and turned ([`rotate_pairs`]), `[B, heads, L, d]`.
+fn norm_turn(
+    rows: &Tensor<3>,
+    column: usize,
+    num_heads: usize,
+    scale: Tensor<1>,
+    epsilon: f64,
+    [cos, sin]: &[Tensor<4>; 2],
+) -> Tensor<4> {
+    #[cfg(feature = "cube")]
+    if let Some(heads) = cube::norm_turn(rows, &scale, [cos, sin], column, num_heads, epsilon) {
+        return heads;
+    }
+    let heads = split_heads(rows.clone().narrow(2, column, num_heads * scale.dims()[0]), num_heads);
+    rotate_pairs(rms_norm(heads, scale, epsilon), cos.clone(), sin.clone())
 }
 
 /// Splits the last axis into heads: `[B, L, heads·d]` to `[B, heads, L, d]`.

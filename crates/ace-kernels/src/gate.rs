@@ -1,5 +1,7 @@
 //! `x + gate·y`: how a block adds what it computed to its stream.
 
+#[cfg(feature = "cube")]
+use crate::cube;
 #[cfg(feature = "flex")]
 use crate::flex;
 use burn::{prelude::*, tensor::assert_shape};
@@ -19,6 +21,10 @@ pub fn gate_add(x: Tensor<3>, gate: Tensor<3>, y: Tensor<3>) -> Tensor<3> {
     assert_shape!(y, [batch, len, width]);
     #[cfg(feature = "flex")]
     if let Some(sum) = flex::gate_add([&x, &gate, &y]) {
+        return sum;
+    }
+    #[cfg(feature = "cube")]
+    if let Some(sum) = cube::gate_add([&x, &gate, &y]) {
         return sum;
     }
     let dtype = x.dtype();

@@ -1,5 +1,7 @@
 //! The Gaussian error linear unit `x·Φ(x)`, and the two approximations that published networks were trained with.
 
+#[cfg(feature = "cube")]
+use crate::cube;
 #[cfg(feature = "flex")]
 use crate::flex::{Activation, activate};
 use crate::precision::widely;
@@ -25,6 +27,10 @@ fn plain_gelu<const N: usize>(x: Tensor<N>) -> Tensor<N> {
 pub fn gelu_tanh<const N: usize>(x: Tensor<N>) -> Tensor<N> {
     #[cfg(feature = "flex")]
     if let Some(y) = activate(&x, Activation::GeluTanh) {
+        return y;
+    }
+    #[cfg(feature = "cube")]
+    if let Some(y) = cube::gelu_tanh(&x) {
         return y;
     }
     widely(x, plain_gelu_tanh)

@@ -3,6 +3,8 @@
 //! Rows are a few thousand numbers long at most (a network's width), so that running sums in f32 are good to a few
 //! roundings; [`group_norm`](crate::group_norm), whose groups have millions, sums in two levels.
 
+#[cfg(feature = "cube")]
+use crate::cube;
 #[cfg(feature = "flex")]
 use crate::flex;
 use crate::in_f32;
@@ -40,6 +42,10 @@ pub fn modulated_layer_norm(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>, ep
     #[cfg(feature = "flex")]
     if let Some(y) = flex::modulate([&x, &shift, &scale], epsilon) {
         return y.cast(dtype);
+    }
+    #[cfg(feature = "cube")]
+    if let Some(y) = cube::modulate([&x, &shift, &scale], epsilon) {
+        return y;
     }
     if dtype == x.dtype() {
         return plain_modulated(x, shift, scale, epsilon);

@@ -6,6 +6,8 @@
 //!
 //! This crate knows no networks: it has no parameters and no sizes of its own.
 
+#[cfg(feature = "cube")]
+mod cube;
 #[cfg(feature = "flex")]
 mod flex;
 mod precision;

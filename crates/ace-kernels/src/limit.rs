@@ -99,6 +99,7 @@ mod tests {
     use crate::testing::device;
 
     #[test]
+    #[allow(clippy::single_range_in_vec_init, reason = "a run is a range")]
     fn runs_are_as_few_as_the_limit_allows_and_leave_nothing_out() {
         for (count, bytes, most, expected) in [
             (10, 4, None, vec![0..10]),

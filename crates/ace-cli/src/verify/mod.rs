@@ -9,6 +9,7 @@ mod autoencoder;
 mod caches;
 mod flux;
 mod formulas;
+mod kernels;
 mod lora;
 mod miniature;
 mod precision;
@@ -119,6 +120,9 @@ pub fn run(device: &Device, recordings: Option<&Path>) -> Result<Vec<Case>> {
     let bound = precision::GROUP_NORM_BOUND;
     let findings = precision::group_norm(device);
     cases.extend(findings.into_iter().map(|(what, error)| Case { name: "group_norm", what, error, bound }));
+    if let Some(cpu) = crate::device::cpu() {
+        cases.extend(kernels::run(device, &cpu, self::bound(device)));
+    }
     Ok(cases)
 }
 
