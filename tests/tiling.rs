@@ -1,6 +1,7 @@
 //! The autoencoder in tiles: diffusers' numbers, and no seam in a picture of the miniature.
 
 use crate::support::{self, device, values};
+use ace_nn::limit;
 use ace_plus::{
     Card,
     canvas::Plane,
@@ -37,6 +38,19 @@ fn tiles_are_those_of_diffusers() {
     let large = Tiling::new(4096, autoencoder.downscale()).expect("large enough");
     let whole = values(autoencoder.decode(recorded("given")));
     assert_eq!(pixels::decode(&autoencoder, &recorded("given"), Some(large)).data, whole);
+    // A device that takes no larger tensor gets tiles unasked: the same as if they had been asked for.
+    let [side, numbers] = [cells * autoencoder.downscale(), autoencoder.numbers_of_a_pixel()];
+    let tiled = pixels::decode(&autoencoder, &recorded("given"), Some(tiling)).data;
+    let unasked = limit::within(side * side * numbers * size_of::<f32>(), || {
+        let image = download(recorded("image"));
+        (
+            pixels::encode(&autoencoder, &[&image], None, &device()),
+            pixels::decode(&autoencoder, &recorded("given"), None),
+        )
+    });
+    assert_eq!(unasked.1.data, tiled);
+    let off = error(&values(unasked.0[0].clone()), &values(recorded("latents")));
+    assert!(off < 1e-5, "latents are off by {off:e}");
 }
 
 /// The mean step between neighbouring columns, over the columns that `is_meant`.

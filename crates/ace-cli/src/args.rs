@@ -169,6 +169,12 @@ pub struct VerifyArgs {
     /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,
+    /// Instead, blocks as wide as the published ones beside the CPU, and what memory they take of the device (4 GB, minutes)
+    #[arg(long, conflicts_with = "recordings")]
+    pub published_size: bool,
+    /// Image tokens of these blocks
+    #[arg(long, value_name = "N", default_value_t = 64, requires = "published_size", value_parser = clap::value_parser!(u32).range(1..))]
+    pub tokens: u32,
     /// Folder with other recordings than those in the program
     #[arg(long, value_name = "DIR")]
     pub recordings: Option<PathBuf>,

@@ -83,6 +83,11 @@ pub fn is_cpu(device: &Device) -> bool {
     maker(CPU).is_some_and(|make| make() == *device)
 }
 
+/// The processor itself, if its backend is part of this build.
+pub fn cpu() -> Option<Device> {
+    maker(CPU).map(|make| make())
+}
+
 /// Backends that are part of this build.
 fn compiled() -> Vec<&'static str> {
     BACKENDS.into_iter().filter(|name| maker(name).is_some()).collect()

@@ -113,7 +113,10 @@ fn interrupted() -> bool {
 fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let device = device::open(args.backend.as_deref())?;
     let name = device::name(&device);
-    let cases = verify::run(&device, args.recordings.as_deref())?;
+    let cases = match args.published_size {
+        true => verify::published_size(&device, args.tokens as usize)?,
+        false => verify::run(&device, args.recordings.as_deref())?,
+    };
     let failed = cases.iter().filter(|case| !case.passed()).count();
     if args.json {
         let rows: Vec<_> = cases

@@ -4,12 +4,18 @@
 //! A row's weights are positive and divided by their own sum, so that its roundings scale the output by a few units of
 //! the last place and shift nothing.
 
+#[cfg(feature = "cube")]
+use crate::cube;
 #[cfg(feature = "flex")]
 use crate::flex;
-use crate::{gelu_tanh, rms_norm, rotate_pairs};
+use crate::{
+    gelu_tanh,
+    limit::{self, join},
+    rms_norm, rotate_pairs,
+};
 use burn::{
     prelude::*,
-    tensor::{assert_shape, module::attention, ops::AttentionModuleOptions},
+    tensor::{DType, assert_shape, module::attention, ops::AttentionModuleOptions},
 };
 
 /// Scores that exist at a time where a backend holds them, in bytes: what WebGPU promises of one buffer. At 4608 tokens those
@@ -31,7 +37,11 @@ pub fn full(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
     if let Some(output) = flex::attend_heads([&q, &k, &v]) {
         return output;
     }
-    in_blocks(q, k, v, MOST_SCORES)
+    let most = limit::most_bytes(&q.device()).map_or(MOST_SCORES, |most| most.min(MOST_SCORES));
+    // In f16 the sum of a softmax is too coarse.
+    let dtype = q.dtype();
+    let [q, k, v] = [q, k, v].map(|heads| if dtype == DType::F16 { heads.cast(DType::F32) } else { heads });
+    in_blocks(q, k, v, most).cast(dtype)
 }
 
 /// As [`plain`], for so many queries at a time that their scores take at most `most` bytes. Under autodiff all at once: it
@@ -46,7 +56,7 @@ fn in_blocks(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, most: usize) -> Tensor<4>
         let q = q.clone().narrow(2, first, at_once.min(queries - first));
         plain(q, k.clone(), v.clone())
     };
-    Tensor::cat((0..queries).step_by(at_once).map(block).collect(), 2)
+    join((0..queries).step_by(at_once).map(block).collect(), 2)
 }
 
 fn plain(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
@@ -76,45 +86,122 @@ pub struct Stream {
 /// # Panics
 /// If these shapes do not agree.
 pub fn joint(streams: Vec<Stream>, num_heads: usize, epsilon: f64, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<3> {
+    check_streams(&streams, num_heads, &cos, &sin);
+    #[cfg(feature = "flex")]
+    if let Some(output) = fused(&streams, num_heads, epsilon, [&cos, &sin]) {
+        return output;
+    }
+    join(plain_apart(streams, None, num_heads, epsilon, cos, sin), 1)
+}
+
+/// As [`joint`], what becomes of each stream's rows apart: where they are many, all of them in one tensor may be more than a
+/// device takes. All streams also attend to tokens that ask nothing, whose keys (normed and turned) and values are `kept`.
+///
+/// # Shapes
+/// - kept: `[B, heads, M, d]` each
+/// - output: `[B, Lᵢ, heads·d + rest]`
+///
+/// # Panics
+/// If these shapes do not agree.
+pub fn apart(
+    streams: Vec<Stream>,
+    kept: Option<[Tensor<4>; 2]>,
+    num_heads: usize,
+    epsilon: f64,
+    cos: Tensor<4>,
+    sin: Tensor<4>,
+) -> Vec<Tensor<3>> {
+    check_streams(&streams, num_heads, &cos, &sin);
+    #[cfg(feature = "flex")]
+    if kept.is_none()
+        && let Some(output) = fused(&streams, num_heads, epsilon, [&cos, &sin])
+    {
+        let mut first = 0;
+        let lens = streams.iter().map(|stream| stream.rows.dims()[1]);
+        let of = |len| {
+            first += len;
+            output.clone().narrow(1, first - len, len)
+        };
+        return lens.map(of).collect();
+    }
+    plain_apart(streams, kept, num_heads, epsilon, cos, sin)
+}
+
+fn check_streams(streams: &[Stream], num_heads: usize, cos: &Tensor<4>, sin: &Tensor<4>) {
     let [_, _, tokens, pairs] = cos.dims();
     assert_shape!(cos, [1, 1, tokens, pairs]);
     assert_shape!(sin, [1, 1, tokens, pairs]);
     let (width, [batch, _, row]) = (2 * pairs, streams.first().map_or([0; 3], |stream| stream.rows.dims()));
     assert!(row >= 3 * num_heads * width, "rows of {row} for {num_heads} heads of {width}");
-    for Stream { rows, query_scale, key_scale } in &streams {
+    for Stream { rows, query_scale, key_scale } in streams {
         assert_shape!(rows, [batch, _, row]);
         assert_shape!(query_scale, [width]);
         assert_shape!(key_scale, [width]);
     }
     let len: usize = streams.iter().map(|stream| stream.rows.dims()[1]).sum();
     assert!(len == tokens, "heads of all streams, [batch, heads, len, width]: axis 2 expected {tokens}, got {len}");
-    #[cfg(feature = "flex")]
-    {
-        let inputs: Vec<_> =
-            streams.iter().map(|stream| (&stream.rows, [&stream.query_scale, &stream.key_scale])).collect();
-        if let Some(output) = flex::attend_rows(&inputs, [&cos, &sin], num_heads, epsilon) {
-            return output;
-        }
-    }
-    plain_joint(streams, num_heads, epsilon, cos, sin)
 }
 
-fn plain_joint(streams: Vec<Stream>, num_heads: usize, epsilon: f64, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<3> {
+#[cfg(feature = "flex")]
+fn fused(streams: &[Stream], num_heads: usize, epsilon: f64, turns: [&Tensor<4>; 2]) -> Option<Tensor<3>> {
+    let inputs: Vec<_> =
+        streams.iter().map(|stream| (&stream.rows, [&stream.query_scale, &stream.key_scale])).collect();
+    flex::attend_rows(&inputs, turns, num_heads, epsilon)
+}
+
+fn plain_apart(
+    streams: Vec<Stream>,
+    kept: Option<[Tensor<4>; 2]>,
+    num_heads: usize,
+    epsilon: f64,
+    cos: Tensor<4>,
+    sin: Tensor<4>,
+) -> Vec<Tensor<3>> {
     let attended = 2 * cos.dims()[3] * num_heads;
     let (mut q, mut k, mut v, mut rests) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut token = 0;
     for Stream { rows, query_scale, key_scale } in streams {
-        let part = |i: usize| split_heads(rows.clone().narrow(2, i * attended, attended), num_heads);
-        q.push(rms_norm(part(0), query_scale, epsilon));
-        k.push(rms_norm(part(1), key_scale, epsilon));
-        v.push(part(2));
-        let rest = rows.dims()[2] - 3 * attended;
-        if rest > 0 {
-            rests.push(gelu_tanh(rows.narrow(2, 3 * attended, rest)));
-        }
+        let ([_, len, row], first) = (rows.dims(), 3 * attended);
+        let tables = [&cos, &sin].map(|table| table.clone().narrow(2, token, len));
+        let heads = |column, scale| norm_turn(&rows, column, num_heads, scale, epsilon, &tables);
+        q.push(heads(0, query_scale));
+        k.push(heads(attended, key_scale));
+        v.push(split_heads(rows.clone().narrow(2, 2 * attended, attended), num_heads));
+        token += len;
+        rests.push((len, (row > first).then(|| gelu_tanh(rows.narrow(2, first, row - first)))));
     }
-    let turned = |parts| rotate_pairs(Tensor::cat(parts, 2), cos.clone(), sin.clone());
-    let heads = join_heads(full(turned(q), turned(k), Tensor::cat(v, 2)));
-    if rests.is_empty() { heads } else { Tensor::cat(vec![heads, Tensor::cat(rests, 1)], 2) }
+    if let Some([keys, values]) = kept {
+        k.push(keys);
+        v.push(values);
+    }
+    let heads = join_heads(full(join(q, 2), join(k, 2), join(v, 2)));
+    let mut first = 0;
+    let of = |(len, rest): (usize, Option<Tensor<3>>)| {
+        first += len;
+        let own = heads.clone().narrow(1, first - len, len);
+        match rest {
+            Some(rest) => Tensor::cat(vec![own, rest], 2),
+            None => own,
+        }
+    };
+    rests.into_iter().map(of).collect()
+}
+
+/// Heads of rows from a column on, normed ([`rms_norm`]) and turned ([`rotate_pairs`]), `[B, heads, L, d]`.
+fn norm_turn(
+    rows: &Tensor<3>,
+    column: usize,
+    num_heads: usize,
+    scale: Tensor<1>,
+    epsilon: f64,
+    [cos, sin]: &[Tensor<4>; 2],
+) -> Tensor<4> {
+    #[cfg(feature = "cube")]
+    if let Some(heads) = cube::norm_turn(rows, &scale, [cos, sin], column, num_heads, epsilon) {
+        return heads;
+    }
+    let heads = split_heads(rows.clone().narrow(2, column, num_heads * scale.dims()[0]), num_heads);
+    rotate_pairs(rms_norm(heads, scale, epsilon), cos.clone(), sin.clone())
 }
 
 /// Splits the last axis into heads: `[B, L, heads·d]` to `[B, heads, L, d]`.
@@ -153,7 +240,10 @@ pub fn biased(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, bias: Tensor<4>) -> Tens
     check(&q, &k, &v);
     let ([batch, heads, queries, _], [_, _, keys, _]) = (q.dims(), k.dims());
     assert_shape!(bias, [batch, heads, queries, keys]);
-    attention(q, k, v, None, Some(bias), AttentionModuleOptions { scale: Some(1.0), ..Default::default() })
+    let dtype = q.dtype();
+    let [q, k, v, bias] = [q, k, v, bias].map(|part| if dtype == DType::F16 { part.cast(DType::F32) } else { part });
+    let options = AttentionModuleOptions { scale: Some(1.0), ..Default::default() };
+    attention(q, k, v, None, Some(bias), options).cast(dtype)
 }
 
 fn check(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>) {
@@ -164,8 +254,11 @@ fn check(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Stream, biased, causal, full, joint, plain, plain_joint};
-    use crate::testing::{Inputs, compare, random, relative_error, values};
+    use super::{Stream, apart, biased, causal, full, joint, plain, plain_apart};
+    use crate::{
+        limit::join,
+        testing::{Inputs, compare, random, relative_error, values},
+    };
     use burn::{prelude::*, tensor::DType};
 
     const SHAPE: [usize; 4] = [2, 3, 5, 8];
@@ -294,6 +387,34 @@ mod tests {
         let [cos, sin] = [angles.clone().cos(), angles.sin()]
             .map(|table| if rows.is_autodiff() { Tensor::from_inner(table) } else { table });
         f(streams, cos, sin)
+    }
+
+    fn plain_joint(streams: Vec<Stream>, heads: usize, epsilon: f64, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<3> {
+        join(plain_apart(streams, None, heads, epsilon, cos, sin), 1)
+    }
+
+    #[test]
+    fn streams_come_back_apart_and_hear_of_what_was_kept() {
+        let stream = |seed: u64, len: usize| Stream {
+            rows: random([2, len, 3 * 2 * 8 + 5], seed),
+            query_scale: random([8], seed + 1),
+            key_scale: random([8], seed + 2),
+        };
+        let streams = || vec![stream(1, 4), stream(11, 7), stream(21, 2)];
+        let tables = || [41, 42].map(|seed| random::<4>([1, 1, 13, 4], seed));
+        let [cos, sin] = tables();
+        let whole = joint(streams(), 2, 1e-6, cos.clone(), sin.clone());
+        let parts = apart(streams(), None, 2, 1e-6, cos.clone(), sin.clone());
+        assert_eq!(parts.iter().map(|part| part.dims()[1]).collect::<Vec<_>>(), [4, 7, 2]);
+        assert!(relative_error(&values(join(parts, 1)), &values(whole.clone())) <= 1e-6);
+        // A stream of its own is as good as keys and values that somebody kept: of the last stream, here.
+        let heads = |index: usize| super::split_heads(streams()[2].rows.clone().narrow(2, index * 16, 16), 2);
+        let turn = |table: Tensor<4>| table.narrow(2, 11, 2);
+        let keys = crate::rms_norm(heads(1), streams()[2].key_scale.clone(), 1e-6);
+        let keys = crate::rotate_pairs(keys, turn(cos.clone()), turn(sin.clone()));
+        let [cos, sin] = tables().map(|table| table.narrow(2, 0, 11));
+        let asked = apart(streams()[..2].to_vec(), Some([keys, heads(2)]), 2, 1e-6, cos, sin);
+        assert!(relative_error(&values(join(asked, 1)), &values(whole.narrow(1, 0, 11))) <= 1e-6);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! `x + gate·y`: how a block adds what it computed to its stream.
 
+#[cfg(feature = "cube")]
+use crate::cube;
 #[cfg(feature = "flex")]
 use crate::flex;
 use burn::{prelude::*, tensor::assert_shape};
 
-/// `x + gate·y`
+/// `x + gate·y` in the dtype of `x`, which may be wider than that of `gate` and `y`.
 ///
 /// # Shapes
 /// - x, y, output: `[B, L, width]`
@@ -21,7 +23,12 @@ pub fn gate_add(x: Tensor<3>, gate: Tensor<3>, y: Tensor<3>) -> Tensor<3> {
     if let Some(sum) = flex::gate_add([&x, &gate, &y]) {
         return sum;
     }
-    plain(x, gate, y)
+    #[cfg(feature = "cube")]
+    if let Some(sum) = cube::gate_add([&x, &gate, &y]) {
+        return sum;
+    }
+    let dtype = x.dtype();
+    if dtype == y.dtype() { plain(x, gate, y) } else { plain(x, gate.cast(dtype), y.cast(dtype)) }
 }
 
 fn plain(x: Tensor<3>, gate: Tensor<3>, y: Tensor<3>) -> Tensor<3> {
@@ -31,7 +38,8 @@ fn plain(x: Tensor<3>, gate: Tensor<3>, y: Tensor<3>) -> Tensor<3> {
 #[cfg(test)]
 mod tests {
     use super::{gate_add, plain};
-    use crate::testing::{compare, random};
+    use crate::testing::{compare, random, relative_error, values};
+    use burn::{prelude::*, tensor::DType};
 
     #[test]
     fn it_follows_the_plain_formula() {
@@ -45,6 +53,15 @@ mod tests {
                 |i| plain(i.get(0), i.get::<3>(1).narrow(2, width, width), i.get(2)),
             );
         }
+    }
+
+    #[test]
+    fn a_wide_stream_stays_wide() {
+        let (x, gate, y) = (random([1, 5, 32], 1) * 1e6, random([1, 1, 32], 2), random([1, 5, 32], 3) * 1e4);
+        let [narrow_gate, narrow_y] = [&gate, &y].map(|rows: &Tensor<3>| rows.clone().cast(DType::F16));
+        let ours = gate_add(x.clone(), narrow_gate, narrow_y);
+        assert_eq!(ours.dtype(), DType::F32);
+        assert!(relative_error(&values(ours), &values(plain(x, gate, y))) <= 1e-5);
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! The Gaussian error linear unit `x·Φ(x)`, and the two approximations that published networks were trained with.
 
+#[cfg(feature = "cube")]
+use crate::cube;
 #[cfg(feature = "flex")]
 use crate::flex::{Activation, activate};
+use crate::precision::widely;
 use burn::{
     prelude::*,
     tensor::activation::{self, sigmoid},
@@ -26,7 +29,11 @@ pub fn gelu_tanh<const N: usize>(x: Tensor<N>) -> Tensor<N> {
     if let Some(y) = activate(&x, Activation::GeluTanh) {
         return y;
     }
-    plain_gelu_tanh(x)
+    #[cfg(feature = "cube")]
+    if let Some(y) = cube::gelu_tanh(&x) {
+        return y;
+    }
+    widely(x, plain_gelu_tanh)
 }
 
 fn plain_gelu_tanh<const N: usize>(x: Tensor<N>) -> Tensor<N> {

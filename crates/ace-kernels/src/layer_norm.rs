@@ -3,6 +3,8 @@
 //! Rows are a few thousand numbers long at most (a network's width), so that running sums in f32 are good to a few
 //! roundings; [`group_norm`](crate::group_norm), whose groups have millions, sums in two levels.
 
+#[cfg(feature = "cube")]
+use crate::cube;
 #[cfg(feature = "flex")]
 use crate::flex;
 use crate::in_f32;
@@ -23,7 +25,7 @@ pub fn layer_norm<const N: usize>(x: Tensor<N>, epsilon: f64) -> Tensor<N> {
     })
 }
 
-/// `layer_norm(x)·(1 + scale) + shift`, at least in f32.
+/// `layer_norm(x)·(1 + scale) + shift`, at least in f32; in the dtype of `shift` and `scale`, than which `x` may be wider.
 ///
 /// # Shapes
 /// - x, output: `[B, L, width]`
@@ -36,11 +38,20 @@ pub fn modulated_layer_norm(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>, ep
     assert!(rows == 1 || rows == len, "shift has {rows} rows, neither 1 nor {len}");
     assert_shape!(shift, [batch, rows, width]);
     assert_shape!(scale, [batch, rows, width]);
+    let dtype = shift.dtype();
     #[cfg(feature = "flex")]
     if let Some(y) = flex::modulate([&x, &shift, &scale], epsilon) {
+        return y.cast(dtype);
+    }
+    #[cfg(feature = "cube")]
+    if let Some(y) = cube::modulate([&x, &shift, &scale], epsilon) {
         return y;
     }
-    plain_modulated(x, shift, scale, epsilon)
+    if dtype == x.dtype() {
+        return plain_modulated(x, shift, scale, epsilon);
+    }
+    let wide = x.dtype();
+    plain_modulated(x, shift.cast(wide), scale.cast(wide), epsilon).cast(dtype)
 }
 
 fn plain_modulated(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>, epsilon: f64) -> Tensor<3> {
@@ -142,6 +153,19 @@ mod tests {
                 |i| plain_modulated(part(i, 0), part(i, 1), part(i, 2), 1e-6),
             );
         }
+    }
+
+    #[test]
+    fn a_wide_stream_is_modulated_in_its_own_numbers() {
+        // In f16 the stream itself would be infinite.
+        let (x, shift, scale) = (random([1, 5, 32], 1) * 1e6, random([1, 1, 32], 2), random([1, 1, 32], 3));
+        let halves = [&shift, &scale].map(|rows: &Tensor<3>| rows.clone().cast(DType::F16));
+        let [narrow_shift, narrow_scale] = halves.clone();
+        let ours = modulated_layer_norm(x.clone(), narrow_shift, narrow_scale, 1e-6);
+        assert_eq!(ours.dtype(), DType::F16);
+        let [shift, scale] = halves.map(|rows| rows.cast(DType::F32));
+        let expected = plain_modulated(x, shift, scale, 1e-6);
+        assert!(relative_error(&values(ours), &values(expected)) <= 1e-3);
     }
 
     #[test]

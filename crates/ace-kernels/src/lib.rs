@@ -6,6 +6,8 @@
 //!
 //! This crate knows no networks: it has no parameters and no sizes of its own.
 
+#[cfg(feature = "cube")]
+mod cube;
 #[cfg(feature = "flex")]
 mod flex;
 mod precision;
@@ -16,6 +18,7 @@ mod gate;
 mod gelu;
 mod group_norm;
 mod layer_norm;
+pub mod limit;
 mod linear;
 pub mod packed;
 mod pages;

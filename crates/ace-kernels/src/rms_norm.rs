@@ -5,7 +5,10 @@
 #[cfg(feature = "flex")]
 use crate::flex;
 use crate::in_f32;
-use burn::{prelude::*, tensor::assert_shape};
+use burn::{
+    prelude::*,
+    tensor::{DType, assert_shape},
+};
 
 /// RMS norm; the mean at least in f32, the product with `scale` in the dtype of `x`.
 ///
@@ -22,6 +25,7 @@ pub fn rms_norm<const N: usize>(x: Tensor<N>, scale: Tensor<1>, epsilon: f64) ->
     if let Some(y) = flex::root_norm(&x, &scale, epsilon) {
         return y;
     }
+    let scale = if x.dtype() == DType::F32 { scale.cast(DType::F32) } else { scale };
     plain(x, scale, epsilon)
 }
 

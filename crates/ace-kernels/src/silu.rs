@@ -2,6 +2,7 @@
 
 #[cfg(feature = "flex")]
 use crate::flex::{Activation, activate};
+use crate::precision::widely;
 use burn::{prelude::*, tensor::activation::sigmoid};
 
 /// `x·σ(x)`, element by element.
@@ -10,7 +11,7 @@ pub fn silu<const N: usize>(x: Tensor<N>) -> Tensor<N> {
     if let Some(y) = activate(&x, Activation::Silu) {
         return y;
     }
-    plain(x)
+    widely(x, plain)
 }
 
 fn plain<const N: usize>(x: Tensor<N>) -> Tensor<N> {

@@ -64,6 +64,14 @@ impl RmsNorm {
         assert_shape!(x, [.., width]);
         ace_kernels::rms_norm(x, self.scale.val(), self.epsilon)
     }
+
+    /// [`RmsNorm::forward`] of a stream that is wider than the network's numbers, back in these.
+    ///
+    /// # Panics
+    /// As [`RmsNorm::forward`].
+    pub fn forward_narrow<const N: usize>(&self, x: Tensor<N>) -> Tensor<N> {
+        self.forward(x).cast(self.scale.val().dtype())
+    }
 }
 
 /// Layer norm with scale and shift.

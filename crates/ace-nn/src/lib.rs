@@ -14,6 +14,7 @@
 //! them through burn's `ModuleMapper`, parameter by parameter.
 
 pub mod attention;
+mod halves;
 pub mod layers;
 pub mod lora;
 pub mod poll;
@@ -25,6 +26,8 @@ pub mod autoencoder;
 pub mod clip;
 pub mod flux;
 pub mod t5;
+
+pub use ace_kernels::limit;
 
 #[cfg(test)]
 mod shapes;

@@ -13,6 +13,7 @@ use burn::{
     prelude::*,
     tensor::{DType, assert_shape},
 };
+use std::ops::Range;
 
 /// One low-rank branch of a [`Linear`]: `x ↦ scale·(x·Aᵀ)·Bᵀ`.
 #[derive(Module, Debug)]
@@ -36,9 +37,10 @@ impl LoraBranch {
         Self { lora_a: Param::from_tensor(a), lora_b: Param::from_tensor(b), scale }
     }
 
-    /// `scale·B·A`, `[out, in]`, in f32.
-    fn product(&self) -> Tensor<2> {
-        self.lora_b.val().cast(DType::F32).matmul(self.lora_a.val().cast(DType::F32)) * self.scale
+    /// Some rows of `scale·B·A`, `[out, in]`, in f32.
+    fn product(&self, rows: Range<usize>) -> Tensor<2> {
+        let b = self.lora_b.val().narrow(0, rows.start, rows.len());
+        b.cast(DType::F32).matmul(self.lora_a.val().cast(DType::F32)) * self.scale
     }
 }
 
@@ -110,17 +112,19 @@ impl Linear {
     }
 
     fn add(mut self, branches: &[LoraBranch], sign: f64) -> Self {
-        let change = |weight| branches.iter().fold(weight, |sum, branch: &LoraBranch| sum + branch.product() * sign);
-        self.weight = self.weight.change(change);
+        let product = |branch: &LoraBranch, rows: &Range<usize>| branch.product(rows.clone()) * sign;
+        self.weight =
+            self.weight.change(|rows, weight| branches.iter().fold(weight, |sum, branch| sum + product(branch, &rows)));
         self
     }
 
-    /// Adds `[out, in]` to the weight (in f32, then back to the weight's dtype); nothing remembers it.
+    /// Adds to the weight (in f32, then back to the weight's dtype); nothing remembers it. `by` is asked for some rows of
+    /// `[out, in]` at a time, or for all.
     ///
     /// # Panics
     /// If the weight is absent.
-    pub fn shift_weight(&mut self, by: Tensor<2>) {
-        self.weight = self.weight.clone().change(|weight| weight + by);
+    pub fn shift_weight(&mut self, mut by: impl FnMut(Range<usize>) -> Tensor<2>) {
+        self.weight = self.weight.clone().change(|rows, weight| weight + by(rows));
     }
 
     /// Adds `[out]` to the bias, as [`Linear::shift_weight`]; a layer without bias stays as it is.
@@ -133,4 +137,9 @@ impl Linear {
 pub trait Linears {
     /// Calls `f` with every linear layer.
     fn each_linear(&mut self, f: &mut dyn FnMut(&mut Linear));
+
+    /// Calls `f` with every matrix that need not be one tensor: those of linear layers, and tables.
+    fn each_weight(&mut self, f: &mut dyn FnMut(&mut Weight)) {
+        self.each_linear(&mut |linear| f(&mut linear.weight));
+    }
 }

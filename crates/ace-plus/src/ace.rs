@@ -139,7 +139,8 @@ impl Ace {
     pub(crate) fn open(card: &Card, files: Files, holding: Holding, device: &Device) -> Result<Self> {
         let Holding { dtype, placement, text_placement, .. } = holding;
         if !device.supports_dtype(dtype) {
-            return Err(Error::input(format!("this device does not compute in {dtype:?}"), "choose f32"));
+            let hint = if device.supports_dtype(FloatDType::F16) { "choose f16 or f32" } else { "choose f32" };
+            return Err(Error::input(format!("this device does not compute in {dtype:?}"), hint));
         }
         let tokenizers = Tokenizers::read(card, files.of(Component::T5Tokenizer), files.of(Component::ClipTokenizer))?;
         let loader = Loader { card, files: &files, holding, device };

@@ -10,9 +10,10 @@ use crate::{
 use ace_nn::{
     autoencoder::AutoEncoder,
     flux::{Flux, FluxInput},
-    lora::Linear,
+    limit,
+    lora::{Linear, Linears},
     t5::T5,
-    weight::{PackedMatrix, Packing},
+    weight::{PackedMatrix, Packing, Weight},
 };
 use burn::{
     module::{Module, ModuleMapper, Param},
@@ -21,7 +22,7 @@ use burn::{
 };
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use std::{
-    ops::ControlFlow,
+    ops::{ControlFlow, Range},
     time::{Duration, Instant},
 };
 
@@ -191,13 +192,14 @@ impl Holding {
                 self.pack(linear);
             }
         });
+        flux.each_weight(&mut |weight| self.divide(weight));
         flux.map(&mut Randomize { is_bias: false, dtype: self.dtype, device: &self.device })
     }
 
     fn random_t5(&self, card: &Card) -> T5 {
-        use ace_nn::lora::Linears;
         let mut t5 = card.t5.init(&self.device);
         t5.each_linear(&mut |linear| self.pack(linear));
+        t5.each_weight(&mut |weight| self.divide(weight));
         t5.map(&mut Randomize { is_bias: false, dtype: self.dtype, device: &self.device })
     }
 
@@ -220,12 +222,26 @@ impl Holding {
         }
     }
 
+    /// Makes a matrix of random numbers in parts, if the device does not take it as one tensor.
+    fn divide(&self, weight: &mut Weight) {
+        let [rows, columns] = weight.shape();
+        let runs = limit::runs(rows, columns * DType::from(self.dtype).size(), &self.device);
+        if runs.len() > 1 && weight.id().is_some() {
+            let largest = largest(&[rows, columns]);
+            let random = |rows: Range<usize>| {
+                Tensor::<2>::random([rows.len(), columns], Distribution::Uniform(-largest, largest), &self.device)
+                    .cast(self.dtype)
+            };
+            *weight = Weight::Split(runs.into_iter().map(random).collect());
+        }
+    }
+
     /// Packs a matrix of random numbers before a wide one is ever there.
     fn pack(&self, linear: &mut Linear) {
         let shape = linear.weight.shape();
         let Some(packing) = self.packing.filter(|packing| shape[1].is_multiple_of(packing.block_len())) else { return };
-        let limit = limit(&shape);
-        let values = Tensor::<2>::random(shape, Distribution::Uniform(-limit, limit), &self.device);
+        let largest = largest(&shape);
+        let values = Tensor::<2>::random(shape, Distribution::Uniform(-largest, largest), &self.device);
         let values: Vec<f32> = values.into_data().iter::<f32>().collect();
         linear.weight = PackedMatrix::pack(packing, shape, &values, &self.device).into();
     }
@@ -246,7 +262,7 @@ fn lap(stage: Stage, laps: Laps<'_>) {
 }
 
 /// Numbers up to this keep the size of what passes through.
-fn limit(shape: &[usize]) -> f64 {
+fn largest(shape: &[usize]) -> f64 {
     (3.0 / shape[1..].iter().product::<usize>().max(1) as f64).sqrt()
 }
 
@@ -273,8 +289,8 @@ impl ModuleMapper for Randomize<'_> {
             (1, true) => Tensor::zeros(shape, self.device),
             (1, false) => Tensor::ones(shape, self.device),
             _ => {
-                let limit = limit(&shape);
-                Tensor::random(shape, Distribution::Uniform(-limit, limit), self.device)
+                let largest = largest(&shape);
+                Tensor::random(shape, Distribution::Uniform(-largest, largest), self.device)
             }
         };
         Param::from_tensor(value.cast(self.dtype))

@@ -4,10 +4,14 @@
 //! quarter and fade into each other over the overlap, as in diffusers' `enable_tiling`, whose results these are. A tile does
 //! not see what is beyond it: norms and the attention of the middle are its own, so colours may differ a little from those
 //! of the whole; the fading leaves no seam.
+//!
+//! A device that takes no tensor as large as the pictures inside of the autoencoder gets tiles, whether or not they were asked
+//! for: the largest that it takes.
 
 use crate::{Card, Error, Result, canvas::Plane};
 use ace_nn::{
     autoencoder::AutoEncoder,
+    limit,
     poll::{Poll, to_the_end},
 };
 use burn::prelude::*;
@@ -42,6 +46,10 @@ pub fn encode_polled(
     if planes.is_empty() {
         return Continue(Vec::new());
     }
+    let tiling = tiling.or_else(|| {
+        let largest = planes.iter().map(|plane| plane.height * plane.width).max().unwrap_or(0);
+        Tiling::needed(autoencoder, largest * planes.len(), device)
+    });
     if let Some(tiling) = tiling {
         let mut all = Vec::with_capacity(planes.len());
         for plane in planes {
@@ -65,7 +73,12 @@ pub fn decode_polled(
     tiling: Option<Tiling>,
     poll: Poll<'_>,
 ) -> ControlFlow<(), Plane> {
-    match tiling {
+    let needed = || {
+        let [batch, _, height, width] = latents.dims();
+        let pixels = batch * height * width * autoencoder.downscale().pow(2);
+        Tiling::needed(autoencoder, pixels, &latents.device())
+    };
+    match tiling.or_else(needed) {
         Some(tiling) => tiling.decode(autoencoder, latents, poll),
         None => Continue(download(autoencoder.decode_polled(latents.clone(), poll)?)),
     }
@@ -86,6 +99,17 @@ impl Tiling {
     pub fn new(pixels: usize, downscale: usize) -> Option<Self> {
         let cells = pixels / downscale / PARTS * PARTS;
         (cells > 0).then_some(Self { cells })
+    }
+
+    /// The largest tiles that a device takes, if it does not take so many pixels at once.
+    fn needed(autoencoder: &AutoEncoder, pixels: usize, device: &Device) -> Option<Self> {
+        let bytes_of_a_pixel = autoencoder.numbers_of_a_pixel() * size_of::<f32>();
+        let most = limit::most_bytes(device)? / bytes_of_a_pixel.max(1);
+        if pixels <= most {
+            return None;
+        }
+        // Where not even the smallest tile fits, the device says so.
+        Self::new(most.isqrt(), autoencoder.downscale())
     }
 
     /// As [`Tiling::new`] for a card's autoencoder.

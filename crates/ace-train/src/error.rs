@@ -39,6 +39,12 @@ pub enum Error {
         /// The numbers.
         dtype: FloatDType,
     },
+    /// A matrix that is to learn is more than the device takes as one tensor.
+    #[error("this device takes the matrices of {network} in parts only, and parts do not learn")]
+    Divided {
+        /// The network.
+        network: &'static str,
+    },
     /// A checkpoint cannot be written or resumed.
     #[error("{path}: {problem}")]
     State {
@@ -245,6 +251,7 @@ impl Error {
             Self::Example(error) => error.hint(),
             Self::Recipe { .. } => Some("models/README.md describes every field of a recipe"),
             Self::Widening { .. } => Some("a base has as many channels as it puts out, or the masks' channels besides"),
+            Self::Divided { .. } => Some("train a LoRA, or on a device that takes larger tensors"),
             Self::Dtype { .. } => Some("set frozen_dtype = \"f32\" in the recipe"),
             Self::State { problem, .. } => Some(match problem {
                 StateProblem::RunExists => "resume it, or choose another output folder",

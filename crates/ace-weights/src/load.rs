@@ -10,13 +10,16 @@ use crate::{
     quantize::{Matrices, is_in_block},
     store::{FLOATS, Values, place},
 };
-use ace_nn::{flux::is_modulation, lora::Linears, weight::Weight};
+use ace_nn::{flux::is_modulation, limit, lora::Linears, weight::Weight};
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId},
     prelude::*,
     tensor::{DType, FloatDType},
 };
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Range,
+};
 
 impl WeightFile {
     /// One tensor: as the file has it, in bf16 where the file has fewer bits.
@@ -112,13 +115,13 @@ impl WeightFile {
             return Err(error);
         }
         let mut held = filler.held;
-        module.each_linear(&mut |linear| {
-            if let Some(weight) = linear.weight.id().and_then(|id| held.remove(&id)) {
-                linear.weight = weight;
+        module.each_weight(&mut |own| {
+            if let Some(weight) = own.id().and_then(|id| held.remove(&id)) {
+                *own = weight;
             }
         });
-        // A layer that was forgotten there would compute with zeros.
-        assert!(held.is_empty(), "`each_linear` reaches every linear layer of a network");
+        // A matrix that was forgotten there would be one of zeros.
+        assert!(held.is_empty(), "`each_weight` reaches every matrix of a network that is no parameter");
         Ok(module)
     }
 
@@ -139,10 +142,10 @@ impl WeightFile {
         let missing = || self.misfit(format!("{} is missing", path.join(".")), "get the file again");
         match filler.read_packed()? {
             Some(packed) => Ok(packed),
-            None => {
-                let values = place::<2>(filler.read()?.ok_or_else(missing)?, device);
-                Ok(Param::from_tensor(values).set_require_grad(false).into())
-            }
+            None => Ok(match divided(filler.read()?.ok_or_else(missing)?, device) {
+                Ok(parts) => Weight::Split(parts),
+                Err(whole) => Param::from_tensor(place::<2>(whole, device)).set_require_grad(false).into(),
+            }),
         }
     }
 
@@ -443,12 +446,37 @@ impl<'a> Filler<'a> {
             self.held.insert(param.id, weight);
             return Ok(None);
         }
-        Ok(self.read()?.map(|data| {
+        let Some(data) = self.read()? else { return Ok(None) };
+        let data = match divided(data, self.device) {
+            Ok(parts) => {
+                self.held.insert(param.id, Weight::Split(parts));
+                return Ok(None);
+            }
+            Err(data) => data,
+        };
+        Ok(Some({
             let mut filled = Param::from_tensor(place(data, self.device));
             filled.id = param.id;
             filled
         }))
     }
+}
+
+/// A matrix in as few runs of rows as the device takes it in, on the device without gradients; the numbers as they are if one
+/// tensor holds them, or if they are no matrix.
+fn divided(data: TensorData, device: &Device) -> std::result::Result<Vec<Tensor<2>>, TensorData> {
+    let &[rows, columns] = &data.shape()[..] else { return Err(data) };
+    let (dtype, inner) = (data.dtype(), device.clone().inner());
+    let row = columns * dtype.size();
+    let runs = limit::runs(rows, row, &inner);
+    if runs.len() < 2 {
+        return Err(data);
+    }
+    let part = |rows: Range<usize>| {
+        let bytes = data.as_bytes()[rows.start * row..rows.end * row].to_vec();
+        place(TensorData::from_bytes_vec(bytes, [rows.len(), columns], dtype), &inner)
+    };
+    Ok(runs.into_iter().map(part).collect())
 }
 
 impl ModuleMapper for Filler<'_> {
@@ -477,5 +505,81 @@ impl ModuleMapper for Filler<'_> {
                 param
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::{clip::TRANSFORMERS as CLIP, t5::TRANSFORMERS as T5};
+    use ace_nn::{
+        clip::{Activation, ClipConfig},
+        t5::T5Config,
+    };
+    use burn::tensor::Distribution;
+    use limit::within;
+    use std::path::Path;
+
+    /// Fills parameters with random numbers.
+    struct Fill;
+
+    impl ModuleMapper for Fill {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let shape: [usize; D] = param.lazy_shape().dims();
+            param.map(|value| Tensor::random(shape, Distribution::Uniform(-0.5, 0.5), &value.device()))
+        }
+    }
+
+    fn file<M: Module>(name: &str, module: &M, keys: &KeyMap) -> WeightFile {
+        let path = std::env::temp_dir().join(format!("ace-load-{name}-{}.safetensors", std::process::id()));
+        crate::write(&path, &crate::collect(module, keys, "", None), &[]).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        WeightFile::from_bytes(Path::new(name), bytes).unwrap()
+    }
+
+    #[test]
+    fn a_file_is_read_in_parts_where_a_device_takes_no_more_and_computes_the_same() {
+        let (device, ids) = (Device::default(), |device| Tensor::<2, Int>::from_data([[0, 29, 7, 15, 16]], device));
+        let config = T5Config {
+            vocab_size: 30,
+            d_model: 12,
+            d_kv: 4,
+            d_ff: 20,
+            num_layers: 2,
+            num_heads: 2,
+            relative_attention_num_buckets: 32,
+            relative_attention_max_distance: 128,
+            layer_norm_epsilon: 1e-6,
+        };
+        let t5 = config.init(&device).map(&mut Fill);
+        let file_of_t5 = file("t5", &t5, &T5);
+        // Sixteen rows of twelve numbers: the table and the wide layers of the feed-forward have more.
+        let mut read = within(16 * 12 * 4, || file_of_t5.t5(&config, None, &device)).unwrap();
+        assert!(matches!(&read.shared, Weight::Split(parts) if parts.iter().all(|part| part.dims() == [15, 12])));
+        let mut split = 0;
+        read.each_weight(&mut |weight| split += usize::from(matches!(weight, Weight::Split(_))));
+        assert_eq!(split, 1 + 2 * 3);
+        let [ours, whole] = [&read, &t5].map(|t5| t5.forward(ids(&device)).into_data());
+        ours.assert_approx_eq::<f32>(&whole, burn::tensor::Tolerance::relative(1e-5));
+        // As strict as ever.
+        let error = within(16 * 12 * 4, || file_of_t5.t5(&T5Config { num_layers: 1, ..config }, None, &device));
+        assert!(error.unwrap_err().to_string().contains("has no place in the network"));
+
+        let config = ClipConfig {
+            vocab_size: 30,
+            hidden_size: 12,
+            intermediate_size: 20,
+            num_layers: 1,
+            num_heads: 2,
+            max_position_embeddings: 7,
+            hidden_act: Activation::QuickGelu,
+            layer_norm_eps: 1e-5,
+        };
+        let clip = config.init(&device).map(&mut Fill);
+        let read = within(16 * 12 * 4, || file("clip", &clip, &CLIP).clip(&config, None, &device)).unwrap();
+        assert!(matches!(read.token_embedding, Weight::Split(_)));
+        let [ours, whole] = [&read, &clip].map(|clip| clip.forward(ids(&device), &[3]).into_data());
+        ours.assert_approx_eq::<f32>(&whole, burn::tensor::Tolerance::relative(1e-5));
     }
 }

@@ -9,12 +9,15 @@ mod autoencoder;
 mod caches;
 mod flux;
 mod formulas;
+mod kernels;
 mod lora;
 mod miniature;
 mod precision;
+mod published;
 mod recording;
 mod text;
 
+use ace_plus::Card;
 use ace_weights::WeightFile;
 use anyhow::{Context, Result};
 use burn::tensor::Device;
@@ -117,7 +120,20 @@ pub fn run(device: &Device, recordings: Option<&Path>) -> Result<Vec<Case>> {
     let bound = precision::GROUP_NORM_BOUND;
     let findings = precision::group_norm(device);
     cases.extend(findings.into_iter().map(|(what, error)| Case { name: "group_norm", what, error, bound }));
+    if let Some(cpu) = crate::device::cpu() {
+        cases.extend(kernels::run(device, &cpu, self::bound(device)));
+    }
     Ok(cases)
+}
+
+/// Blocks of the published size on `device` beside the CPU, with so many image tokens: see [`published`].
+///
+/// # Errors
+/// If the CPU's backend is not part of this build, or a temporary file cannot be written.
+pub fn published_size(device: &Device, tokens: usize) -> Result<Vec<Case>> {
+    let cpu = crate::device::cpu().context("the CPU's backend, flex, is not part of this build")?;
+    let card = Card::builtin("flux1-fill-dev").context("a card that is built in")?;
+    published::run(&published::Sizes::of(&card), tokens, device, &cpu)
 }
 
 fn bound(device: &Device) -> f64 {

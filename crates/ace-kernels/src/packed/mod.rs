@@ -43,10 +43,12 @@ mod wide;
 
 pub use packing::Packing;
 
+use crate::limit;
 use burn::{
     prelude::*,
     tensor::{DType, FloatDType},
 };
+use std::ops::Range;
 
 /// A packed matrix, `[out, in]`.
 ///
@@ -119,6 +121,16 @@ impl PackedMatrix {
         [rows, width / self.packing.block_words() * self.packing.block_len()]
     }
 
+    /// Some of its rows, as packed.
+    ///
+    /// # Panics
+    /// If it has no such rows.
+    pub fn rows(&self, rows: Range<usize>) -> Self {
+        let part = [rows.clone(), 0..self.words.dims()[1]];
+        let scales = self.scales.clone().narrow(0, rows.start, rows.len());
+        Self { words: self.words.clone().slice(part), scales, packing: self.packing, exact: self.exact }
+    }
+
     /// Its numbers, `[out, in]`.
     pub fn widen(&self, dtype: FloatDType) -> Tensor<2> {
         #[cfg(feature = "flex")]
@@ -159,10 +171,19 @@ impl PackedMatrix {
         self.multiply_plainly(x)
     }
 
+    /// No wide part is larger than a device allows.
     fn multiply_plainly(&self, x: Tensor<2>) -> Tensor<2> {
-        let weight = self.widen_plainly(float(x.dtype()));
-        let weight = if x.device().is_autodiff() { weight.autodiff() } else { weight };
-        x.matmul(weight.transpose())
+        let ([output, input], dtype) = (self.shape(), float(x.dtype()));
+        let runs = limit::runs(output, input * x.dtype().size(), &x.device());
+        let multiply = |part: &Self| {
+            let weight = part.widen_plainly(dtype);
+            let weight = if x.device().is_autodiff() { weight.autodiff() } else { weight };
+            x.clone().matmul(weight.transpose())
+        };
+        if runs.len() == 1 {
+            return multiply(self);
+        }
+        Tensor::cat(runs.into_iter().map(|rows| multiply(&self.rows(rows))).collect(), 1)
     }
 }
 

@@ -152,6 +152,19 @@ fn products_and_their_gradients_are_those_of_the_wide_matrix() {
 }
 
 #[test]
+fn products_may_be_taken_some_rows_at_a_time() {
+    for packing in [Packing::Q4K, Packing::Q8_0, Packing::E4M3, Packing::Nf4] {
+        let (packed, _) = matrix(packing, [50, 256]);
+        let x = random([7, 256], 4);
+        let whole = packed.multiply_plainly(x.clone());
+        for rows in [1, 7, 49] {
+            let parts = crate::limit::within(rows * 256 * 4, || packed.multiply_plainly(x.clone()));
+            assert!(relative_error(&values(parts), &values(whole.clone())) <= 1e-6, "{packing:?}, {rows} rows");
+        }
+    }
+}
+
+#[test]
 fn sixteen_bits_are_multiplied_as_the_wide_matrix_in_sixteen_bits() {
     let (packed, _) = matrix(Packing::Q4_0, [70, 128]);
     for dtype in [FloatDType::BF16, FloatDType::F16] {

@@ -164,6 +164,17 @@ impl AutoEncoder {
         1 << (self.encoder.down.len() - 1)
     }
 
+    /// The most numbers that a pixel becomes on its way: the largest picture inside has so many times its pixels.
+    pub fn numbers_of_a_pixel(&self) -> usize {
+        // The first block of a level takes what the next smaller level was enlarged to.
+        let channels = |level: &decoder::UpLevel| {
+            let weight = level.block.first().map(|block| block.conv1.weight.lazy_shape());
+            weight.map_or(0, |shape| shape[0].max(shape[1]))
+        };
+        let levels = self.decoder.up.iter().enumerate();
+        levels.map(|(level, up)| channels(up).div_ceil(1 << (2 * level))).max().unwrap_or(0)
+    }
+
     /// `(z − shift)·scale`
     pub fn normalize(&self, raw: Tensor<4>) -> Tensor<4> {
         (raw - self.shift_factor) * self.scaling_factor

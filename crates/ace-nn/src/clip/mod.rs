@@ -8,6 +8,7 @@ use crate::{
     layers::{LayerNorm, empty},
     lora::{Linear, Linears},
     poll::{Poll, to_the_end},
+    weight::Weight,
 };
 use ace_kernels::{gelu, quick_gelu};
 use burn::{
@@ -146,7 +147,7 @@ impl Layer {
 #[derive(Module, Debug)]
 pub struct Clip {
     /// `[vocab_size, D]`
-    pub token_embedding: Param<Tensor<2>>,
+    pub token_embedding: Weight,
     /// `[max_position_embeddings, D]`
     pub position_embedding: Param<Tensor<2>>,
     /// Layers.
@@ -159,7 +160,7 @@ impl ClipConfig {
     /// A tower with empty weights.
     pub fn init(&self, device: &Device) -> Clip {
         Clip {
-            token_embedding: empty([self.vocab_size, self.hidden_size], device),
+            token_embedding: Weight::empty([self.vocab_size, self.hidden_size], device),
             position_embedding: empty([self.max_position_embeddings, self.hidden_size], device),
             layers: (0..self.num_layers).map(|_| Layer::new(self, device)).collect(),
             final_layer_norm: LayerNorm::new(self.hidden_size, self.layer_norm_eps, device),
@@ -173,6 +174,11 @@ impl Linears for Clip {
             let SelfAttention { q_proj, k_proj, v_proj, out_proj } = self_attn;
             [q_proj, k_proj, v_proj, out_proj, &mut mlp.fc1, &mut mlp.fc2].into_iter().for_each(&mut *f);
         }
+    }
+
+    fn each_weight(&mut self, f: &mut dyn FnMut(&mut Weight)) {
+        f(&mut self.token_embedding);
+        self.each_linear(&mut |linear| f(&mut linear.weight));
     }
 }
 
@@ -225,8 +231,8 @@ impl Clip {
         let [batch, len] = ids.dims();
         let longest = self.position_embedding.lazy_shape()[0];
         assert!(len <= longest, "texts of {len} tokens, the longest may have {longest}");
-        let [_, width] = self.token_embedding.dims();
-        let rows = self.token_embedding.val().select(0, ids.reshape([batch * len]));
+        let [_, width] = self.token_embedding.shape();
+        let rows = self.token_embedding.select(ids.reshape([batch * len]));
         let positions = self.position_embedding.val().narrow(0, 0, len).unsqueeze_dim::<3>(0);
         let mut x = rows.reshape([batch, len, width]) + positions;
         for layer in &self.layers {

@@ -1,5 +1,8 @@
 //! The two kinds of transformer block: double (text and image keep weights of their own and meet in the attention)
 //! and single (one stream, attention and feed-forward side by side).
+//!
+//! What a layer makes of all tokens of a large picture may be more than a device takes as one tensor (4608 tokens times the 21504
+//! features of `linear1` are 396 MB in f32): wide layers then take some tokens at a time, and attention meets them again.
 
 use super::modulation::Modulation;
 use crate::{
@@ -9,8 +12,12 @@ use crate::{
     rope::Rope,
     segments::Segments,
 };
-use ace_kernels::gelu_tanh;
+use ace_kernels::{
+    gelu_tanh,
+    limit::{join, runs},
+};
 use burn::{module::Module, prelude::*, tensor::assert_shape};
+use std::ops::Range;
 
 /// RMS norms of queries and keys, over each head.
 #[derive(Module, Debug)]
@@ -31,22 +38,51 @@ impl QkNorm {
         Stream { rows, query_scale: self.query_norm.scale.val(), key_scale: self.key_norm.scale.val() }
     }
 
+    /// What a stream brings to an attention through `layer`: several streams where its rows are more than one tensor holds.
+    /// Examples on one sequence (`packed`) stay together.
+    fn streams(&self, layer: &Linear, x: Tensor<3>, packed: bool) -> Vec<Stream> {
+        if packed {
+            return vec![self.stream(layer.forward(x))];
+        }
+        let [_, width] = layer.features();
+        runs_of_tokens(&x, width).iter().map(|run| self.stream(layer.forward(tokens(&x, run)))).collect()
+    }
+
     fn for_each(&mut self, path: &str, f: &mut dyn FnMut(&str, &mut RmsNorm)) {
         f(&format!("{path}.query_norm"), &mut self.query_norm);
         f(&format!("{path}.key_norm"), &mut self.key_norm);
     }
 }
 
-/// Attention of streams over each other, text first; each row is `[q | k | v | rest]`, head-major.
-pub(super) fn attend(streams: Vec<Stream>, num_heads: usize, epsilon: f64, rope: &Rope) -> Tensor<3> {
-    let of = |example: usize, streams: Vec<Stream>| {
+/// Attention of streams over each other, text first; each row is `[q | k | v | rest]`, head-major. What becomes of each stream's
+/// rows.
+pub(super) fn attend(streams: Vec<Stream>, num_heads: usize, epsilon: f64, rope: &Rope) -> Vec<Tensor<3>> {
+    let Some(segments) = rope.segments() else {
+        let [cos, sin] = rope.tables(0);
+        return attention::apart(streams, None, num_heads, epsilon, cos, sin);
+    };
+    let all = segments.attend(&streams, |example, streams| {
         let [cos, sin] = rope.tables(example);
         attention::joint(streams, num_heads, epsilon, cos, sin)
+    });
+    let mut first = 0;
+    let of = |stream: &Stream| {
+        let len = stream.rows.dims()[1];
+        first += len;
+        all.clone().narrow(1, first - len, len)
     };
-    match rope.segments() {
-        None => of(0, streams),
-        Some(segments) => segments.attend(&streams, of),
-    }
+    streams.iter().map(of).collect()
+}
+
+/// Runs of tokens for which rows of `width` features are as much as the device takes in one tensor: all tokens, as a rule.
+fn runs_of_tokens(x: &Tensor<3>, width: usize) -> Vec<Range<usize>> {
+    let [batch, len, _] = x.dims();
+    runs(len, batch * width * x.dtype().size(), &x.device())
+}
+
+/// Some tokens of a stream.
+fn tokens(x: &Tensor<3>, run: &Range<usize>) -> Tensor<3> {
+    x.clone().narrow(1, run.start, run.len())
 }
 
 /// The attention weights of one stream of a double block.
@@ -76,7 +112,9 @@ impl Mlp {
     /// # Panics
     /// If `x` has another width.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.out_layer.forward(gelu_tanh(self.in_layer.forward(x)))
+        let [_, hidden] = self.in_layer.features();
+        let of = |run: Range<usize>| self.out_layer.forward(gelu_tanh(self.in_layer.forward(tokens(&x, &run))));
+        join(runs_of_tokens(&x, hidden).into_iter().map(of).collect(), 1)
     }
 }
 
@@ -146,15 +184,15 @@ impl DoubleBlock {
         self.through(img, txt, vec, rope, |streams, num_heads, epsilon| attend(streams, num_heads, epsilon, rope))
     }
 
-    /// [`DoubleBlock::forward`] with an attention of the caller's, which is given streams (text, then image), heads and the
-    /// norms' epsilon.
+    /// [`DoubleBlock::forward`] with an attention of the caller's, which is given streams (of text, then of image), heads and the
+    /// norms' epsilon, and answers for each stream.
     pub(super) fn through(
         &self,
         img: Tensor<3>,
         txt: Tensor<3>,
         vec: Tensor<2>,
         rope: &Rope,
-        attend: impl FnOnce(Vec<Stream>, usize, f64) -> Tensor<3>,
+        attend: impl FnOnce(Vec<Stream>, usize, f64) -> Vec<Tensor<3>>,
     ) -> (Tensor<3>, Tensor<3>) {
         let ([batch, ..], [hidden_size, _]) = (img.dims(), self.img_attn.proj.features());
         assert_shape!(img, [batch, _, hidden_size]);
@@ -164,18 +202,20 @@ impl DoubleBlock {
         let [image, text] = [rope.segments().map(Segments::image), rope.segments().map(Segments::text)];
         let [img_attn_mod, img_mlp_mod] = self.img_mod.forward::<2>(vec.clone()).map(|shift| shift.over(image));
         let [txt_attn_mod, txt_mlp_mod] = self.txt_mod.forward::<2>(vec).map(|shift| shift.over(text));
-        let (text_len, image_len) = (txt.dims()[1], img.dims()[1]);
+        let packed = rope.segments().is_some();
+        let streams = |attn: &StreamAttention, normed| attn.norm.streams(&attn.qkv, normed, packed);
+        let mut both = streams(&self.txt_attn, txt_attn_mod.modulate(txt.clone()));
+        let texts = both.len();
+        both.extend(streams(&self.img_attn, img_attn_mod.modulate(img.clone())));
+        let mut attended = attend(both, self.num_heads, self.img_attn.norm.query_norm.epsilon());
+        let img_attended = attended.split_off(texts);
+        let proj = |attn: &StreamAttention, parts: Vec<Tensor<3>>| {
+            join(parts.into_iter().map(|part| attn.proj.forward(part)).collect(), 1)
+        };
 
-        let img_rows = self.img_attn.qkv.forward(img_attn_mod.modulate(img.clone()));
-        let txt_rows = self.txt_attn.qkv.forward(txt_attn_mod.modulate(txt.clone()));
-        let streams = vec![self.txt_attn.norm.stream(txt_rows), self.img_attn.norm.stream(img_rows)];
-        let attended = attend(streams, self.num_heads, self.img_attn.norm.query_norm.epsilon());
-        let txt_attended = attended.clone().narrow(1, 0, text_len);
-        let img_attended = attended.narrow(1, text_len, image_len);
-
-        let img = img_attn_mod.add(img, self.img_attn.proj.forward(img_attended));
+        let img = img_attn_mod.add(img, proj(&self.img_attn, img_attended));
         let img = img_mlp_mod.add(img.clone(), self.img_mlp.forward(img_mlp_mod.modulate(img)));
-        let txt = txt_attn_mod.add(txt, self.txt_attn.proj.forward(txt_attended));
+        let txt = txt_attn_mod.add(txt, proj(&self.txt_attn, attended));
         let txt = txt_mlp_mod.add(txt.clone(), self.txt_mlp.forward(txt_mlp_mod.modulate(txt)));
         (img, txt)
     }
@@ -240,14 +280,14 @@ impl SingleBlock {
         self.through(x, vec, rope, |streams, num_heads, epsilon| attend(streams, num_heads, epsilon, rope))
     }
 
-    /// [`SingleBlock::forward`] with an attention of the caller's, which is given the one stream, heads and the norms'
-    /// epsilon.
+    /// [`SingleBlock::forward`] with an attention of the caller's, which is given the one stream (or its parts), heads and the
+    /// norms' epsilon, and answers for each.
     pub(super) fn through(
         &self,
         x: Tensor<3>,
         vec: Tensor<2>,
         rope: &Rope,
-        attend: impl FnOnce(Vec<Stream>, usize, f64) -> Tensor<3>,
+        attend: impl FnOnce(Vec<Stream>, usize, f64) -> Vec<Tensor<3>>,
     ) -> Tensor<3> {
         let ([batch, ..], hidden_size) = (x.dims(), self.hidden_size);
         assert_shape!(x, [batch, _, hidden_size]);
@@ -255,10 +295,11 @@ impl SingleBlock {
         assert_shape!(vec, [batch, hidden_size]);
         let both = rope.segments().map(Segments::both);
         let [modulation] = self.modulation.forward::<1>(vec).map(|shift| shift.over(both));
-        let rows = self.linear1.forward(modulation.modulate(x.clone()));
         // The feed-forward's input follows queries, keys and values, and comes out behind the joined heads.
-        let both = attend(vec![self.norm.stream(rows)], self.num_heads, self.norm.query_norm.epsilon());
-        modulation.add(x, self.linear2.forward(both))
+        let streams = self.norm.streams(&self.linear1, modulation.modulate(x.clone()), both.is_some());
+        let attended = attend(streams, self.num_heads, self.norm.query_norm.epsilon());
+        let parts = attended.into_iter().map(|part| self.linear2.forward(part)).collect();
+        modulation.add(x, join(parts, 1))
     }
 
     /// Calls `f` with the path and each linear layer of the block.
@@ -271,5 +312,95 @@ impl SingleBlock {
     /// Calls `f` with the path and each norm of queries or keys of the block.
     pub fn for_each_norm(&mut self, f: &mut dyn FnMut(&str, &mut RmsNorm)) {
         self.norm.for_each("norm", f);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        flux::{Flux, FluxInput},
+        lora::Linears,
+        testing::{device, flux, flux_input, relative_error, values},
+        weight::Weight,
+    };
+    use ace_kernels::limit::within;
+    use burn::{
+        module::{Module, ModuleMapper, Param},
+        prelude::*,
+        tensor::DType,
+    };
+
+    #[test]
+    fn tokens_taken_some_at_a_time_become_what_all_of_them_do() {
+        let flux = flux(&device());
+        let input = flux_input(&flux, &device());
+        let whole = values(flux.forward(input.clone()));
+        // A single block's rows are 224 numbers wide, and there are two of every token.
+        for tokens in [1, 2, 4, 10] {
+            let parts = within(tokens * 2 * 224 * size_of::<f32>(), || flux.forward(input.clone()));
+            let error = relative_error(&values(parts), &whole);
+            assert!(error <= 1e-6, "{tokens} tokens at a time: {error:e}");
+        }
+    }
+
+    /// The same network in f16.
+    fn narrowed(flux: &Flux) -> Flux {
+        struct Narrow;
+        impl ModuleMapper for Narrow {
+            fn map_float<const N: usize>(&mut self, param: Param<Tensor<N>>) -> Param<Tensor<N>> {
+                param.map(|value| value.cast(DType::F16))
+            }
+        }
+        flux.clone().map(&mut Narrow)
+    }
+
+    fn in_halves(input: FluxInput) -> FluxInput {
+        FluxInput {
+            tokens: input.tokens.cast(DType::F16),
+            prompt_embeds: input.prompt_embeds.cast(DType::F16),
+            pooled_prompt_embeds: input.pooled_prompt_embeds.cast(DType::F16),
+            ..input
+        }
+    }
+
+    #[test]
+    fn sixteen_bits_answer_as_thirty_two_up_to_their_rounding_even_where_the_stream_is_larger_than_they_hold() {
+        let mut whole = flux(&device());
+        for larger in [1.0, 3e4] {
+            // What a block adds is projected by a matrix as large as this; in the end a norm takes it away.
+            for block in &mut whole.single_blocks {
+                block.linear2.shift_bias(Tensor::full([32], larger, &device()));
+            }
+            let (halves, input) = (narrowed(&whole), flux_input(&whole, &device()));
+            let ours = halves.forward(in_halves(input.clone()));
+            assert_eq!(ours.dtype(), DType::F16);
+            let error = relative_error(&values(ours), &values(whole.forward(input)));
+            assert!(error <= 5e-3, "{larger}: {error:e}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "single block 1 makes a number that f16 does not hold")]
+    fn the_first_block_whose_numbers_are_too_large_is_named() {
+        let mut flux = flux(&device());
+        let input = in_halves(flux_input(&flux, &device()));
+        flux.single_blocks[1].linear2.shift_bias(Tensor::full([32], 1e6, &device()));
+        narrowed(&flux).forward(input);
+    }
+
+    #[test]
+    fn a_network_of_split_matrices_answers_as_the_whole_one() {
+        let whole = flux(&device());
+        let mut split = whole.clone();
+        let mut parts = 0;
+        split.each_weight(&mut |weight| {
+            let rows = weight.val().split(9, 0);
+            parts += rows.len();
+            *weight = Weight::Split(rows);
+        });
+        assert!(parts > 200, "{parts} parts");
+        let input = flux_input(&whole, &device());
+        let error = relative_error(&values(split.forward(input.clone())), &values(whole.forward(input)));
+        assert!(error <= 1e-6, "{error:e}");
     }
 }

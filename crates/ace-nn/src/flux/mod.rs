@@ -28,6 +28,7 @@ pub use partial::{Among, Keeping, Rest};
 pub use walk::{Blocks, Fetched, Own, Resident, Shared, Walk};
 
 use crate::{
+    halves::{Watch, stream},
     layers::RmsNorm,
     lora::{Linear, Linears},
     poll::{Poll, to_the_end},
@@ -155,7 +156,7 @@ pub struct FluxInput {
 /// The state between blocks: what [`Flux::embed`] makes and blocks pass on.
 #[derive(Debug, Clone)]
 pub struct Streams {
-    /// Image stream, `[B, L, D]`.
+    /// Image stream, `[B, L, D]`; of a network in f16 both streams are in f32.
     pub img: Tensor<3>,
     /// Text stream, `[B, T, D]`.
     pub txt: Tensor<3>,
@@ -236,7 +237,7 @@ impl Flux {
     /// The blocks alone, run by `walk`: what they make of both streams, `[B, T + L, D]`, text first.
     ///
     /// # Panics
-    /// As [`Flux::forward`].
+    /// As [`Flux::forward`]; and if a network in f16 makes a number that f16 does not hold.
     pub fn run(&self, walk: &mut dyn Walk, streams: Streams, shared: &Shared) -> ControlFlow<(), Tensor<3>> {
         self.run_from(walk, 0, streams, shared)
     }
@@ -253,13 +254,18 @@ impl Flux {
         shared: &Shared,
     ) -> ControlFlow<(), Tensor<3>> {
         let Streams { mut img, mut txt, .. } = streams;
+        let mut watch = Watch::new(shared.vec.dtype(), &shared.vec.device());
         for (index, block) in self.double_blocks.iter().enumerate().skip(first) {
             (img, txt) = walk.double(index, block, img, txt, shared)?;
+            watch.look(|| format!("the image stream of double block {index}"), &img);
+            watch.look(|| format!("the text stream of double block {index}"), &txt);
         }
         let mut x = Tensor::cat(vec![txt, img], 1);
         for (index, block) in self.single_blocks.iter().enumerate() {
             x = walk.single(index, block, x, shared)?;
+            watch.look(|| format!("single block {index}"), &x);
         }
+        watch.end();
         ControlFlow::Continue(x)
     }
 
@@ -296,8 +302,8 @@ impl Flux {
 
         let FluxInput { tokens, prompt_embeds, pooled_prompt_embeds, timesteps, guidance, .. } = input;
         Streams {
-            img: self.img_in.forward(tokens),
-            txt: self.txt_in.forward(prompt_embeds),
+            img: stream(self.img_in.forward(tokens)),
+            txt: stream(self.txt_in.forward(prompt_embeds)),
             vec: self.conditioning(timesteps, guidance, pooled_prompt_embeds),
         }
     }

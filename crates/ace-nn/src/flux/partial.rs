@@ -9,11 +9,12 @@
 //! Which of the image tokens rest is the caller's choice; text never does. The order of keys does not matter to attention.
 
 use super::{Blocks, DoubleBlock, Flux, Shared, SingleBlock, Walk, block::attend};
-use crate::{attention::Stream, poll::Poll, rope::Rope};
-use ace_kernels::{
-    attention::{full, join_heads, split_heads},
-    gelu_tanh, rms_norm, rotate_pairs,
+use crate::{
+    attention::{self, Stream, split_heads},
+    poll::Poll,
+    rope::Rope,
 };
+use ace_kernels::{limit::join, rms_norm, rotate_pairs};
 use burn::prelude::*;
 use std::ops::ControlFlow;
 
@@ -51,14 +52,24 @@ impl Rest {
         }
     }
 
-    /// What a block remembers of its image stream's rows, `before` tokens into them.
-    fn remember(&self, stream: &Stream, before: usize, num_heads: usize, epsilon: f64) -> KeysValues {
+    /// What a block remembers of the rows of its streams, of which the first `before` tokens are text.
+    fn remember(&self, streams: &[Stream], mut before: usize, num_heads: usize, epsilon: f64) -> KeysValues {
+        let mut with_image = streams;
+        while let [first, rest @ ..] = with_image
+            && first.rows.dims()[1] <= before
+            && !rest.is_empty()
+        {
+            before -= first.rows.dims()[1];
+            with_image = rest;
+        }
         let places = self.places.clone().add_scalar(before as i32);
         let [cos, sin] = self.rope.tables(0);
         let width = 2 * cos.dims()[3] * num_heads;
-        let rows = stream.rows.clone().narrow(2, width, 2 * width).select(1, places);
-        let part = |index: usize| split_heads(rows.clone().narrow(2, index * width, width), num_heads);
-        [rotate_pairs(rms_norm(part(0), stream.key_scale.clone(), epsilon), cos, sin), part(1)]
+        let part = |index: usize| {
+            let of = |stream: &Stream| stream.rows.clone().narrow(2, index * width, width);
+            split_heads(join(with_image.iter().map(of).collect(), 1).select(1, places.clone()), num_heads)
+        };
+        [rotate_pairs(rms_norm(part(1), with_image[0].key_scale.clone(), epsilon), cos, sin), part(2)]
     }
 }
 
@@ -88,8 +99,9 @@ impl Walk for Keeping<'_, '_> {
         (self.poll)()?;
         let block = self.blocks.double(index, own);
         let (mut kept, rest) = (None, &*self.rest);
+        let text_len = txt.dims()[1];
         let both = block.through(img, txt, shared.vec.clone(), &shared.rope, |streams, num_heads, epsilon| {
-            kept = streams.last().map(|image| rest.remember(image, 0, num_heads, epsilon));
+            kept = Some(rest.remember(&streams, text_len, num_heads, epsilon));
             attend(streams, num_heads, epsilon, &shared.rope)
         });
         self.rest.double[index] = kept;
@@ -102,7 +114,7 @@ impl Walk for Keeping<'_, '_> {
         let (mut kept, rest) = (None, &*self.rest);
         let text_len = x.dims()[1] - rest.image_len;
         let x = block.through(x, shared.vec.clone(), &shared.rope, |streams, num_heads, epsilon| {
-            kept = streams.last().map(|both| rest.remember(both, text_len, num_heads, epsilon));
+            kept = Some(rest.remember(&streams, text_len, num_heads, epsilon));
             attend(streams, num_heads, epsilon, &shared.rope)
         });
         self.rest.single[index] = kept;
@@ -153,35 +165,16 @@ impl Walk for Among<'_, '_> {
     }
 }
 
-/// [`ace_kernels::attention::joint`] with keys and values of further tokens, `kept`.
+/// Attention also over keys and values of further tokens, `kept`.
 fn attend_among(
     streams: Vec<Stream>,
     kept: Option<&KeysValues>,
     num_heads: usize,
     epsilon: f64,
     rope: &Rope,
-) -> Tensor<3> {
+) -> Vec<Tensor<3>> {
     let [cos, sin] = rope.tables(0);
-    let width = 2 * cos.dims()[3] * num_heads;
-    let (mut q, mut k, mut v, mut beside) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for Stream { rows, query_scale, key_scale } in streams {
-        let part = |index: usize| split_heads(rows.clone().narrow(2, index * width, width), num_heads);
-        q.push(rms_norm(part(0), query_scale, epsilon));
-        k.push(rms_norm(part(1), key_scale, epsilon));
-        v.push(part(2));
-        let left = rows.dims()[2] - 3 * width;
-        if left > 0 {
-            beside.push(gelu_tanh(rows.narrow(2, 3 * width, left)));
-        }
-    }
-    let q = rotate_pairs(Tensor::cat(q, 2), cos.clone(), sin.clone());
-    let mut k = vec![rotate_pairs(Tensor::cat(k, 2), cos, sin)];
-    if let Some([keys, values]) = kept {
-        k.push(keys.clone());
-        v.push(values.clone());
-    }
-    let heads = join_heads(full(q, Tensor::cat(k, 2), Tensor::cat(v, 2)));
-    if beside.is_empty() { heads } else { Tensor::cat(vec![heads, Tensor::cat(beside, 1)], 2) }
+    attention::apart(streams, kept.cloned(), num_heads, epsilon, cos, sin)
 }
 
 #[cfg(test)]
@@ -192,6 +185,7 @@ mod tests {
         poll::to_the_end,
         testing::{device, flux, flux_input, random, relative_error, values},
     };
+    use ace_kernels::limit::within;
     use burn::prelude::*;
 
     /// What the network says of the tokens at `places`; text is the same.
@@ -216,13 +210,25 @@ mod tests {
                 to_the_end(|poll| flux.forward_with(&mut Keeping::new(&mut Own, poll, &mut rest), input.clone()));
             assert_eq!(kept.into_data(), whole.clone().into_data(), "keeping changes nothing");
             let part = part_of(&flux, &input, &asked, &ids);
+            let all_at_once = rest;
             let among = |input: FluxInput| {
-                let rest = &rest;
+                let rest = &all_at_once;
                 to_the_end(|poll| flux.forward_with(&mut Among::new(&mut Own, poll, rest), input))
             };
             let expected = whole.clone().select(1, Tensor::<1, Int>::from_data(&asked[..], &device()));
             let error = relative_error(&values(among(part.clone())), &values(expected));
             assert!(error < 1e-6, "{asked:?}: {error:e}");
+            // Whether or not all tokens are taken at once.
+            let mut rest = Rest::new(&flux, &resting, &ids, &device());
+            let few = 2 * 2 * 224 * size_of::<f32>();
+            let kept = within(few, || {
+                to_the_end(|poll| flux.forward_with(&mut Keeping::new(&mut Own, poll, &mut rest), input.clone()))
+            });
+            assert!(relative_error(&values(kept), &values(whole.clone())) < 1e-6);
+            let divided = within(few, || {
+                to_the_end(|poll| flux.forward_with(&mut Among::new(&mut Own, poll, &rest), part.clone()))
+            });
+            assert!(relative_error(&values(divided), &values(among(part.clone()))) < 1e-6, "{asked:?}");
             // A step further on the way keys and values are a little old, and the answer a little off.
             let near = FluxInput { tokens: input.tokens.clone() + random([2, 6, 12], 21) * 0.01, ..input.clone() };
             let expected = flux.forward(near.clone()).select(1, Tensor::<1, Int>::from_data(&asked[..], &device()));

@@ -6,15 +6,17 @@
 
 use crate::{
     attention,
+    halves::{Watch, stream},
     layers::{RmsNorm, empty},
     lora::{Linear, Linears},
     poll::{Poll, to_the_end},
+    weight::Weight,
 };
 use ace_kernels::gelu_tanh;
 use burn::{
     module::{Module, Param},
     prelude::*,
-    tensor::assert_shape,
+    tensor::{DType, assert_shape},
 };
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
@@ -106,11 +108,11 @@ impl SelfAttention {
         let ([_, len, _], [d_model, _]) = (x.dims(), self.q.features());
         assert_shape!(x, [_, len, d_model]);
         assert_shape!(bias, [1, self.num_heads, len, len]);
-        let u = self.layer_norm.forward(x.clone());
+        let u = self.layer_norm.forward_narrow(x.clone());
         let heads = |linear: &Linear| attention::split_heads(linear.forward(u.clone()), self.num_heads);
         let [batch, ..] = x.dims();
         let attended = attention::biased(heads(&self.q), heads(&self.k), heads(&self.v), bias.repeat_dim(0, batch));
-        x + self.o.forward(attention::join_heads(attended))
+        add(x, self.o.forward(attention::join_heads(attended)))
     }
 }
 
@@ -148,9 +150,23 @@ impl FeedForward {
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let [d_model, _] = self.wi_0.features();
         assert_shape!(x, [_, _, d_model]);
-        let u = self.layer_norm.forward(x.clone());
-        x + self.wo.forward(gelu_tanh(self.wi_0.forward(u.clone())) * self.wi_1.forward(u))
+        let u = self.layer_norm.forward_narrow(x.clone());
+        let (gate, gated) = (gelu_tanh(self.wi_0.forward(u.clone())), self.wi_1.forward(u));
+        if gate.dtype() != DType::F16 {
+            return add(x, self.wo.forward(gate * gated));
+        }
+        // The published encoders make products here that f16 does not hold (transformers keeps `wo` in f32 for them). They are
+        // taken smaller, by a power of two that loses no bit of the larger ones, and grow again in f32.
+        const SMALLER: f64 = 64.0;
+        let made = self.wo.forward(gate * (gated / SMALLER));
+        add(x, made.cast(DType::F32) * SMALLER)
     }
+}
+
+/// A sum in the numbers of the stream.
+fn add(x: Tensor<3>, y: Tensor<3>) -> Tensor<3> {
+    let dtype = x.dtype();
+    x + y.cast(dtype)
 }
 
 /// Attention, then feed-forward.
@@ -166,7 +182,7 @@ pub struct Layer {
 #[derive(Module, Debug)]
 pub struct T5 {
     /// `[vocab_size, d_model]`
-    pub shared: Param<Tensor<2>>,
+    pub shared: Weight,
     /// `[buckets, heads]`, shared by all layers.
     pub relative_attention_bias: Param<Tensor<2>>,
     /// Layers.
@@ -180,7 +196,7 @@ impl T5Config {
     /// An encoder with empty weights.
     pub fn init(&self, device: &Device) -> T5 {
         T5 {
-            shared: empty([self.vocab_size, self.d_model], device),
+            shared: Weight::empty([self.vocab_size, self.d_model], device),
             relative_attention_bias: empty([self.relative_attention_num_buckets, self.num_heads], device),
             layers: (0..self.num_layers)
                 .map(|_| Layer {
@@ -212,6 +228,11 @@ impl Linears for T5 {
     fn each_linear(&mut self, f: &mut dyn FnMut(&mut Linear)) {
         self.layers.iter_mut().for_each(|layer| layer.for_each_linear(&mut |_, linear| f(linear)));
     }
+
+    fn each_weight(&mut self, f: &mut dyn FnMut(&mut Weight)) {
+        f(&mut self.shared);
+        self.each_linear(&mut |linear| f(&mut linear.weight));
+    }
 }
 
 /// Where T5's weights come from when they are not in the network: each is asked for when it is needed.
@@ -227,6 +248,9 @@ impl T5 {
     /// # Shapes
     /// - ids: `[B, T]`
     /// - output: `[B, T, d_model]`
+    ///
+    /// # Panics
+    /// If an encoder in f16 makes a number that f16 does not hold.
     pub fn forward(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         to_the_end(|poll| self.forward_polled(ids, poll))
     }
@@ -234,8 +258,8 @@ impl T5 {
     /// [`T5::forward`], left where `poll` breaks; it is asked before every layer.
     pub fn forward_polled(&self, ids: Tensor<2, Int>, poll: Poll<'_>) -> ControlFlow<(), Tensor<3>> {
         let [batch, len] = ids.dims();
-        let [_, width] = self.shared.dims();
-        let rows = self.shared.val().select(0, ids.reshape([batch * len]));
+        let [_, width] = self.shared.shape();
+        let rows = self.shared.select(ids.reshape([batch * len]));
         self.run(rows.reshape([batch, len, width]), &mut |_, own| own.clone(), poll)
     }
 
@@ -263,12 +287,16 @@ impl T5 {
         poll: Poll<'_>,
     ) -> ControlFlow<(), Tensor<3>> {
         let bias = relative_bias(self.relative_attention_bias.val(), x.dims()[1], self.max_distance);
+        let mut watch = Watch::new(x.dtype(), &x.device());
+        x = stream(x);
         for (index, own) in self.layers.iter().enumerate() {
             poll()?;
             let layer = layer(index, own);
             x = layer.feed_forward.forward(layer.attention.forward(x, bias.clone()));
+            watch.look(|| format!("layer {index} of T5"), &x);
         }
-        ControlFlow::Continue(self.final_layer_norm.forward(x))
+        watch.end();
+        ControlFlow::Continue(self.final_layer_norm.forward_narrow(x))
     }
 }
 

@@ -2,13 +2,7 @@
 
 use super::{example::Example, plain::Plain};
 use crate::Error;
-use ace_nn::{
-    autoencoder::AutoEncoder,
-    clip::Clip,
-    lora::{Linear, Linears},
-    t5::T5,
-    weight::Weight,
-};
+use ace_nn::{autoencoder::AutoEncoder, clip::Clip, lora::Linears, t5::T5, weight::Weight};
 use ace_plus::{
     Card,
     canvas::{self, Plane},
@@ -191,14 +185,10 @@ impl Encoders {
         if let Some(TextEncoders { t5, clip }) = &self.text {
             t5.visit(&mut walk);
             clip.visit(&mut walk);
-            // Packed matrices are no parameters; a copy of a network shares them.
-            let mut add = |linear: &mut Linear| {
-                if let Weight::Packed(matrix) = &linear.weight {
-                    packed += matrix.bytes() as u64;
-                }
-            };
-            t5.clone().each_linear(&mut add);
-            clip.clone().each_linear(&mut add);
+            // Matrices that are packed or split are no parameters; a copy of a network shares them.
+            let mut add = |weight: &mut Weight| packed += weight.frozen_bytes() as u64;
+            t5.clone().each_weight(&mut add);
+            clip.clone().each_weight(&mut add);
         }
         walk.0 + packed
     }

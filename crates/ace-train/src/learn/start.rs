@@ -14,9 +14,9 @@ use ace_nn::{
     autoencoder::AutoEncoder,
     clip::Clip,
     flux::{Flux, FluxConfig},
-    lora::LoraBranch,
+    lora::{Linears, LoraBranch},
     t5::T5,
-    weight::Packing,
+    weight::{Packing, Weight},
 };
 use ace_plus::{Card, Model, model::Component, text::Tokenizers};
 use ace_weights::{Network, Placement, Streamed, WeightFile, adapter};
@@ -170,8 +170,8 @@ impl Start {
         let text = trains_text(recipe);
         Ok(TrainedNetworks {
             flux: self.flux(recipe, device)?,
-            t5: text.then(|| self.t5(recipe, device)).transpose()?,
-            clip: text.then(|| self.clip(recipe, device)).transpose()?,
+            t5: text.then(|| whole("the T5 encoder", self.t5(recipe, device)?)).transpose()?,
+            clip: text.then(|| whole("the CLIP encoder", self.clip(recipe, device)?)).transpose()?,
         })
     }
 
@@ -201,6 +201,9 @@ impl Start {
                 false => file.flux(&config, Some(dtype), device)?,
             }
         };
+        if !is_frozen {
+            flux = whole("the transformer", flux)?;
+        }
         if recipe.widen_from.is_some() {
             flux = widen(flux, &config, &self.card().flux)?;
         }
@@ -288,6 +291,13 @@ impl Start {
             false => (self.model.require(Component::of(network))?.open()?, FloatDType::F32),
         })
     }
+}
+
+/// A network that is to learn, if its device takes every matrix as one tensor.
+fn whole<M: Linears>(network: &'static str, mut module: M) -> Result<M, Error> {
+    let mut is_split = false;
+    module.each_weight(&mut |weight| is_split |= matches!(weight, Weight::Split(_)));
+    if is_split { Err(Error::Divided { network }) } else { Ok(module) }
 }
 
 /// Whether a text encoder learns: then both belong to the networks that are trained.

@@ -21,12 +21,12 @@ use ace_nn::{
 };
 use burn::{prelude::*, tensor::DType};
 
-/// A change of one layer, on its device.
+/// A change of one layer.
 #[derive(Debug, Default)]
 pub(super) struct Delta {
     pub branch: Option<LoraBranch>,
-    /// To add to the weight, `[out, in]`.
-    weight: Option<Tensor<2>>,
+    /// To add to the weight, rows of so many columns, on the host: all of it may be more than a device takes at once.
+    weight: Option<(Vec<f32>, usize)>,
     /// To add to the bias or to a norm's scale, `[out]`.
     bias: Option<Tensor<1>>,
     /// In the place of a norm's scale, `[width]`.
@@ -52,7 +52,7 @@ impl Delta {
         });
         Ok(Self {
             branch,
-            weight: rows(&[Role::Diff], input)?.map(|values| matrix(values, [layer.output, input])),
+            weight: rows(&[Role::Diff], input)?.map(|values| (values, input)),
             bias: rows(&[Role::UpBias, Role::DiffBias], 1)?.map(vector),
             value: None,
         })
@@ -68,11 +68,14 @@ impl Delta {
         self.weight.is_some()
     }
 
-    /// Changes a linear layer.
-    pub fn change(self, linear: &mut Linear) {
+    /// Changes a linear layer on `device`.
+    pub fn change(self, linear: &mut Linear, device: &Device) {
         linear.lora.extend(self.branch);
-        if let Some(weight) = self.weight {
-            linear.shift_weight(weight);
+        if let Some((values, columns)) = self.weight {
+            linear.shift_weight(|rows| {
+                let part = values[rows.start * columns..rows.end * columns].to_vec();
+                Tensor::from_data(TensorData::new(part, [rows.len(), columns]), device)
+            });
         }
         if let Some(bias) = self.bias {
             linear.shift_bias(bias);

@@ -85,7 +85,7 @@ pub fn attach(flux: &mut Flux, file: &WeightFile, weight: f64, device: &Device) 
     };
     flux.for_each_linear(&mut |path, linear| {
         if let Some(delta) = deltas.remove(path) {
-            delta.change(linear);
+            delta.change(linear, device);
         }
     });
     flux.for_each_norm(&mut |path, norm| {
