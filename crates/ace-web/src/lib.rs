@@ -1,0 +1,1 @@
+//! An edit inside a browser.
