@@ -15,7 +15,7 @@
 //!
 //! An edit passes these modules in this order: [`edit`] (what is asked), `prepare` and [`canvas`] (pixels), [`text`] and
 //! [`mod@unit`] (what the transformer is given), [`sample`] (the loop), [`pixels`] (back); [`Ace`] composes them. What is asked
-//! can be stored as a [`Request`].
+//! can be stored as a [`Request`], and sent as a [`Message`].
 
 mod error;
 
@@ -44,7 +44,9 @@ pub mod bench;
 pub mod cost;
 pub mod plan;
 
+pub mod describe;
 pub mod jobs;
+pub mod message;
 pub mod provenance;
 pub mod request;
 pub mod session;
@@ -53,6 +55,7 @@ pub use ace::{Ace, Edited, Networks};
 pub use card::Card;
 pub use edit::{Compat, Edit};
 pub use error::{Error, ErrorKind, Result};
+pub use message::Message;
 pub use model::Model;
 pub use prepare::Prepared;
 pub use request::Request;

@@ -47,7 +47,19 @@ impl Provenance {
     /// # Errors
     /// If the file is no PNG, or nothing of this kind was written into it, or by a later version in a newer form.
     pub fn read(path: &Path) -> Result<Self> {
-        let Some(text) = picture::read_text(path, KEYWORD)? else {
+        Self::of_text(path, picture::read_text(path, KEYWORD)?)
+    }
+
+    /// As [`Provenance::read`], of bytes in memory; `name` stands for a path in messages.
+    ///
+    /// # Errors
+    /// As [`Provenance::read`].
+    pub fn from_bytes(name: &Path, bytes: &[u8]) -> Result<Self> {
+        Self::of_text(name, picture::text_from_bytes(name, bytes, KEYWORD)?)
+    }
+
+    fn of_text(path: &Path, text: Option<String>) -> Result<Self> {
+        let Some(text) = text else {
             let reason = "the picture does not say how it was made";
             return Err(Error::format(path, reason, "name a PNG that this program wrote, and not plain"));
         };
@@ -55,6 +67,19 @@ impl Provenance {
             let reason = format!("what made it is not understood: {problem}");
             Error::format(path, reason, "it was written by a later version, or changed by hand")
         })
+    }
+
+    /// The bytes of a PNG that says what made it.
+    ///
+    /// # Errors
+    /// If the picture has no pixels.
+    pub fn png(&self, image: &RgbImage) -> Result<Vec<u8>> {
+        picture::png_with_text(Path::new("the picture"), image, KEYWORD, &self.text()?)
+    }
+
+    fn text(&self) -> Result<String> {
+        serde_json::to_string(self)
+            .map_err(|source| Error::input(format!("what made the picture cannot be written: {source}"), "report it"))
     }
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
@@ -91,12 +116,7 @@ impl Provenance {
 /// If the place cannot be written.
 pub fn write(path: &Path, image: &RgbImage, provenance: Option<&Provenance>) -> Result<()> {
     match provenance {
-        Some(provenance) => {
-            let text = serde_json::to_string(provenance).map_err(|source| {
-                Error::input(format!("what made the picture cannot be written: {source}"), "report it")
-            })?;
-            picture::write_png_with_text(path, image, KEYWORD, &text)
-        }
+        Some(provenance) => picture::write_png_with_text(path, image, KEYWORD, &provenance.text()?),
         None => picture::write_png(path, image),
     }
 }

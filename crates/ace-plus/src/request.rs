@@ -326,12 +326,28 @@ impl Request {
     /// # Errors
     /// If a file cannot be read.
     pub fn edit(&self, base: &Path, note: &mut dyn FnMut(&str)) -> Result<Edit> {
-        let mut noted = |read: Noted<_>| {
+        let mut here = self.clone();
+        here.absolute(base);
+        here.edit_from(&mut picture::read_bytes, note)
+    }
+
+    /// As [`Request::edit`], with files that `read` gives: where there is no file system, or names are not paths.
+    ///
+    /// # Errors
+    /// As [`Request::edit`].
+    pub fn edit_from(
+        &self,
+        read: &mut dyn FnMut(&Path) -> Result<Vec<u8>>,
+        note: &mut dyn FnMut(&str),
+    ) -> Result<Edit> {
+        fn noted<T>(read: Noted<T>, note: &mut dyn FnMut(&str)) -> T {
             read.notes.iter().for_each(|line| note(line));
             read.picture
-        };
+        }
         let mut edit = Edit::new(self.instruction.clone().unwrap_or_default());
-        let mut rgb = |file: &InputFile| picture::read_rgb_noted(&base.join(&file.path)).map(&mut noted);
+        let mut rgb = |file: &InputFile| -> Result<_> {
+            Ok(noted(picture::rgb_from_bytes(&file.path, &read(&file.path)?)?, note))
+        };
         if let Some(file) = &self.image {
             edit = edit.image(rgb(file)?);
         }
@@ -341,11 +357,9 @@ impl Request {
         if let Some(file) = &self.map {
             edit = edit.map(rgb(file)?);
         }
-        let mut noted = |read: Noted<_>| {
-            read.notes.iter().for_each(|line| note(line));
-            read.picture
+        let mut grey = |file: &InputFile| -> Result<_> {
+            Ok(noted(picture::mask_from_bytes(&file.path, &read(&file.path)?)?, note))
         };
-        let mut grey = |file: &InputFile| picture::read_mask_noted(&base.join(&file.path)).map(&mut noted);
         if let Some(file) = &self.mask {
             edit = edit.mask(grey(file)?);
         }
@@ -357,7 +371,7 @@ impl Request {
             edit = edit.instruction(&first.instruction);
         }
         if let Some(file) = &self.noise {
-            edit = edit.noise(WeightFile::open(&base.join(&file.path))?.data("noise")?);
+            edit = edit.noise(WeightFile::from_bytes(&file.path, read(&file.path)?)?.data("noise")?);
         }
         if let Some(task) = &self.task {
             edit = edit.task(task);

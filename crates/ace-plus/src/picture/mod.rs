@@ -7,7 +7,7 @@
 mod container;
 mod text;
 
-pub use text::read_text;
+pub use text::{read_text, text_from_bytes};
 
 use crate::{Error, Result};
 use ace_weights::replace;
@@ -203,8 +203,15 @@ fn translucent(picture: DynamicImage) -> std::result::Result<RgbaImage, DynamicI
 /// # Errors
 /// As [`read_rgb`], except for damage that only decoding shows.
 pub fn read_size(path: &Path) -> Result<(u32, u32)> {
-    let bytes = bytes(path)?;
-    let Opened { decoder, orientation, .. } = open(path, &bytes)?;
+    size_from_bytes(path, &read_bytes(path)?)
+}
+
+/// As [`read_size`], of bytes in memory; `name` stands for a path in messages.
+///
+/// # Errors
+/// As [`read_size`].
+pub fn size_from_bytes(name: &Path, bytes: &[u8]) -> Result<(u32, u32)> {
+    let Opened { decoder, orientation, .. } = open(name, bytes)?;
     let (width, height) = decoder.dimensions();
     Ok(match orientation {
         Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH => {
@@ -228,7 +235,7 @@ struct Opened<D> {
 }
 
 fn read(path: &Path) -> Result<Raw> {
-    decode(path, &bytes(path)?)
+    decode(path, &read_bytes(path)?)
 }
 
 /// Decodes what was read from `path`.
@@ -298,7 +305,10 @@ fn open<'a>(path: &Path, bytes: &'a [u8]) -> Result<Opened<impl ImageDecoder + u
 }
 
 /// The file's bytes, but no more than a picture may have: a path may name a device that never ends.
-fn bytes(path: &Path) -> Result<Vec<u8>> {
+///
+/// # Errors
+/// If it cannot be read, or is larger.
+pub fn read_bytes(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(Error::io(path))?;
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
@@ -333,8 +343,15 @@ pub fn write_png(path: &Path, picture: &RgbImage) -> Result<()> {
 /// # Errors
 /// As [`write_png`].
 pub fn write_png_with_text(path: &Path, picture: &RgbImage, keyword: &str, words: &str) -> Result<()> {
-    let bytes = text::png(picture, Some((keyword, words))).map_err(unwritable(path))?;
-    Ok(replace::write(path, &bytes)?)
+    Ok(replace::write(path, &png_with_text(path, picture, keyword, words)?)?)
+}
+
+/// The bytes that [`write_png_with_text`] writes; `name` stands for a path in messages.
+///
+/// # Errors
+/// If the picture has no pixels, or the keyword is none.
+pub fn png_with_text(name: &Path, picture: &RgbImage, keyword: &str, words: &str) -> Result<Vec<u8>> {
+    text::png(picture, Some((keyword, words))).map_err(unwritable(name))
 }
 
 fn unwritable(path: &Path) -> impl FnOnce(png::EncodingError) -> Error + use<'_> {

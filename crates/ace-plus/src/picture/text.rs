@@ -3,7 +3,11 @@
 use crate::{Error, Result};
 use image::RgbImage;
 use png::{BitDepth, ColorType, Decoder, Encoder, EncodingError};
-use std::{fs::File, io::BufReader, path::Path};
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Cursor, Seek},
+    path::Path,
+};
 
 /// The bytes of a PNG, with words under a keyword.
 ///
@@ -28,9 +32,21 @@ pub(super) fn png(picture: &RgbImage, text: Option<(&str, &str)>) -> std::result
 /// # Errors
 /// If the file cannot be read or is no PNG.
 pub fn read_text(path: &Path, keyword: &str) -> Result<Option<String>> {
+    let file = File::open(path).map_err(Error::io(path))?;
+    text_of(path, BufReader::new(file), keyword)
+}
+
+/// As [`read_text`], of bytes in memory; `name` stands for a path in messages.
+///
+/// # Errors
+/// If they are no PNG.
+pub fn text_from_bytes(name: &Path, bytes: &[u8], keyword: &str) -> Result<Option<String>> {
+    text_of(name, Cursor::new(bytes), keyword)
+}
+
+fn text_of(path: &Path, file: impl BufRead + Seek, keyword: &str) -> Result<Option<String>> {
     let unreadable =
         |reason: String| Error::format(path, format!("not a readable PNG: {reason}"), "name a PNG that ace wrote");
-    let file = BufReader::new(File::open(path).map_err(Error::io(path))?);
     let reader = Decoder::new(file).read_info().map_err(|source| unreadable(source.to_string()))?;
     let chunk = reader.info().utf8_text.iter().find(|chunk| chunk.keyword == keyword);
     chunk.map(|chunk| chunk.get_text().map_err(|source| unreadable(source.to_string()))).transpose()
