@@ -5,7 +5,7 @@ use crate::{
     edit::Settings,
     model::{Component, Files, Holding},
     pixels::{self, Tiling},
-    sample::{self, Denoised, Event, Observer, Stage, Work, tell, uncancelled},
+    sample::{self, Denoised, Event, Observer, Stage, Work, preview, tell, uncancelled},
     text::{self, TextConditioning, TokenIds, Tokenizers},
     text_cache::TextCache,
     unit::Units,
@@ -288,7 +288,15 @@ impl Ace {
         self.settle(matches!(autoencoder, Held::Read(_)))?;
         drop(autoencoder);
         tell(observer, Event::Stage(Stage::Denoise))?;
-        let Denoised { tokens, work, mag_ratios } = self.denoise(edit, &settings, &units, text, observer)?;
+        let sight = |latents: Tensor<4>| {
+            let plane = match self.networks().filter(|_| preview::is_cheap(&self.card.autoencoder)) {
+                Some(networks) => pixels::decode(&networks.autoencoder, &latents, tiling),
+                None => preview::rough(latents, self.card.autoencoder.downscale())?,
+            };
+            Some(prepared.finish(&plane))
+        };
+        let watch = &mut |event: Event<'_>| observer(event.seen_by(&sight));
+        let Denoised { tokens, work, mag_ratios } = self.denoise(edit, &settings, &units, text, watch)?;
         tell(observer, Event::Stage(Stage::Decode))?;
         let latents = units.unpack(tokens.clone());
         let autoencoder = self.autoencoder()?;

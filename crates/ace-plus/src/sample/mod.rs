@@ -4,6 +4,7 @@ mod cache;
 mod course;
 mod masked;
 mod noise;
+pub(crate) mod preview;
 mod sampler;
 mod schedule;
 pub mod torch_noise;
@@ -11,10 +12,11 @@ pub mod torch_noise;
 pub use cache::Cache;
 pub use course::{Choice, Course, MaskedSteps, Work};
 pub use noise::{SeedNoise, gaussian, noise, rng};
+pub use preview::Preview;
 pub use sampler::{Fresh, Sampler, Solver, Taken, Velocity};
 pub use schedule::{Schedule, Shift, schedule};
 
-use crate::{Error, Result, flow, text::TextConditioning, unit::Units};
+use crate::{Error, Result, text::TextConditioning, unit::Units};
 use ace_nn::flux::{Blocks, Fetched, Flux, FluxInput, Own};
 use burn::{
     prelude::*,
@@ -22,6 +24,7 @@ use burn::{
 };
 use cache::Memory;
 use masked::Masked;
+use preview::Sight;
 use std::ops::{ControlFlow, Range};
 
 /// What the observer of an edit is told.
@@ -56,19 +59,13 @@ pub enum Stage {
     Decode,
 }
 
-/// The picture as it looks from a step of the loop; computed when it is asked for.
-#[derive(Debug, Clone, Copy)]
-pub struct Preview<'a> {
-    tokens: &'a Tensor<3>,
-    velocity: &'a Tensor<3>,
-    t: f32,
-    units: &'a Units,
-}
-
-impl Preview<'_> {
-    /// Latents of the edited picture, `[1, 16, h, w]`: where the velocity of this step leads if it never changes.
-    pub fn latents(&self) -> Option<Tensor<4>> {
-        self.units.unpack(flow::euler(self.tokens.clone(), self.velocity.clone(), self.t, 0.0)).pop()
+impl<'a> Event<'a> {
+    /// The event with someone who makes pictures of latents.
+    pub(crate) fn seen_by(self, sight: Sight<'a>) -> Self {
+        match self {
+            Self::Step { done, of, preview } => Self::Step { done, of, preview: Preview { sight: Some(sight), ..preview } },
+            other => other,
+        }
     }
 }
 
@@ -206,7 +203,7 @@ impl Denoiser<'_> {
                 |tokens: &Tensor<3>, t: f32| self.velocity(&mut way, blocks, tokens, t, &mut work, observer);
             let mut fresh = || gaussian(shape, &mut generator, &device);
             let taken = solver.step(&tokens, [t, t_next], &mut velocity, &mut fresh)?;
-            let preview = Preview { tokens: &tokens, velocity: &taken.velocity, t, units: self.units };
+            let preview = Preview { tokens: &tokens, velocity: &taken.velocity, t, units: self.units, sight: None };
             tell(observer, Event::Step { done: done + 1, of: work.steps, preview })?;
             tokens = taken.tokens;
         }
