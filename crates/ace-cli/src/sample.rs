@@ -11,7 +11,7 @@ use crate::{
     sheet,
 };
 use ace_plus::{
-    Ace, Card, Edit, Edited, Error, Event, Model, Request, SeedNoise,
+    Ace, Card, Edit, Edited, Error, Event, Model, Request,
     card::{Need, Task},
     jobs::{self, Job},
     model::DEFAULT,
@@ -368,24 +368,11 @@ impl Asked {
         device: &Device,
         files: Vec<(String, String)>,
     ) -> anyhow::Result<Provenance> {
-        let settings = edit.settings(card)?;
         let mut request = self.request.clone();
         request.stamp(&self.base)?;
         request.instruction = job.instruction.clone().or(request.instruction);
         request.seed = Some(job.seed);
-        request.seed_noise.get_or_insert(SeedNoise::default());
-        request.num_steps = Some(settings.course.num_steps);
-        request.sampler = Some(settings.course.sampler);
-        request.schedule = Some(settings.course.schedule);
-        request.cache = Some(settings.course.cache);
-        request.guidance = Some(settings.guidance);
-        request.repainting_scale = Some(settings.repainting_scale);
-        request.keep_outside.get_or_insert(true);
-        request.feather.get_or_insert(0);
-        request.model.dtype.get_or_insert("f32".to_owned());
-        if request.image.is_none() {
-            request.size = Some(settings.size);
-        }
+        request.spell_out(edit, card)?;
         Ok(Provenance::new(env!("CARGO_PKG_VERSION"), device::name(device), files, request))
     }
 

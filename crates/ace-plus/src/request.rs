@@ -5,7 +5,7 @@
 //! were requests is brought into this form ([`crate::provenance`]).
 
 use crate::{
-    Compat, Edit, Error, Model, Placement, Result, SeedNoise,
+    Card, Compat, Edit, Error, Model, Placement, Result, SeedNoise,
     picture::{self, Noted},
     sample::{Cache, Sampler, Schedule},
 };
@@ -293,6 +293,28 @@ impl Request {
                 let what = format!("{} has changed since the picture was made from it", file.path.display());
                 return Err(Error::changed(what, "name the old file, or this one to take it as it is now"));
             }
+        }
+        Ok(())
+    }
+
+    /// Says every default of an edit that was made of it: later versions may have others.
+    ///
+    /// # Errors
+    /// If the card has no such task.
+    pub fn spell_out(&mut self, edit: &Edit, card: &Card) -> Result<()> {
+        let settings = edit.settings(card)?;
+        self.seed_noise.get_or_insert_default();
+        self.num_steps = Some(settings.course.num_steps);
+        self.sampler = Some(settings.course.sampler);
+        self.schedule = Some(settings.course.schedule);
+        self.cache = Some(settings.course.cache);
+        self.guidance = Some(settings.guidance);
+        self.repainting_scale = Some(settings.repainting_scale);
+        self.keep_outside.get_or_insert(true);
+        self.feather.get_or_insert(0);
+        self.model.dtype.get_or_insert("f32".to_owned());
+        if self.image.is_none() {
+            self.size = Some(settings.size);
         }
         Ok(())
     }

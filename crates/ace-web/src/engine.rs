@@ -1,7 +1,7 @@
 //! A model whose files lie in memory, and what can be asked of it.
 
 use ace_plus::{
-    Ace, Edit, Error, Event, Message, Model, Request, Result, SeedNoise, Stage,
+    Ace, Error, Event, Message, Model, Request, Result, Stage,
     describe::Description,
     image::{ImageFormat, RgbImage},
     jobs::jobs,
@@ -9,8 +9,9 @@ use ace_plus::{
     model::DEFAULT,
     picture,
     provenance::Provenance,
-    request::LoraRequest,
+    request::{InputFile, LoraRequest, ModelRequest},
 };
+use ace_weights::{Source, digest};
 use burn::tensor::{DType, Device};
 use serde_json::{Value, json};
 use std::{
@@ -156,15 +157,17 @@ impl Engine {
             return Err(Error::not_found(format!("there is no model {other:?} in this page"), format!("use {DEFAULT}")));
         }
         let (count, previews, loras) = (message.n.unwrap_or(1), message.previews, message.loras.clone());
-        let (mut request, pictures) = with_names(message)?;
+        let (request, pictures) = with_names(message)?;
         let mut notes = Vec::new();
         let edit = request.edit_from(
             &mut |path| Ok(pictures.get(path).cloned().unwrap_or_default()),
             &mut |note| notes.push(note.to_owned()),
         )?;
         edit.check(self.model.card())?;
-        request.model.name = Some(DEFAULT.to_owned());
-        request.model.loras = self.wear(&loras, tell)?;
+        let loras = self.wear(&loras, tell)?;
+        let mut request = with_digests(request, &pictures);
+        request.model = ModelRequest { name: Some(DEFAULT.to_owned()), loras, ..ModelRequest::default() };
+        request.spell_out(&edit, self.model.card())?;
         let seed = request.seed.unwrap_or_default();
         let all = jobs(None, &[seed], u64::from(count))?;
         let steps = edit.settings(self.model.card())?.course.num_steps;
@@ -175,7 +178,7 @@ impl Engine {
                 match event {
                     Event::Stage(stage) => tell(Progress::Stage(word(stage))),
                     Event::Step { done, preview, .. } => {
-                        let preview = preview.picture().filter(|_| previews).and_then(|picture| png(&picture));
+                        let preview = if previews { preview.picture().and_then(|picture| png(&picture)) } else { None };
                         tell(Progress::Step { done: before * steps + done, of: all.len() * steps, preview });
                     }
                     _ => {}
@@ -185,7 +188,10 @@ impl Engine {
             })?;
             let latents = edited.latents.last().cloned().map(|last| last.cast(DType::F32).into_data());
             made.latents.push(latents.map(|data| data.iter::<f32>().collect()).unwrap_or_default());
-            made.pictures.push(self.provenance_of(&request, &edit, job.seed)?.png(&edited.image)?);
+            let request = Request { seed: Some(job.seed), ..request.clone() };
+            let version = env!("CARGO_PKG_VERSION");
+            let provenance = Provenance::new(version, DEVICE.to_owned(), self.fingerprints.clone(), request);
+            made.pictures.push(provenance.png(&edited.image)?);
         }
         Ok(made)
     }
@@ -202,9 +208,9 @@ impl Engine {
                 return Err(Error::not_found(format!("the file of adapter {name} was not fetched"), "try it again"));
             };
             let (path, weight) = (adapter_path(name), weight.unwrap_or(1.0));
-            model = model.lora(ace_weights::Source::bytes(path.clone(), bytes), weight);
-            let sha256 = Some(ace_weights::digest::of_bytes(bytes));
-            requests.push(LoraRequest { file: ace_plus::request::InputFile { path: path.into(), sha256 }, weight });
+            model = model.lora(Source::bytes(path.clone(), bytes), weight);
+            let sha256 = Some(digest::of_bytes(bytes));
+            requests.push(LoraRequest { file: InputFile { path: path.into(), sha256 }, weight });
             worn.push((name.clone(), weight));
         }
         if worn != self.worn {
@@ -253,6 +259,13 @@ fn with_names(message: Message) -> Result<(Request, BTreeMap<PathBuf, Vec<u8>>)>
         Ok(path)
     })?;
     Ok((request, pictures))
+}
+
+fn with_digests(mut request: Request, pictures: &BTreeMap<PathBuf, Vec<u8>>) -> Request {
+    for file in request.files_mut() {
+        file.sha256 = pictures.get(&file.path).map(|bytes| digest::of_bytes(bytes));
+    }
+    request
 }
 
 fn word(stage: Stage) -> &'static str {
