@@ -129,7 +129,7 @@ impl Engine {
         let adapters = self.adapters.keys().map(String::as_str);
         json!({
             "models": [Description::of(DEFAULT, self.model.card(), adapters)],
-            "limits": { "max_pixels": MAX_PIXELS, "max_body_bytes": null, "max_references": MAX_REFERENCES },
+            "limits": { "max_pixels": MAX_PIXELS, "max_references": MAX_REFERENCES },
         })
     }
 
