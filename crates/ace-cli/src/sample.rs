@@ -368,11 +368,9 @@ impl Asked {
         device: &Device,
         files: Vec<(String, String)>,
     ) -> anyhow::Result<Provenance> {
-        let mut request = self.request.clone();
+        let mut request = self.request.spelled_out(edit, card)?;
         request.stamp(&self.base)?;
         request.instruction = job.instruction.clone().or(request.instruction);
-        request.seed = Some(job.seed);
-        request.spell_out(edit, card)?;
         Ok(Provenance::new(env!("CARGO_PKG_VERSION"), device::name(device), files, request))
     }
 

@@ -297,26 +297,28 @@ impl Request {
         Ok(())
     }
 
-    /// Says every default of an edit that was made of it: later versions may have others.
+    /// The request with every default spelled out, as `edit` was made of it: later versions may have others.
     ///
     /// # Errors
-    /// If the card has no such task.
-    pub fn spell_out(&mut self, edit: &Edit, card: &Card) -> Result<()> {
+    /// If the edit does not fit the card.
+    pub fn spelled_out(&self, edit: &Edit, card: &Card) -> Result<Self> {
         let settings = edit.settings(card)?;
-        self.seed_noise.get_or_insert_default();
-        self.num_steps = Some(settings.course.num_steps);
-        self.sampler = Some(settings.course.sampler);
-        self.schedule = Some(settings.course.schedule);
-        self.cache = Some(settings.course.cache);
-        self.guidance = Some(settings.guidance);
-        self.repainting_scale = Some(settings.repainting_scale);
-        self.keep_outside.get_or_insert(true);
-        self.feather.get_or_insert(0);
-        self.model.dtype.get_or_insert("f32".to_owned());
-        if self.image.is_none() {
-            self.size = Some(settings.size);
+        let mut request = self.clone();
+        request.seed = Some(edit.seed_number());
+        request.seed_noise.get_or_insert(SeedNoise::default());
+        request.num_steps = Some(settings.course.num_steps);
+        request.sampler = Some(settings.course.sampler);
+        request.schedule = Some(settings.course.schedule);
+        request.cache = Some(settings.course.cache);
+        request.guidance = Some(settings.guidance);
+        request.repainting_scale = Some(settings.repainting_scale);
+        request.keep_outside.get_or_insert(true);
+        request.feather.get_or_insert(0);
+        request.model.dtype.get_or_insert("f32".to_owned());
+        if request.image.is_none() {
+            request.size = Some(settings.size);
         }
-        Ok(())
+        Ok(request)
     }
 
     /// `edit` with the way from noise to latents that is asked for.

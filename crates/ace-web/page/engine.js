@@ -31,6 +31,8 @@ class Engine {
   /** What a worker is opened with. */
   #given;
   #told = null;
+  /** Bytes of adapters that were fetched, by their names. */
+  #adapters = new Map();
   #worker = null;
   /** What was asked, in this order; the first is being answered. */
   #asked = [];
@@ -69,18 +71,22 @@ class Engine {
     const adapters = await this.#fetchAdapters(message, onEvent);
     const begin = { at: performance.now() };
     const { pictures, latents, seed, notes } = await this.#ask("run", { message, adapters }, { onEvent, signal, begin });
-    const id = `here-${(this.#count += 1)}`;
+    // Unlike that of any visit before: the page keeps its turns under it.
+    const id = `here-${Date.now().toString(36)}-${(this.#count += 1)}`;
     const seconds = (performance.now() - begin.at) / 1000;
     const blobs = pictures.map((bytes) => new Blob([bytes], { type: "image/png" }));
     return { id, pictures: blobs, latents, seed, seconds, notes };
   }
 
-  /** Files of adapters that this engine has not had yet. */
+  /** Files of the adapters that a message names; a worker that has one already keeps its own. */
   async #fetchAdapters(message, onEvent) {
     const names = (message.loras ?? []).map((lora) => lora.name);
     const files = this.#listing.adapters.filter((file) => names.includes(file.name));
-    if (files.length > 0) onEvent("stage", { stage: "load" });
-    return Promise.all(files.map(async (file) => [file.name, await this.#shelf.bytes(file, () => {})]));
+    if (files.some((file) => !this.#adapters.has(file.name))) onEvent("stage", { stage: "load" });
+    for (const file of files) {
+      if (!this.#adapters.has(file.name)) this.#adapters.set(file.name, await this.#shelf.bytes(file, () => {}));
+    }
+    return files.map((file) => [file.name, this.#adapters.get(file.name)]);
   }
 
   /** A worker with the model in it. */

@@ -119,9 +119,9 @@ impl Engine {
         Ok(Self { model, ace, worn, adapters, fingerprints, example, device })
     }
 
-    /// The file of an adapter that a message asks for.
+    /// The file of an adapter that a message asks for; it stays in memory as the others do.
     pub fn add_adapter(&mut self, name: &str, bytes: Vec<u8>) {
-        self.adapters.insert(name.to_owned(), Some(bytes.leak()));
+        self.adapters.entry(name.to_owned()).or_default().get_or_insert_with(|| bytes.leak());
     }
 
     /// What it can do, as `GET /ace/v1/models` says it.
@@ -167,7 +167,6 @@ impl Engine {
         let loras = self.wear(&loras, tell)?;
         let mut request = with_digests(request, &pictures);
         request.model = ModelRequest { name: Some(DEFAULT.to_owned()), loras, ..ModelRequest::default() };
-        request.spell_out(&edit, self.model.card())?;
         let seed = request.seed.unwrap_or_default();
         let all = jobs(None, &[seed], u64::from(count))?;
         let steps = edit.settings(self.model.card())?.course.num_steps;
@@ -188,7 +187,7 @@ impl Engine {
             })?;
             let latents = edited.latents.last().cloned().map(|last| last.cast(DType::F32).into_data());
             made.latents.push(latents.map(|data| data.iter::<f32>().collect()).unwrap_or_default());
-            let request = Request { seed: Some(job.seed), ..request.clone() };
+            let request = request.spelled_out(&edit, self.model.card())?;
             let version = env!("CARGO_PKG_VERSION");
             let provenance = Provenance::new(version, DEVICE.to_owned(), self.fingerprints.clone(), request);
             made.pictures.push(provenance.png(&edited.image)?);
@@ -243,6 +242,10 @@ fn adapter_path(name: &str) -> String {
 
 /// The request of a message, and its pictures by the names that they have in it.
 fn with_names(message: Message) -> Result<(Request, BTreeMap<PathBuf, Vec<u8>>)> {
+    if let Some((width, height)) = message.size.filter(|(width, height)| is_huge(*width, *height)) {
+        let what = format!("size is {width}x{height}");
+        return Err(Error::input(what, format!("choose one of at most {MAX_PIXELS} pixels")));
+    }
     if message.references.len() > MAX_REFERENCES {
         let what = format!("there are {} references", message.references.len());
         return Err(Error::input(what, format!("give {MAX_REFERENCES} at most")));
@@ -251,7 +254,7 @@ fn with_names(message: Message) -> Result<(Request, BTreeMap<PathBuf, Vec<u8>>)>
     let request = message.into_request(&mut |what, bytes| {
         let path = PathBuf::from(what);
         let (width, height) = picture::size_from_bytes(&path, &bytes)?;
-        if u64::from(width) * u64::from(height) > MAX_PIXELS {
+        if is_huge(width, height) {
             let reason = format!("the picture is {width}x{height}");
             return Err(Error::format(&path, reason, format!("scale it down to at most {MAX_PIXELS} pixels")));
         }
@@ -261,6 +264,11 @@ fn with_names(message: Message) -> Result<(Request, BTreeMap<PathBuf, Vec<u8>>)>
     Ok((request, pictures))
 }
 
+fn is_huge(width: u32, height: u32) -> bool {
+    u64::from(width) * u64::from(height) > MAX_PIXELS
+}
+
+/// The request with the digests of its pictures.
 fn with_digests(mut request: Request, pictures: &BTreeMap<PathBuf, Vec<u8>>) -> Request {
     for file in request.files_mut() {
         file.sha256 = pictures.get(&file.path).map(|bytes| digest::of_bytes(bytes));
