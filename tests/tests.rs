@@ -77,3 +77,6 @@ mod hold;
 
 // An edit inside a browser beside the same edit here.
 mod web;
+
+// The server: what it answers, refuses and survives.
+mod serve;

@@ -3,6 +3,7 @@
 
 pub mod group;
 pub mod hub;
+pub mod server;
 
 use ace_nn::{
     autoencoder::{AutoEncoder, AutoEncoderConfig},

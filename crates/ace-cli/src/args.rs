@@ -2,6 +2,7 @@
 
 mod bench;
 mod sample;
+mod serve;
 mod train;
 mod values;
 
@@ -10,6 +11,7 @@ pub use bench::{
     T5BenchArgs, TimesArgs, VaeBenchArgs,
 };
 pub use sample::{CourseArgs, SampleArgs};
+pub use serve::ServeArgs;
 pub use train::{ReportArgs, TrainArgs};
 pub use values::dtype_name;
 
@@ -27,6 +29,7 @@ Examples:
   ace sample                                     edit a shipped picture with the shipped miniature
   ace sample --task recolor --image in.png --mask mask.png -p \"make the circle green\" --out o.png
   ace sample --reference item.png --image scene.png --mask m.png -p \"put the item in the box\"
+  ace serve                                      a page in the browser, and an API
   ace train                                      a LoRA on the miniature, in minutes
   ace report out/train/tiny-subject              a page on it
   ace eval --tasks recolor,fill                  judge it on examples it never saw
@@ -88,6 +91,8 @@ pub enum Verb {
     Verify(VerifyArgs),
     /// Edit picture after picture: turns, branches, replay
     Session(Box<SessionArgs>),
+    /// Edits over HTTP: a page on which one paints the mask, OpenAI's API, jobs
+    Serve(Box<ServeArgs>),
     /// Get what a card needs from the Hugging Face Hub
     Fetch(FetchArgs),
     /// Say what is missing or broken of a model, and what mends it

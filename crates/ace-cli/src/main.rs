@@ -37,6 +37,7 @@ mod inspect;
 mod page;
 mod plan;
 mod sample;
+mod serve;
 mod session;
 mod train;
 mod verify;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         Verb::Eval(args) => eval::run(&args),
         Verb::Calibrate(args) => calibrate::run(&args),
         Verb::Verify(args) => verify(&args),
+        Verb::Serve(args) => serve::run(&args),
         Verb::Session(args) => session::run(&args),
         Verb::Fetch(args) => fetch::run(&args),
         Verb::Doctor(args) => doctor::run(&args),

@@ -26,13 +26,14 @@ use std::{
     ops::Deref,
     path::{Path, PathBuf},
     slice,
+    sync::Arc,
 };
 
 /// A model ready to edit. [`crate::Model::load`] makes one; it can be shared between threads.
 #[derive(Debug)]
 pub struct Ace {
     card: Card,
-    tokenizers: Tokenizers,
+    tokenizers: Arc<Tokenizers>,
     weights: Weights,
     /// LoRAs that were added, with what came of each.
     adapters: Vec<(PathBuf, AdapterReport)>,
@@ -126,7 +127,7 @@ impl Ace {
     /// A model of networks that are there already, such as those that are being trained.
     pub fn of(card: Card, networks: Networks, tokenizers: Tokenizers, dtype: FloatDType, device: &Device) -> Self {
         let weights = Weights::Resident(Box::new(networks));
-        let (adapters, text_cache) = (Vec::new(), None);
+        let (adapters, text_cache, tokenizers) = (Vec::new(), None, Arc::new(tokenizers));
         Self { card, tokenizers, weights, adapters, text_cache, dtype, device: device.clone() }
     }
 
@@ -154,7 +155,7 @@ impl Ace {
                 clip: loader.clip()?,
             })),
         };
-        let (card, device, text_cache) = (card.clone(), device.clone(), None);
+        let (card, device, text_cache, tokenizers) = (card.clone(), device.clone(), None, Arc::new(tokenizers));
         Ok(Self { card, tokenizers, weights, adapters, text_cache, dtype, device })
     }
 
@@ -220,6 +221,33 @@ impl Ace {
         let report = adapter::attach(&mut networks.flux, &file, weight, &device)?;
         self.adapters.push((path.to_owned(), report.clone()));
         Ok(report)
+    }
+
+    /// The same model with LoRAs on top, which shares its numbers.
+    ///
+    /// # Errors
+    /// As [`Ace::add_lora`].
+    pub fn with_loras(&self, loras: &[(PathBuf, f64)]) -> Result<Self> {
+        let weights = match &self.weights {
+            Weights::Resident(networks) => Weights::Resident(networks.clone()),
+            Weights::Read(_) => {
+                let what = "LoRAs cannot be added to a transformer that is not there";
+                return Err(Error::input(what, "name them before the model is loaded"));
+            }
+        };
+        let mut model = Self {
+            card: self.card.clone(),
+            tokenizers: Arc::clone(&self.tokenizers),
+            weights,
+            adapters: self.adapters.clone(),
+            text_cache: self.text_cache.clone(),
+            dtype: self.dtype,
+            device: self.device.clone(),
+        };
+        for (path, weight) in loras {
+            model.add_lora(path, *weight)?;
+        }
+        Ok(model)
     }
 
     /// One edit; the result has the size of the image.

@@ -63,7 +63,9 @@ impl<'a> Event<'a> {
     /// The event with someone who makes pictures of latents.
     pub(crate) fn seen_by(self, sight: Sight<'a>) -> Self {
         match self {
-            Self::Step { done, of, preview } => Self::Step { done, of, preview: Preview { sight: Some(sight), ..preview } },
+            Self::Step { done, of, preview } => {
+                Self::Step { done, of, preview: Preview { sight: Some(sight), ..preview } }
+            }
             other => other,
         }
     }
