@@ -86,6 +86,9 @@ fn answer(mut stream: TcpStream, folder: &Path, state: &Mutex<State>) -> std::io
         _ => "application/octet-stream",
     };
     let length = body.len();
-    write!(stream, "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+    )?;
     stream.write_all(&body)
 }

@@ -25,6 +25,8 @@ use std::{
 const MAX_PIXELS: u64 = 4 << 20;
 /// References of one edit at most.
 const MAX_REFERENCES: usize = 16;
+/// Previews of a picture at most: each is decoded, which takes as long as some steps.
+const PREVIEWS: usize = 4;
 /// Folder of the adapters among the files.
 const ADAPTERS: &str = "lora/";
 /// What the pictures say of where they were made.
@@ -64,9 +66,8 @@ impl Progress {
             Self::Stage(stage) => vec![("stage", json!({ "stage": stage }))],
             Self::Step { done, of, preview } => {
                 let step = ("step", json!({ "done": done, "of": of }));
-                let shown = preview.map(|png| {
-                    ("preview", json!({ "done": done, "of": of, "picture": String::from(Picture(png)) }))
-                });
+                let shown = preview
+                    .map(|png| ("preview", json!({ "done": done, "of": of, "picture": String::from(Picture(png)) })));
                 [step].into_iter().chain(shown).collect()
             }
         }
@@ -154,31 +155,36 @@ impl Engine {
     /// If it cannot be made.
     pub fn run(&mut self, message: Message, tell: &mut dyn FnMut(Progress)) -> Result<Made> {
         if let Some(other) = message.model.as_deref().filter(|name| *name != DEFAULT) {
-            return Err(Error::not_found(format!("there is no model {other:?} in this page"), format!("use {DEFAULT}")));
+            return Err(Error::not_found(
+                format!("there is no model {other:?} in this page"),
+                format!("use {DEFAULT}"),
+            ));
         }
         let (count, previews, loras) = (message.n.unwrap_or(1), message.previews, message.loras.clone());
         let (request, pictures) = with_names(message)?;
         let mut notes = Vec::new();
-        let edit = request.edit_from(
-            &mut |path| Ok(pictures.get(path).cloned().unwrap_or_default()),
-            &mut |note| notes.push(note.to_owned()),
-        )?;
+        let edit = request.edit_from(&mut |path| Ok(pictures.get(path).cloned().unwrap_or_default()), &mut |note| {
+            notes.push(note.to_owned())
+        })?;
         edit.check(self.model.card())?;
         let loras = self.wear(&loras, tell)?;
         let mut request = with_digests(request, &pictures);
         request.model = ModelRequest { name: Some(DEFAULT.to_owned()), loras, ..ModelRequest::default() };
         let seed = request.seed.unwrap_or_default();
         let all = jobs(None, &[seed], u64::from(count))?;
-        let steps = edit.settings(self.model.card())?.course.num_steps;
         let mut made = Made { pictures: Vec::new(), latents: Vec::new(), seed, notes };
         for (before, job) in all.iter().enumerate() {
-            let edit = edit.clone().seed(job.seed);
+            let (edit, mut shown) = (edit.clone().seed(job.seed), 0);
             let edited = self.ace.run(&edit, &mut |event| {
                 match event {
                     Event::Stage(stage) => tell(Progress::Stage(word(stage))),
-                    Event::Step { done, preview, .. } => {
-                        let preview = if previews { preview.picture().and_then(|picture| png(&picture)) } else { None };
-                        tell(Progress::Step { done: before * steps + done, of: all.len() * steps, preview });
+                    Event::Step { done, of, preview } => {
+                        // Where the steps are cut into one part more; the last one's is the picture itself.
+                        let is_shown = shown < PREVIEWS && done < of && done * (PREVIEWS + 1) >= of * (shown + 1);
+                        let preview = if previews && is_shown { preview.picture() } else { None };
+                        shown += usize::from(preview.is_some());
+                        let preview = preview.and_then(|picture| png(&picture));
+                        tell(Progress::Step { done: before * of + done, of: all.len() * of, preview });
                     }
                     _ => {}
                 }

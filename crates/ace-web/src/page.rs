@@ -81,8 +81,9 @@ impl Engine {
     /// # Errors
     /// If it cannot be made.
     pub fn run(&mut self, message: &str, tell: &Function) -> Answer<Object> {
-        let message: Message = serde_json::from_str(message)
-            .map_err(|problem| explained(Error::input(format!("the message is not understood: {problem}"), "change it")))?;
+        let message: Message = serde_json::from_str(message).map_err(|problem| {
+            explained(Error::input(format!("the message is not understood: {problem}"), "change it"))
+        })?;
         let made = self.0.run(message, &mut |progress| {
             for (name, data) in progress.events() {
                 // What a listener throws is its own business.
@@ -95,7 +96,8 @@ impl Engine {
         let notes: Array = made.notes.iter().map(|note| JsValue::from(note)).collect();
         let answer = Object::new();
         let seed = JsValue::from(made.seed as f64);
-        for (name, value) in [("pictures", pictures.into()), ("latents", latents.into()), ("notes", notes.into()), ("seed", seed)]
+        for (name, value) in
+            [("pictures", pictures.into()), ("latents", latents.into()), ("notes", notes.into()), ("seed", seed)]
         {
             Reflect::set(&answer, &name.into(), &value)?;
         }

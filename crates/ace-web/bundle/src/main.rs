@@ -64,7 +64,12 @@ fn bundle(root: &Path, wasm: &Path, out: &Path) -> Outcome<()> {
     let [code, model] = [fs::metadata(&wasm).map_err(at(&wasm))?.len(), sum(&listing["files"])];
     let path = out.join("files.json");
     fs::write(&path, listing.to_string()).map_err(at(&path))?;
-    println!("{}: code {} kB, model {} kB; any static server can host it, such as", out.display(), code / 1000, model / 1000);
+    println!(
+        "{}: code {} kB, model {} kB; any static server can host it, such as",
+        out.display(),
+        code / 1000,
+        model / 1000
+    );
     println!("  python3 -m http.server --bind 127.0.0.1 --directory {}", out.display());
     Ok(())
 }
