@@ -88,7 +88,7 @@ fn answer(mut stream: TcpStream, folder: &Path, state: &Mutex<State>) -> std::io
     let length = body.len();
     write!(
         stream,
-        "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+        "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\ncache-control: no-store\r\nconnection: close\r\n\r\n"
     )?;
     stream.write_all(&body)
 }
