@@ -13,10 +13,14 @@ use std::{
     fs,
     io::{Cursor, Write},
     net::TcpStream,
-    process::Output,
+    path::PathBuf,
+    process::{Command, Output},
     thread,
     time::{Duration, Instant},
 };
+
+#[path = "../crates/ace-serve/examples/client.rs"]
+mod rust_client;
 
 fn png(picture: &image::DynamicImage) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
@@ -456,19 +460,94 @@ fn the_openapi_document_names_the_routes_that_there_are_and_every_field() {
     assert_eq!(described.len(), fields.as_object().unwrap().len());
 }
 
-/// Runs a script that speaks to the server through an official client. Where there is none, says so.
-fn official(name: &str, program: &str, variable: &str, has: &[&str], script: &str) {
-    let program = std::env::var(variable).unwrap_or_else(|_| program.to_owned());
-    let there = std::process::Command::new(&program).args(has).output();
-    if !there.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: {program} finds no package openai ({variable} names another program)");
+/// The blocks of docs/server.md in a language, which begin with a fence of that name.
+fn documented(language: &str) -> Vec<String> {
+    let text = fs::read_to_string(root().join("docs/server.md")).unwrap();
+    let blocks = text.split(&format!("```{language}\n")).skip(1);
+    blocks.map(|block| block.split("```").next().unwrap().to_owned()).collect()
+}
+
+/// The repository.
+fn root() -> PathBuf {
+    example("image.png").ancestors().nth(4).unwrap().to_owned()
+}
+
+/// A folder in which what the documentation says can be run, and a server.
+fn documentation(name: &str) -> (TestDir, Server) {
+    let dir = TestDir::new(name);
+    let models = dir.file("models/tiny");
+    fs::create_dir_all(&models).unwrap();
+    std::os::unix::fs::symlink(root().join("models/tiny/examples").canonicalize().unwrap(), models.join("examples"))
+        .unwrap();
+    let lora = root().join("models/tiny/lora/subject.safetensors").canonicalize().unwrap();
+    let server = Server::start(&dir, &["--lora", &format!("subject={}", lora.display())]);
+    (dir, server)
+}
+
+#[cfg(unix)]
+#[test]
+fn what_the_documentation_says_in_a_shell_works() {
+    if !Command::new("curl").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: there is no curl");
         return;
     }
+    let (dir, server) = documentation("serve-docs");
+    for block in documented("bash") {
+        let block = block.replace("http://127.0.0.1:8080", &server.url);
+        let Output { status, stderr, .. } =
+            Command::new("sh").args(["-ec", &block]).current_dir(dir.path()).output().unwrap();
+        assert!(status.success(), "{block}{}", String::from_utf8_lossy(&stderr));
+    }
+    let answer: Value = serde_json::from_slice(&fs::read(dir.file("answer.json")).unwrap()).unwrap();
+    assert_eq!(answer["size"], "64x64");
+    assert_eq!(pixels(&fs::read(dir.file("second.png")).unwrap()).dimensions(), (64, 64));
+    assert_eq!(events(&fs::read_to_string(dir.file("events.txt")).unwrap()).last().unwrap().0, "done");
+}
+
+#[cfg(unix)]
+#[test]
+fn what_the_documentation_says_in_python_and_javascript_works() {
+    for (language, made, program, variable, has, run) in [
+        ("python", "edited.png", "python3", "ACE_PYTHON", &["-c", "import openai"][..], "-c"),
+        ("js", "made.png", "node", "ACE_NODE", &["-e", "require('openai')"], "-e"),
+    ] {
+        let Some(program) = client(program, variable, has) else { continue };
+        let (dir, server) = documentation(&format!("serve-docs-{language}"));
+        let block = documented(language).concat().replace("http://127.0.0.1:8080", &server.url);
+        let Output { status, stderr, .. } =
+            Command::new(program).args([run, &block]).current_dir(dir.path()).output().unwrap();
+        assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
+        assert_eq!(pixels(&fs::read(dir.file(made)).unwrap()).dimensions(), (64, 64));
+    }
+}
+
+#[test]
+fn the_example_of_a_client_gets_its_picture() {
+    let dir = TestDir::new("serve-example");
+    let server = Server::start(&dir, &[]);
+    let picture = rust_client::edit(&server.url, &recolor()).unwrap();
+    assert_eq!(pixels(&picture).dimensions(), (64, 64));
+}
+
+/// A program that has an official client. Where there is none, says so.
+fn client(program: &str, variable: &str, has: &[&str]) -> Option<String> {
+    let program = std::env::var(variable).unwrap_or_else(|_| program.to_owned());
+    let there = Command::new(&program).args(has).output();
+    if there.is_ok_and(|output| output.status.success()) {
+        return Some(program);
+    }
+    eprintln!("skipped: {program} finds no package openai ({variable} names another program)");
+    None
+}
+
+/// Runs a script that speaks to the server through an official client.
+fn official(name: &str, program: &str, variable: &str, has: &[&str], script: &str) {
+    let Some(program) = client(program, variable, has) else { return };
     let dir = TestDir::new(name);
     let server = Server::start(&dir, &["--token", "secret"]);
     fs::write(dir.file("mask.png"), transparent_mask()).unwrap();
-    let script = example("image.png").ancestors().nth(4).unwrap().join("tests/reference").join(script);
-    let output = std::process::Command::new(&program)
+    let script = root().join("tests/reference").join(script);
+    let output = Command::new(&program)
         .arg(script)
         .arg(format!("{}/v1", server.url))
         .arg(example("image.png"))
@@ -488,6 +567,5 @@ fn the_official_python_client_works_unchanged() {
 
 #[test]
 fn the_official_node_client_works_unchanged() {
-    let finds = ["--input-type=commonjs", "-e", "require('openai')"];
-    official("serve-node", "node", "ACE_NODE", &finds, "openai_client.cjs");
+    official("serve-node", "node", "ACE_NODE", &["-e", "require('openai')"], "openai_client.cjs");
 }

@@ -80,3 +80,6 @@ mod web;
 
 // The server: what it answers, refuses and survives.
 mod serve;
+
+// The page in a real browser: painting, editing, turns, a server that is killed.
+mod page;

@@ -1,6 +1,7 @@
 //! What several test modules need: a device, numbers that look random or count up, small networks, folders and the
 //! program.
 
+pub mod browser;
 pub mod group;
 pub mod hub;
 pub mod server;

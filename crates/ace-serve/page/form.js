@@ -32,7 +32,7 @@ export class Form {
   map = null;
   #urls = new Map();
 
-  /** `hooks`: changed(), select(mask), removeMask(mask), picture(file) → blob, turn(id) → blob. */
+  /** `hooks`: changed(), select(mask), removeMask(mask), picture(file) and turn(id), which give a blob. */
   constructor(hooks) {
     this.hooks = hooks;
     for (const element of $("settings").querySelectorAll("input, select")) {
@@ -131,7 +131,7 @@ export class Form {
     const several = masks.length > 1;
     const had = document.activeElement?.closest?.(".word")?.dataset.mask;
     $("words").replaceChildren(...masks.map((mask, index) => {
-      const field = make("textarea", { id: `words-${mask}`, rows: 3, value: words.get(mask) ?? "", enterKeyHint: "go" });
+      const field = make("textarea", { id: `words-${mask}`, rows: 3, value: words.get(mask) ?? "" });
       const swatch = make("span", { className: "swatch" });
       swatch.style.backgroundColor = `rgb(${colour(mask).join()})`;
       swatch.style.color = swatch.style.backgroundColor;

@@ -6,6 +6,8 @@
 
 /** Milliseconds until the server is asked again, while it is away. */
 const WAITS = [500, 1000, 2000, 3000, 5000];
+/** Milliseconds without a word after which a stream is opened anew: a line may be dead without saying so. */
+const SILENCE = 60_000;
 const LAST = ["done", "failed", "cancelled"];
 
 /** What went wrong: `message`, `hint` and `code` are for people. */
@@ -167,7 +169,9 @@ async function* events(body) {
   let text = "";
   try {
     for (;;) {
-      const { value, done } = await reader.read();
+      let timer;
+      const silence = new Promise(resolve => { timer = setTimeout(() => resolve({ done: true }), SILENCE); });
+      const { value, done } = await Promise.race([reader.read(), silence]).finally(() => clearTimeout(timer));
       if (done) return;
       text = (text + value).replaceAll("\r\n", "\n");
       for (let end; (end = text.indexOf("\n\n")) >= 0; text = text.slice(end + 2)) {

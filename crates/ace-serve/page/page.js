@@ -18,11 +18,13 @@ let engine;
 let store;
 let turns;
 let example = null;
-/** What is painted and said on each turn: `{masks, words, active, feather}`. */
+/** What is painted and said on each turn: `{id, masks, words, active, feather}`. */
 const drafts = new Map();
 let draft = null;
 /** The edit that runs: `{key, id, message, asked, parent, replay}` and its AbortController. */
 let running = null;
+/** Whether one is being put together; another click is none then. */
+let starting = false;
 
 const form = new Form({
   changed: () => settle(),
@@ -138,11 +140,11 @@ function warnOfDomain({ width, height, scaledFrom }) {
 
 /** Puts back the settings that a picture says it was made with. */
 async function putBack({ request, version }) {
-  const name = request.model?.name;
+  const name = request.model?.name ?? (typeof request.model === "string" ? request.model : undefined);
   const known = !name || form.models.some(model => model.id === name);
   form.putBack({
     ...request, model: name,
-    loras: (request.model?.loras ?? []).map(lora => ({ name: lora.file.path.split(/[\\/]/).pop().replace(/\.\w+$/, ""), weight: lora.weight })),
+    loras: request.loras ?? (request.model?.loras ?? []).map(lora => ({ name: lora.file.path.split(/[\\/]/).pop().replace(/\.\w+$/, ""), weight: lora.weight })),
   });
   const regions = request.regions ?? [];
   const words = regions.length ? regions.map(region => region.instruction) : [request.instruction ?? ""];
@@ -180,7 +182,7 @@ async function draftOf(turn) {
     const pixels = turn ? await pixelsOf(turn.picture) : null;
     const masks = new Masks(turn?.width ?? 1, turn?.height ?? 1, pixels);
     const stored = turn?.id === EXAMPLE ? null : await store.get("drafts", id);
-    const one = { masks, words: new Map(stored?.words ?? []), active: stored?.active ?? 1, feather: stored?.feather ?? 0, size: stored?.size };
+    const one = { id, masks, words: new Map(stored?.words ?? []), active: stored?.active ?? 1, feather: stored?.feather ?? 0, size: stored?.size };
     if (stored) masks.load(stored.masks);
     masks.changed = (mask, box) => { if (draft === one) stage.redraw(mask, box); };
     drafts.set(id, one);
@@ -196,12 +198,11 @@ function settle() {
 
 async function saveDraft() {
   clearTimeout(settling);
-  if (!draft || !store || turns.head === EXAMPLE) return;
-  const { masks, words, active, feather } = draft;
-  const id = turns.head ?? "none";
+  if (!draft || draft.id === EXAMPLE) return;
+  const { id, masks, words, active, feather } = draft;
   await store.put("drafts", { masks: masks.save(), words: [...words], active, feather, size: stage.size }, id);
-  const { references, map } = form;
-  await store.put("state", { ...form.settings(), seed: $("seed").value, references, map, tool: stage.tool }, "form");
+  const { references, map, models } = form;
+  if (models.length) await store.put("state", { ...form.settings(), seed: $("seed").value, references, map, tool: stage.tool }, "form");
 }
 
 /** The example becomes a turn like any other once something is done with it. */
@@ -210,7 +211,7 @@ async function keepExample() {
   if (!turn) return;
   turns.all.delete(EXAMPLE);
   turn.id = fresh();
-  drafts.set(turn.id, drafts.get(EXAMPLE));
+  drafts.set(turn.id, Object.assign(drafts.get(EXAMPLE), { id: turn.id }));
   drafts.delete(EXAMPLE);
   const isHead = turns.head === EXAMPLE;
   await turns.add(turn);
@@ -227,7 +228,8 @@ async function forgetExample() {
 }
 
 async function showExample() {
-  if (!example) return;
+  example ??= await engine.example().catch(() => null);
+  if (!example) return drawAll();
   const blob = fromDataUrl(example.image);
   const read = await readPicture(blob);
   turns.all.set(EXAMPLE, await newTurn(EXAMPLE, null, read, { words: "Example" }));
@@ -275,7 +277,7 @@ function drawAll() {
   stage.element.classList.toggle("paints", stage.canPaint);
   stage.element.dataset.tool = stage.tool;
   $("welcome").hidden = turns.head !== EXAMPLE || Boolean(running);
-  $("turns-row").hidden = !turns.all.size || turns.all.has(EXAMPLE);
+  $("turns-row").hidden = !turns.all.size;
   $("download").disabled = !turn;
   const hasBefore = stage.hasBefore;
   for (const id of ["looks", "original"]) $(id).hidden = !hasBefore;
@@ -362,7 +364,7 @@ function setFeather(pixels) {
 }
 
 function paint(stroke) {
-  if (!turns.current) return;
+  if (!turns.current || stage.isPainting) return;
   draft.masks.push({ mask: draft.active, ...stroke });
   painted();
 }
@@ -430,33 +432,41 @@ async function sent(asked, parent) {
 
 const anySeed = () => crypto.getRandomValues(new Uint32Array(1))[0];
 
-async function run() {
-  if (running) return;
+/** Puts an edit together and runs it, unless one runs. */
+async function begin(put) {
+  if (running || starting) return;
+  starting = $("run").disabled = true;
   try {
-    await keepExample();
-    await saveDraft();
-    const { asked, parent } = await message();
-    asked.seed ??= anySeed();
-    await start({ asked, parent });
+    const asked = await put();
+    if (asked) await start(asked);
   } catch (error) {
     fail(error);
+  } finally {
+    starting = $("run").disabled = false;
   }
 }
 
+const run = () => begin(async () => {
+  await keepExample();
+  await saveDraft();
+  const { asked, parent } = await message();
+  asked.seed ??= anySeed();
+  return { asked, parent };
+});
+
 /** The same edit as made a turn, with another seed. */
-async function again() {
+const again = () => begin(async () => {
   const turn = turns.current;
-  if (running || !turn?.asked) return;
-  await start({ asked: { ...turn.asked, seed: anySeed() }, parent: turns.parent(turn)?.id ?? null });
-}
+  return turn?.asked && { asked: { ...turn.asked, seed: anySeed() }, parent: turns.parent(turn)?.id ?? null };
+});
 
 /** A turn made once more, to see whether it comes out the same. */
-async function replay() {
+const replay = () => begin(async () => {
   const turn = turns.current;
-  if (running || !turn?.asked) return;
+  if (!turn?.asked) return null;
   const { n, ...asked } = turn.asked;
-  await start({ asked, parent: turns.parent(turn)?.id ?? null, replay: turn.id });
-}
+  return { asked, parent: turns.parent(turn)?.id ?? null, replay: turn.id };
+});
 
 async function start({ asked, parent, replay = null }) {
   const whole = await sent(asked, parent);
@@ -516,11 +526,18 @@ function busy(on) {
     $("progress").removeAttribute("value");
     $("progress-text").textContent = "Sending";
     announce("Running");
-  } else stage.preview(null);
+    // On a phone the button stands far from the picture.
+    if (stage.element.getBoundingClientRect().top < 0) scrollTo({ top: 0, behavior: "smooth" });
+  } else {
+    stage.preview(null);
+    document.title = "ACE++";
+  }
   drawAll();
 }
 
+/** Quarters of the steps that were said aloud. */
 let quarter = 0;
+
 function progress(name, data) {
   const bar = $("progress");
   const text = $("progress-text");
@@ -545,6 +562,7 @@ function progress(name, data) {
     bar.max = data.of;
     bar.value = data.done;
     text.textContent = `Step ${data.done} of ${data.of}`;
+    document.title = `${Math.round(100 * data.done / data.of)} % · ACE++`;
     const now = Math.floor(4 * data.done / data.of);
     if (now > quarter) announce(`${now * 25} percent`);
     quarter = now;
@@ -754,7 +772,7 @@ const ACTS = {
 
 function wire() {
   const click = (id, call) => $(id).addEventListener("click", call);
-  for (const button of document.querySelectorAll("[data-tool]")) if (button.tagName === "BUTTON") button.addEventListener("click", () => setTool(button.dataset.tool));
+  for (const button of $("tools").querySelectorAll("[data-tool]")) button.addEventListener("click", () => setTool(button.dataset.tool));
   for (const button of document.querySelectorAll("[data-act]")) button.addEventListener("click", () => ACTS[button.dataset.act]());
   for (const button of $("looks").children) button.addEventListener("click", () => setLook(button.dataset.look));
   for (const id of ["open", "choose", "own"]) click(id, () => $("file").click());
@@ -842,7 +860,7 @@ async function main() {
     const share = total ? ` ${Math.round(100 * loaded / total)} %` : "";
     say(loaded < total || !total ? `Fetching ${what ?? "the model"}${share}` : "", "", { stays: true });
   };
-  store = await Store.open();
+  store = await Store.open(() => say("The browser has no more room for turns.", "Download what you want to keep: it is here until the page is closed.", { bad: true }));
   turns = new Turns(store);
   await turns.load();
   draft = await draftOf(null);
@@ -858,11 +876,7 @@ async function main() {
     if (kept.tool) stage.tool = kept.tool;
   }
   if (turns.head) await go(turns.head);
-  else {
-    example = await engine.example().catch(() => null);
-    if (example) await showExample();
-    else drawAll();
-  }
+  else await showExample();
   document.documentElement.dataset.ready = "true";
   // Edits that ran when the page was left go on.
   for (const job of await store.jobs()) await locked(job);

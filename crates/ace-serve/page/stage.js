@@ -6,7 +6,7 @@
 import { faded, outline } from "./mask.js";
 
 /** Colours of the masks, in their order. */
-export const COLOURS = [[46, 120, 245], [233, 104, 22], [16, 158, 130], [205, 60, 150], [168, 128, 0], [120, 88, 250]];
+export const COLOURS = [[46, 120, 245], [214, 51, 132], [16, 158, 130], [233, 104, 22], [120, 88, 250], [168, 128, 0]];
 /** From this many screen pixels a picture's pixel on, its edges are shown. */
 const CRISP = 2.5;
 const MARGIN = 24;
@@ -35,7 +35,7 @@ export class Stage {
   #stale = new Set();
   #frame = 0;
 
-  /** `hooks` are told of what happened: painted(), sized(size), picked(file list). */
+  /** `hooks` are told what happens: starts(), painted(), sized(size, most), pointed(x, y, isDown). */
   constructor(hooks) {
     this.hooks = hooks;
     this.element = $("stage");
@@ -156,6 +156,9 @@ export class Stage {
 
   // ---- panning and zooming
 
+  /** Whether a stroke is under way. */
+  get isPainting() { return Boolean(this.#doing); }
+
   get shift() { return this.look === "beside" && this.hasBefore ? this.width * 1.04 : 0; }
 
   fit() {
@@ -244,7 +247,7 @@ export class Stage {
 
   #radius(event) {
     // A mouse has no pressure and says a half.
-    return event.pointerType === "pen" ? Math.max(0.5, this.size * event.pressure) / 2 * 1.3 : this.size / 2;
+    return (event.pointerType === "pen" ? Math.max(0.5, this.size * event.pressure) : this.size) / 2;
   }
 
   #down(event) {
@@ -276,7 +279,7 @@ export class Stage {
     const isEraser = this.tool === "eraser";
     const value = erase !== isEraser ? 0 : 255;
     const mask = this.active;
-    this.hooks.starts?.();
+    this.hooks.starts();
     if (this.tool === "fill") {
       const [column, row] = [Math.floor(x), Math.floor(y)];
       if (column < 0 || row < 0 || column >= this.width || row >= this.height) return;
@@ -353,6 +356,8 @@ export class Stage {
 
   #up(event, isLost = false) {
     if (!this.#pointers.delete(event.pointerId)) return;
+    // A finger that is gone points nowhere.
+    if (event.pointerType === "touch") $("brush").hidden = true;
     const kind = this.#doing?.kind;
     if (kind === "pinch" || kind === "pan" || kind === "divide" || kind === "size") {
       if (!this.#pointers.size) this.#doing = null;
@@ -382,12 +387,12 @@ export class Stage {
   // ---- painting without a pointer: arrows move, Enter begins and ends
 
   key(event) {
-    this.element.classList.remove("pointed");
     const step = event.shiftKey ? 8 : 1;
     const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
     const move = moves[event.key];
     if (move && this.look === "slider") return this.setDivide(this.divide + Math.sign(move[0]) * step * 2), true;
     if (!this.canPaint || !(move || event.key === "Enter")) return false;
+    this.element.classList.remove("pointed");
     this.#keys ??= [Math.floor(this.width / 2) + 0.5, Math.floor(this.height / 2) + 0.5];
     const keys = this.#keys;
     if (move) {
@@ -400,7 +405,7 @@ export class Stage {
     } else if (this.#doing) this.#finish();
     else this.#start(keys, this.size / 2, false);
     this.#brush(keys);
-    this.hooks.pointed?.(Math.floor(keys[0]), Math.floor(keys[1]), Boolean(this.#doing));
+    this.hooks.pointed(Math.floor(keys[0]), Math.floor(keys[1]), Boolean(this.#doing));
     return true;
   }
 

@@ -17,8 +17,10 @@ export function fresh() {
 
 /** Three stores: `turns`, `drafts` (by turn: masks and words), `state` (settings, references, the job that runs). */
 export class Store {
-  static async open() {
+  /** `full` is called where the browser takes no more. */
+  static async open(full) {
     const store = new Store();
+    store.full = full;
     try {
       const request = indexedDB.open("ace", 1);
       request.onupgradeneeded = () => {
@@ -41,7 +43,10 @@ export class Store {
 
   turns() { return this.#do("turns", "readonly", store => store.getAll()).then(all => all ?? []); }
   get(name, key) { return this.#do(name, "readonly", store => store.get(key)); }
-  put(name, value, key) { return this.#do(name, "readwrite", store => (key === undefined ? store.put(value) : store.put(value, key))); }
+  put(name, value, key) {
+    const put = this.#do(name, "readwrite", store => (key === undefined ? store.put(value) : store.put(value, key)));
+    return put.catch(error => (error.name === "QuotaExceededError" ? this.full() : Promise.reject(error)));
+  }
   /** Edits that were running when the page was left. */
   jobs() { return this.#do("state", "readonly", store => store.getAll(IDBKeyRange.bound("job ", "job ~"))).then(all => all ?? []); }
   remove(name, key) { return this.#do(name, "readwrite", store => store.delete(key)); }
@@ -189,7 +194,12 @@ export class Turns {
     const had = element.contains(document.activeElement);
     element.replaceChildren(inner);
     const head = element.querySelector('[aria-selected="true"]');
-    head?.scrollIntoView({ block: "nearest", inline: "nearest" });
+    // By hand, because `scrollIntoView` would move the page, too.
+    if (head) {
+      const [x, y] = [head.offsetLeft, head.offsetTop];
+      const inside = (from, to, side) => Math.max(to + CELL + GAP[1] - side, Math.min(from, to - GAP[1]));
+      element.scrollTo(inside(element.scrollLeft, x, element.clientWidth), inside(element.scrollTop, y, element.clientHeight));
+    }
     if (had) head?.focus();
   }
 }

@@ -113,7 +113,7 @@ pub struct End {
     pub state: State,
     /// When, in seconds since 1970.
     pub finished: u64,
-    /// How long it was worked on.
+    /// How long its edits were computed, previews among it.
     #[serde(default)]
     pub seconds: Option<f64>,
     /// Why it failed.
@@ -165,7 +165,7 @@ pub struct Status {
     pub finished: Option<u64>,
     /// Where its pictures are.
     pub pictures: Vec<String>,
-    /// How long it was worked on.
+    /// How long its edits were computed.
     pub seconds: Option<f64>,
     /// Why it failed.
     pub error: Option<Problem>,

@@ -50,7 +50,8 @@ const LOSSLESS: u32 = 128;
 /// Makes a job's pictures and ends it, unless the worker has to leave it. `limit` is how long it may take.
 pub fn work(studio: &mut Studio, job: &impl Assignment, limit: Option<Duration>) -> Option<State> {
     let begin = Instant::now();
-    let mut making = Making { job, begin, limit, tokens: Tokens::default(), last: None, shown: 0 };
+    let (tokens, computed) = (Tokens::default(), Duration::ZERO);
+    let mut making = Making { job, begin, limit, tokens, computed, last: None, shown: 0 };
     // A bug in one edit is no reason to send all clients away: the networks are not changed by one.
     let made = panic::catch_unwind(AssertUnwindSafe(|| making.run(studio)));
     let (state, error) = match made {
@@ -61,7 +62,7 @@ pub fn work(studio: &mut Studio, job: &impl Assignment, limit: Option<Duration>)
         Ok(Err(error)) => (State::Failed, Some(Problem::from(&error))),
         Err(panicked) => (State::Failed, Some(bug(panicked.as_ref()))),
     };
-    let seconds = Some(begin.elapsed().as_secs_f64());
+    let seconds = Some(making.computed.as_secs_f64());
     job.end(End { state, finished: now(), seconds, error, tokens: making.tokens });
     Some(state)
 }
@@ -72,6 +73,8 @@ struct Making<'a, J> {
     begin: Instant,
     limit: Option<Duration>,
     tokens: Tokens,
+    /// Time that the edits alone took.
+    computed: Duration,
     /// When a preview was shown last.
     last: Option<Instant>,
     /// Previews of this picture.
@@ -99,7 +102,10 @@ impl<J: Assignment> Making<'_, J> {
     /// One picture, as the bytes of its file.
     fn make(&mut self, ace: &Ace, edit: &Edit, nth: u32, studio: &mut Studio) -> Result<Vec<u8>> {
         self.shown = 0;
-        let edited = ace.run(edit, &mut |event| self.follow(event, nth))?;
+        let begin = Instant::now();
+        let edited = ace.run(edit, &mut |event| self.follow(event, nth));
+        self.computed += begin.elapsed();
+        let edited = edited?;
         self.tokens.text = ace.tokenizers().ids(edit.words()).t5.iter().filter(|id| **id != 0).count();
         self.tokens.image += edited.len;
         let ask = self.job.ask();

@@ -99,7 +99,7 @@ async fn make(
     let job = submit::submit(&app, order).await?;
     let mut watch = Watch::new(&app, Arc::clone(&job));
     let attended = Attended::new(Arc::clone(&app.queue), job);
-    let about = reply.headers(&attended.job);
+    let mut about = reply.headers(&attended.job);
     if reply.streams {
         return Ok((about, watch::sse(Told::new(reply, attended, watch))).into_response());
     }
@@ -111,6 +111,9 @@ async fn make(
         return Err(problem.into());
     }
     let body = reply.body(&attended).await?;
+    // Their name for the time that was computed.
+    let ms = (1e3 * status.seconds.unwrap_or_default()).round() as u64;
+    about.insert("openai-processing-ms", ms.into());
     Ok((about, Json(body)).into_response())
 }
 

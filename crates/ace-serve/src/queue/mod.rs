@@ -141,7 +141,7 @@ impl Queue {
             let job = Arc::new(Job::new(ask, 0));
             match end {
                 Some(end) => {
-                    store.end(&job.ask.id, &end)?;
+                    store.end(&job.ask, &end)?;
                     job.over(end);
                     inner.over.push(Arc::clone(&job));
                 }
@@ -279,7 +279,7 @@ impl Queue {
 
     /// Writes down that a job is over, and tells.
     fn close(&self, inner: &mut Inner, job: &Arc<Job>, mut end: End) {
-        if let Err(error) = self.store.end(&job.ask.id, &end) {
+        if let Err(error) = self.store.end(&job.ask, &end) {
             // Whoever waits must hear of it; the next server will make the job again.
             let problem = Problem::from(&error);
             end = End { error: Some(problem), state: State::Failed, ..end };
@@ -346,7 +346,7 @@ impl Assignment for Taken {
     }
 
     fn put_picture(&self, nth: u32, bytes: &[u8]) -> Result<()> {
-        self.queue.store.put_picture(&self.job.ask.id, nth, bytes)
+        self.queue.store.put_picture(&self.job.ask, nth, bytes)
     }
 
     fn end(&self, end: End) {
