@@ -3,64 +3,50 @@
 
 mod server;
 
-use crate::support;
+use crate::support::{
+    self,
+    browser::{self, Visit},
+};
 use ace_plus::{Message, Model, message::Picture, picture, provenance::Provenance};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use headless_chrome::{Browser, LaunchOptions, Tab, browser::default_executable};
 use serde_json::{Value, json};
 use server::Server;
 use std::{
     fs,
     ops::ControlFlow,
     path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
 };
 
 /// By how much latents may differ, and by how many grey levels pixels.
 const CLOSE: f32 = 1e-4;
 const LEVEL: u8 = 1;
-/// The longest that a browser may be silent: an edit takes seconds, on a busy machine more.
-const PATIENCE: Duration = Duration::from_secs(300);
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// A page in a browser, which has opened the engine as `engine`.
+/// A page in a browser. [`Page::open_engine`] has the engine as `engine` in it.
 struct Page {
-    tab: Arc<Tab>,
+    visit: Visit,
     server: Server,
-    // Ends with the test.
-    _browser: Browser,
 }
 
 impl Page {
     /// `None`, and a sentence, where it cannot be.
-    fn open() -> Option<Self> {
+    fn open(name: &str) -> Option<Self> {
         let folder = std::env::var_os("ACE_WEB").map_or_else(|| root().join("out/web"), PathBuf::from);
         if !folder.join("files.json").is_file() {
             return skipped("there is no built folder: cargo xtask web --check builds one");
         }
-        let Ok(path) = default_executable() else { return skipped("there is no Chrome or Chromium") };
-        let options = LaunchOptions {
-            path: Some(path),
-            // It runs pages of this repository only, and as root it has no sandbox.
-            sandbox: false,
-            idle_browser_timeout: PATIENCE,
-            ..LaunchOptions::default()
-        };
-        let browser = Browser::new(options).expect("a browser");
-        let tab = browser.new_tab().expect("a tab");
+        let chrome = browser::find()?;
         let server = Server::start(&folder);
-        let page = Self { tab, server, _browser: browser };
-        page.load("blank.html");
-        Some(page)
+        let visit = Visit::open(chrome, name, server.address(), (1200, 900));
+        Some(Self { visit, server })
     }
 
-    fn load(&self, path: &str) {
-        let url = format!("{}/{path}", self.server.address());
-        self.tab.navigate_to(&url).expect("a page").wait_until_navigated().expect("it loads");
+    /// Goes to an empty page once more.
+    fn again(&self) {
+        self.visit.go(&format!("{}/", self.server.address()));
     }
 
     /// What an asynchronous function of this body returns.
@@ -69,9 +55,8 @@ impl Page {
             "(async () => {{ {body} }})().then((value) => JSON.stringify({{ value }}), \
              (error) => JSON.stringify({{ error: error.message, hint: error.hint, code: error.code }}))"
         );
-        let answer = self.tab.evaluate(&wrapped, true).expect("an answer");
-        let text = answer.value.expect("a text");
-        serde_json::from_str(text.as_str().expect("a text")).expect("JSON")
+        let answer = self.visit.js(&wrapped);
+        serde_json::from_str(answer.as_str().expect("a text")).expect("JSON")
     }
 
     fn value(&self, body: &str) -> Value {
@@ -178,7 +163,7 @@ fn holds(message: &Value, made: &Made) {
 
 #[test]
 fn a_browser_makes_the_picture_that_this_program_makes() {
-    let Some(page) = Page::open() else { return };
+    let Some(page) = Page::open("web-same") else { return };
     page.open_engine();
     let all = [
         example(),
@@ -201,7 +186,7 @@ fn a_browser_makes_the_picture_that_this_program_makes() {
 
 #[test]
 fn stages_steps_and_previews_are_told_as_a_server_tells_them() {
-    let Some(page) = Page::open() else { return };
+    let Some(page) = Page::open("web-events") else { return };
     let progress = page.open_engine();
     assert!(progress["loaded"].as_u64() > Some(15_000_000) && progress["loaded"] == progress["total"], "{progress}");
     let models = page.value("return engine.models();");
@@ -227,7 +212,7 @@ fn stages_steps_and_previews_are_told_as_a_server_tells_them() {
 
 #[test]
 fn a_picture_says_what_made_it_here_and_there() {
-    let Some(page) = Page::open() else { return };
+    let Some(page) = Page::open("web-provenance") else { return };
     page.open_engine();
     let mut message = example();
     message["num_steps"] = 2.into();
@@ -249,7 +234,7 @@ fn a_picture_says_what_made_it_here_and_there() {
 
 #[test]
 fn a_cancelled_edit_stops_and_the_next_one_runs() {
-    let Some(page) = Page::open() else { return };
+    let Some(page) = Page::open("web-cancel") else { return };
     page.open_engine();
     let cancelled = page.run(&format!(
         "const abort = new AbortController();
@@ -281,7 +266,7 @@ fn a_cancelled_edit_stops_and_the_next_one_runs() {
 
 #[test]
 fn what_cannot_be_made_is_explained_and_nothing_breaks() {
-    let Some(page) = Page::open() else { return };
+    let Some(page) = Page::open("web-refused") else { return };
     page.open_engine();
     let cases = [
         (json!({ "instruction": "a circle", "task": "paint" }), "invalid_request", "paint"),
@@ -307,10 +292,10 @@ fn what_cannot_be_made_is_explained_and_nothing_breaks() {
 
 #[test]
 fn the_model_is_fetched_once_and_damage_is_noticed() {
-    let Some(page) = Page::open() else { return };
+    let Some(page) = Page::open("web-once") else { return };
     page.open_engine();
     assert_eq!(page.server.asked("/models/tiny/flux.safetensors"), 1);
-    page.load("blank.html");
+    page.again();
     page.open_engine();
     page.edit(&json!({ "instruction": "a red circle", "num_steps": 1, "loras": [{ "name": "subject" }] }));
     assert_eq!(page.server.asked("/models/tiny/flux.safetensors"), 1);
@@ -320,18 +305,17 @@ fn the_model_is_fetched_once_and_damage_is_noticed() {
          for (const request of await cache.keys()) await cache.delete(request);";
     page.value(damaged);
     page.server.damage("/models/tiny/t5.safetensors");
-    page.load("blank.html");
+    page.again();
     let answer = page.run("const { open } = await import('./engine.js'); await open();");
     assert!(answer["error"].as_str().is_some_and(|text| text.contains("did not arrive whole")), "{answer}");
 }
 
 #[test]
 fn the_painting_page_edits_with_it() {
-    let Some(page) = Page::open() else { return };
-    page.load("index.html");
+    let Some(page) = Page::open("web-painting") else { return };
+    page.visit.go(&format!("{}/index.html", page.server.address()));
     let done = page.value(
-        "const until = async (what) => { for (let i = 0; i < 3000 && !what(); i++) await new Promise((r) => setTimeout(r, 100)); };
-         await until(() => document.documentElement.dataset.ready);
+        "const until = async (what) => { while (!what()) await new Promise((next) => setTimeout(next, 100)); };
          document.getElementById('run').click();
          const live = document.getElementById('live');
          await until(() => live.innerText.startsWith('Done'));

@@ -66,7 +66,8 @@ fn answer(mut stream: TcpStream, folder: &Path, state: &Mutex<State>) -> std::io
     *state.lock().expect("whole").asked.entry(path.clone()).or_default() += 1;
     let file: PathBuf = folder.join(path.trim_start_matches('/'));
     let found = match path.as_str() {
-        "/blank.html" => Some(b"<!doctype html><title>blank</title>".to_vec()),
+        // An empty page, which is ready at once.
+        "/" => Some(b"<!doctype html><html data-ready=\"true\"><title>empty</title></html>".to_vec()),
         _ => fs::read(&file).ok(),
     };
     let (status, mut body) = match found {
@@ -77,7 +78,7 @@ fn answer(mut stream: TcpStream, folder: &Path, state: &Mutex<State>) -> std::io
         body[0] ^= 1;
     }
     let kind = match file.extension().and_then(|ending| ending.to_str()) {
-        Some("html") => "text/html; charset=utf-8",
+        Some("html") | None => "text/html; charset=utf-8",
         Some("js") => "text/javascript",
         Some("css") => "text/css",
         Some("json") => "application/json",
