@@ -56,7 +56,10 @@ fn example(name: &str) -> Vec<u8> {
 
 /// Waits until so many turns are there and nothing runs.
 fn settled(page: &Visit, turns: u32) {
-    page.until(&format!("{TURNS} === {turns} && document.getElementById('run').offsetParent"), &format!("{turns} turns"));
+    page.until(
+        &format!("{TURNS} === {turns} && document.getElementById('run').offsetParent"),
+        &format!("{turns} turns"),
+    );
 }
 
 fn running(page: &Visit) {

@@ -320,6 +320,40 @@ fn a_job_is_cancelled_while_it_waits_and_while_it_is_made() {
 }
 
 #[test]
+fn jobs_of_one_shape_are_made_together_and_each_can_be_cancelled() {
+    let dir = TestDir::new("serve-batch");
+    let server = Server::start(&dir, &["--batch", "3"]);
+    let blocker = server.job(&endless());
+    server.until("it runs", |server| server.status(&blocker)["state"] == "running");
+    // All but one wait behind it, of one shape.
+    let ids: Vec<String> = (0..3).map(|seed| server.job(&slow(seed))).collect();
+    let mut endless = [endless(), endless()].map(|message| server.job(&message)).to_vec();
+    server.delete(&format!("/ace/v1/jobs/{blocker}"));
+    let made: Vec<_> = ids.iter().map(|id| server.wait(id)).collect();
+    assert!(made.iter().all(|job| job["state"] == "done" && job["step"]["done"] == 60), "{made:?}");
+    let ends: Vec<_> = made.iter().map(|job| job["seconds"].clone()).collect();
+    assert!(ends.iter().all(|end| *end == ends[0]), "together they take the same time: {ends:?}");
+    let pictures: Vec<_> =
+        ids.iter().map(|id| pixels(&server.get(&format!("/ace/v1/jobs/{id}/pictures/0")).body)).collect();
+
+    // Two that would go on for ever: one is cancelled, then the other.
+    server.until("both run", |server| endless.iter().all(|id| server.status(id)["state"] == "running"));
+    let last = endless.pop().unwrap();
+    assert_eq!(server.delete(&format!("/ace/v1/jobs/{last}")).json()["state"], "cancelled");
+    assert_eq!(server.status(&endless[0])["state"], "running");
+    assert_eq!(server.delete(&format!("/ace/v1/jobs/{}", endless[0])).json()["state"], "cancelled");
+    drop(server);
+
+    let server = Server::start(&TestDir::new("serve-alone"), &["--batch", "1"]);
+    for (seed, together) in (0..).zip(&pictures) {
+        let done = server.wait(&server.job(&slow(seed)));
+        let alone = pixels(&server.get(done["pictures"][0].as_str().unwrap()).body);
+        let most = alone.iter().zip(together.iter()).map(|(a, b)| a.abs_diff(*b)).max();
+        assert!(most <= Some(1), "seed {seed}: {most:?}");
+    }
+}
+
+#[test]
 fn a_client_that_goes_away_takes_its_job_with_it() {
     let dir = TestDir::new("serve-gone");
     let server = Server::start(&dir, &[]);
@@ -463,7 +497,8 @@ fn the_openapi_document_names_the_routes_that_there_are_and_every_field() {
 /// The blocks of docs/server.md in a language, which begin with a fence of that name.
 fn documented(language: &str) -> Vec<String> {
     let text = fs::read_to_string(root().join("docs/server.md")).unwrap();
-    let blocks = text.split(&format!("```{language}\n")).skip(1);
+    let fence = format!("```{language}\n");
+    let blocks = text.split(&fence).skip(1);
     blocks.map(|block| block.split("```").next().unwrap().to_owned()).collect()
 }
 

@@ -15,6 +15,9 @@ mod property;
 // Cheaper steps: caches, and steps for what is under the mask alone.
 mod course;
 
+// Several edits as one batch.
+mod together;
+
 // Files: strict loading, whole or no writing, errors that name the key.
 mod checkpoint;
 

@@ -207,10 +207,9 @@ impl Visit {
 
     /// Drags over points of the picture on the stage.
     pub fn paint(&self, points: &[(f64, f64)]) {
-        let place = self.js(
-            "(e => { const r = e.getBoundingClientRect(); return [r.left, r.top, r.width / e.width]; })\
-             (document.getElementById('picture'))",
-        );
+        let place = self
+            .js("(e => { const r = e.getBoundingClientRect(); return [r.left, r.top, r.width / e.width]; })\
+             (document.getElementById('picture'))");
         let [left, top, scale] = [0, 1, 2].map(|at| place[at].as_f64().expect("the picture has a place"));
         let on_screen: Vec<_> = points.iter().map(|(x, y)| (left + x * scale, top + y * scale)).collect();
         self.drag(&on_screen);

@@ -50,6 +50,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         device,
         device_name: device_name.clone(),
         kept_models: args.keep_models,
+        batch: args.batch,
         folder: args.state.clone(),
         room: Room { waiting: args.max_queue, kept_for: Duration::from_secs(60 * args.keep_for), kept: KEPT },
         limits: Limits {

@@ -1,5 +1,9 @@
 //! The stages of an edit, composed. This is the only place where they are.
 
+mod together;
+
+pub use together::Shape;
+
 use crate::{
     Card, Edit, Error, Prepared, Result,
     edit::Settings,
@@ -316,7 +320,7 @@ impl Ace {
         self.settle(matches!(autoencoder, Held::Read(_)))?;
         drop(autoencoder);
         tell(observer, Event::Stage(Stage::Denoise))?;
-        let sight = |latents: Tensor<4>| {
+        let sight = |_, latents: Tensor<4>| {
             let plane = match self.networks().filter(|_| preview::is_cheap(&self.card.autoencoder)) {
                 Some(networks) => pixels::decode(&networks.autoencoder, &latents, tiling),
                 None => preview::rough(latents, self.card.autoencoder.downscale())?,

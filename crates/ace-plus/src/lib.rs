@@ -51,7 +51,7 @@ pub mod provenance;
 pub mod request;
 pub mod session;
 
-pub use ace::{Ace, Edited, Networks};
+pub use ace::{Ace, Edited, Networks, Shape};
 pub use card::Card;
 pub use edit::{Compat, Edit};
 pub use error::{Error, ErrorKind, Result};

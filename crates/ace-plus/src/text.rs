@@ -48,6 +48,15 @@ pub struct TextConditioning {
     pub pooled_prompt_embeds: Tensor<2>,
 }
 
+impl TextConditioning {
+    /// Several, one after the other in a batch.
+    pub fn batch(all: Vec<Self>) -> Self {
+        let (sequences, pooled) = all.into_iter().map(|text| (text.prompt_embeds, text.pooled_prompt_embeds)).unzip();
+        let (sequences, pooled): (Vec<_>, Vec<_>) = (sequences, pooled);
+        Self { prompt_embeds: Tensor::cat(sequences, 0), pooled_prompt_embeds: Tensor::cat(pooled, 0) }
+    }
+}
+
 impl Tokenizers {
     /// Reads a card's tokenizers from where they are: T5's file, CLIP's folder.
     ///

@@ -193,6 +193,20 @@ impl Units {
         ControlFlow::Continue(Self { beside: join(beside), behind: join(behind), ids, grids, is_reference })
     }
 
+    /// Those of several edits whose canvases have one size, one after the other in a batch.
+    ///
+    /// # Panics
+    /// If there is none, or they have not one size.
+    pub fn batch(all: Vec<Self>) -> Self {
+        let first = all.first().expect("a batch has an edit"); // as documented
+        let (ids, grids, is_reference) = (first.ids.clone(), first.grids.clone(), first.is_reference.clone());
+        assert!(all.iter().all(|units| units.grids == grids), "batch: units of several sizes");
+        let join = |tokens: Vec<Tensor<3>>| (!tokens.is_empty()).then(|| Tensor::cat(tokens, 0));
+        let (beside, behind): (Vec<_>, Vec<_>) = all.into_iter().map(|units| (units.beside, units.behind)).unzip();
+        let flat = |parts: Vec<Option<Tensor<3>>>| join(parts.into_iter().flatten().collect());
+        Self { beside: flat(beside), behind: flat(behind), ids, grids, is_reference }
+    }
+
     /// Noisy tokens of all units, `L`.
     pub fn len(&self) -> usize {
         self.is_reference.len()

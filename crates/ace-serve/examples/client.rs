@@ -1,5 +1,8 @@
 //! Asks a server for a job, follows it, and fetches its picture.
 
+// An example speaks to whoever runs it.
+#![allow(clippy::print_stdout)]
+
 use serde_json::Value;
 use std::{
     error::Error,
@@ -21,7 +24,7 @@ pub fn edit(url: &str, message: &Value) -> Result<Vec<u8>, Box<dyn Error>> {
     for line in BufReader::new(events.body_mut().as_reader()).lines() {
         let line = line?;
         if line.starts_with("event:") {
-            eprintln!("{line}");
+            println!("{line}");
         }
     }
     Ok(ureq::get(format!("{place}/pictures/0")).call()?.body_mut().read_to_vec()?)

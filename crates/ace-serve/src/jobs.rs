@@ -29,6 +29,12 @@ pub struct Ask {
     pub request: Request,
     /// Pictures to make, of its seed and those that follow.
     pub count: u32,
+    /// Jobs with equal ones can be made together, if they have any.
+    #[serde(default)]
+    pub shape: Option<String>,
+    /// Bytes that one of its pictures is computed with.
+    #[serde(default)]
+    pub bytes: u64,
     /// What of the way is shown.
     #[serde(default)]
     pub shown: Shown,

@@ -13,6 +13,7 @@ mod app;
 mod error;
 mod guard;
 mod jobs;
+mod memory;
 mod metrics;
 mod native;
 mod openai;
@@ -32,9 +33,16 @@ use app::{App, Phase};
 use burn::tensor::Device;
 use metrics::Metrics;
 use queue::Queue;
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, thread, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 use studio::Studio;
 use tokio::{net::TcpListener, sync::oneshot, time};
+use worker::Assignment;
 
 /// How long open connections have after the last job.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -52,6 +60,8 @@ pub struct Config {
     pub device_name: String,
     /// Models that are kept in memory, at most.
     pub kept_models: usize,
+    /// Pictures of one shape that are made together, at most.
+    pub batch: usize,
     /// The folder of the queue.
     pub folder: PathBuf,
     /// How much of it is kept.
@@ -98,7 +108,7 @@ impl Server {
             phase: tokio::sync::watch::channel(Phase::Serving).0,
             started: jobs::now(),
         });
-        let studio = Studio::new(served, config.device, config.device_name, config.kept_models);
+        let studio = Studio::new(served, config.device, config.device_name, [config.kept_models, config.batch]);
         Ok(Self { app, studio, grace: config.grace })
     }
 
@@ -150,17 +160,19 @@ impl Server {
 fn work(app: Arc<App>, mut studio: Studio) -> Result<oneshot::Receiver<()>> {
     let (done, ended) = oneshot::channel();
     let run = move || {
-        while let Some(job) = app.queue.take() {
-            use worker::Assignment;
-            let (id, begin) = (job.ask().id.clone(), std::time::Instant::now());
-            let state = worker::work(&mut studio, &job, app.limits.max_time);
-            let seconds = begin.elapsed().as_secs_f64();
-            match state {
-                Some(state) => {
-                    app.metrics.ended(state, seconds);
-                    tracing::info!(job = id, state = state.name(), seconds, "job is over");
+        while let Some(jobs) = app.queue.take(studio.batch(), memory::to_spare()) {
+            let begin = Instant::now();
+            let states = worker::work(&mut studio, &jobs, app.limits.max_time);
+            let (seconds, together) = (begin.elapsed().as_secs_f64(), jobs.len());
+            for (job, state) in jobs.iter().zip(states) {
+                let id = &job.ask().id;
+                match state {
+                    Some(state) => {
+                        app.metrics.ended(state, seconds);
+                        tracing::info!(job = id, state = state.name(), seconds, together, "job is over");
+                    }
+                    None => tracing::info!(job = id, "job waits for the next server"),
                 }
-                None => tracing::info!(job = id, "job waits for the next server"),
             }
         }
         // Nobody waits if the server has failed.

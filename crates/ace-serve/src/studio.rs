@@ -52,14 +52,21 @@ pub struct Studio {
     loaded: VecDeque<(Key, Arc<Ace>)>,
     /// Loaded models at most.
     most: usize,
+    /// Pictures that are made together, at most.
+    batch: usize,
     fingerprints: HashMap<String, Fingerprints>,
 }
 
 impl Studio {
-    /// An empty one that keeps at most so many models.
-    pub fn new(served: Arc<[Served]>, device: Device, device_name: String, most: usize) -> Self {
+    /// An empty one that keeps at most so many models, and makes at most so many pictures together.
+    pub fn new(served: Arc<[Served]>, device: Device, device_name: String, [most, batch]: [usize; 2]) -> Self {
         let (loaded, fingerprints) = (VecDeque::new(), HashMap::new());
-        Self { served, device, device_name, loaded, most: most.max(1), fingerprints }
+        Self { served, device, device_name, loaded, most: most.max(1), batch: batch.max(1), fingerprints }
+    }
+
+    /// Pictures that are made together, at most.
+    pub fn batch(&self) -> usize {
+        self.batch
     }
 
     /// Where it computes, in words.

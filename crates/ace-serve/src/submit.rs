@@ -9,7 +9,10 @@ use crate::{
     queue::Job,
     studio::Served,
 };
-use ace_plus::{Error, Message, picture};
+use ace_plus::{
+    Error, Message, Shape, picture,
+    plan::{self, Extent},
+};
 use axum::http::StatusCode;
 use std::{path::Path, sync::Arc};
 use uuid::Uuid;
@@ -83,10 +86,14 @@ fn accept(app: &App, Order { mut message, shown, attended, key, client }: Order)
         found.map(|(_, bytes)| bytes.clone()).ok_or_else(nothing)
     };
     let edit = request.edit_from(&mut read, &mut |note| notes.push(note.to_owned()))?;
-    edit.check(served.model.card())?;
+    let card = served.model.card();
+    edit.check(card)?;
+    let shape = Shape::of(&edit, card)?.map(|shape| shape.text().to_owned());
+    let bytes = plan::work::denoise(&card.flux, Extent::of(&edit, card)?.sequence, served.model.holds_in().into());
+    let bytes = bytes.into_iter().max().unwrap_or_default();
     let id = Uuid::now_v7().simple().to_string();
     let (Client(client), model, created) = (client, served.id.clone(), now());
-    let ask = Ask { id, client, key, attended, created, model, loras, request, count, shown, notes };
+    let ask = Ask { id, client, key, attended, created, model, loras, request, count, shape, bytes, shown, notes };
     app.queue.submit(ask, &files)
 }
 

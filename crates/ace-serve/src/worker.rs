@@ -5,7 +5,7 @@ use crate::{
     studio::Studio,
 };
 use ace_plus::{
-    Ace, Edit, Error, ErrorKind, Event as Progress, Result, image, message::Picture, provenance::Provenance,
+    Ace, Edit, Edited, Error, ErrorKind, Event as Progress, Result, image, message::Picture, provenance::Provenance,
     sample::Preview,
 };
 use std::{
@@ -13,6 +13,7 @@ use std::{
     ops::ControlFlow,
     panic::{self, AssertUnwindSafe},
     path::Path,
+    slice,
     time::{Duration, Instant},
 };
 
@@ -47,114 +48,215 @@ const BETWEEN: Duration = Duration::from_millis(100);
 /// Longest side of a preview that is sent without loss, in pixels: of a larger one the bytes matter more.
 const LOSSLESS: u32 = 128;
 
-/// Makes a job's pictures and ends it, unless the worker has to leave it. `limit` is how long it may take.
-pub fn work(studio: &mut Studio, job: &impl Assignment, limit: Option<Duration>) -> Option<State> {
-    let begin = Instant::now();
-    let (tokens, computed) = (Tokens::default(), Duration::ZERO);
-    let mut making = Making { job, begin, limit, tokens, computed, last: None, shown: 0 };
+/// Makes the pictures of jobs and ends them, unless the worker has to leave: several jobs are of one model and one shape,
+/// and are made together. `limit` is how long it may take. What came of each, if it is over.
+pub fn work<J: Assignment>(studio: &mut Studio, jobs: &[J], limit: Option<Duration>) -> Vec<Option<State>> {
+    let mut states = vec![None; jobs.len()];
+    if jobs.len() > 1 {
+        make(studio, jobs, limit, &mut states);
+    }
+    // What cannot be made together may be made alone, and then it is known whose fault it is.
+    for (job, state) in jobs.iter().zip(&mut states).filter(|(_, state)| state.is_none()) {
+        if job.is_left() {
+            break;
+        }
+        make(studio, slice::from_ref(job), limit, slice::from_mut(state));
+    }
+    states
+}
+
+/// Makes jobs together and ends those that are over; if something else than their clients stops several, none.
+fn make<J: Assignment>(studio: &mut Studio, jobs: &[J], limit: Option<Duration>, states: &mut [Option<State>]) {
+    let mut making = Making { jobs, states, begin: Instant::now(), limit, shares: vec![Share::default(); jobs.len()] };
     // A bug in one edit is no reason to send all clients away: the networks are not changed by one.
     let made = panic::catch_unwind(AssertUnwindSafe(|| making.run(studio)));
     let (state, error) = match made {
         Ok(Ok(())) => (State::Done, None),
-        Ok(Err(_)) if job.is_cancelled() => (State::Cancelled, None),
-        Ok(Err(_)) if job.is_left() => return None,
+        Ok(Err(_)) if jobs.iter().any(Assignment::is_left) => return,
+        _ if jobs.len() > 1 => return,
+        Ok(Err(_)) if jobs[0].is_cancelled() => (State::Cancelled, None),
         Ok(Err(error)) if error.kind() == ErrorKind::Cancelled => (State::Failed, Some(too_long(limit))),
         Ok(Err(error)) => (State::Failed, Some(Problem::from(&error))),
         Err(panicked) => (State::Failed, Some(bug(panicked.as_ref()))),
     };
-    let seconds = Some(making.computed.as_secs_f64());
-    job.end(End { state, finished: now(), seconds, error, tokens: making.tokens });
-    Some(state)
+    for nth in 0..jobs.len() {
+        making.end(nth, state, error.clone());
+    }
 }
 
-/// A job while it is made.
+/// Jobs while they are made.
 struct Making<'a, J> {
-    job: &'a J,
+    jobs: &'a [J],
+    states: &'a mut [Option<State>],
     begin: Instant,
     limit: Option<Duration>,
+    shares: Vec<Share>,
+}
+
+/// What of the work belongs to one job.
+#[derive(Debug, Clone, Default)]
+struct Share {
     tokens: Tokens,
-    /// Time that the edits alone took.
+    /// Time that its edits took.
     computed: Duration,
+    /// Its pictures that are made.
+    made: usize,
     /// When a preview was shown last.
     last: Option<Instant>,
-    /// Previews of this picture.
+    /// Previews of the pictures at hand.
     shown: u32,
+}
+
+/// A picture that is to be made.
+struct Member {
+    /// Of which job.
+    job: usize,
+    /// Which of its pictures.
+    nth: u32,
+    edit: Edit,
 }
 
 impl<J: Assignment> Making<'_, J> {
     fn run(&mut self, studio: &mut Studio) -> Result<()> {
-        let ask = self.job.ask();
         self.stage("load");
-        let ace = studio.get(&ask.model, &ask.loras)?;
-        let edit = ask.request.edit_from(&mut |name| self.job.file(name), &mut |_| ())?;
-        let first = edit.seed_number();
-        for nth in 0..ask.count {
-            if self.job.has_picture(nth) {
-                continue;
+        let first = self.jobs[0].ask();
+        let ace = studio.get(&first.model, &first.loras)?;
+        let members = self.members()?;
+        let together = if ace.makes_batches() && first.shape.is_some() { studio.batch() } else { 1 };
+        for members in members.chunks(together) {
+            self.shares.iter_mut().for_each(|share| share.shown = 0);
+            let begin = Instant::now();
+            let edits: Vec<Edit> = members.iter().map(|member| member.edit.clone()).collect();
+            let made = match &edits[..] {
+                [edit] => ace.run(edit, &mut |event| self.follow(&event, members)).map(|edited| vec![edited]),
+                edits => ace.run_together(edits, &mut |event| self.follow(&event, members)),
+            };
+            for job in distinct(members) {
+                self.shares[job].computed += begin.elapsed();
             }
-            let edit = edit.clone().seed(first.wrapping_add(nth.into()));
-            let bytes = self.make(&ace, &edit, nth, studio)?;
-            self.job.put_picture(nth, &bytes)?;
+            for (member, edited) in members.iter().zip(made?) {
+                self.keep(member, &edited, &ace, studio)?;
+            }
         }
         Ok(())
     }
 
-    /// One picture, as the bytes of its file.
-    fn make(&mut self, ace: &Ace, edit: &Edit, nth: u32, studio: &mut Studio) -> Result<Vec<u8>> {
-        self.shown = 0;
-        let begin = Instant::now();
-        let edited = ace.run(edit, &mut |event| self.follow(event, nth));
-        self.computed += begin.elapsed();
-        let edited = edited?;
-        self.tokens.text = ace.tokenizers().ids(edit.words()).t5.iter().filter(|id| **id != 0).count();
-        self.tokens.image += edited.len;
-        let ask = self.job.ask();
+    /// Pictures that are to be made.
+    fn members(&mut self) -> Result<Vec<Member>> {
+        let mut members = Vec::new();
+        for (job, (assignment, share)) in self.jobs.iter().zip(&mut self.shares).enumerate() {
+            let ask = assignment.ask();
+            let edit = ask.request.edit_from(&mut |name| assignment.file(name), &mut |_| ())?;
+            let first = edit.seed_number();
+            for nth in 0..ask.count {
+                if assignment.has_picture(nth) {
+                    share.made += 1;
+                    continue;
+                }
+                members.push(Member { job, nth, edit: edit.clone().seed(first.wrapping_add(nth.into())) });
+            }
+        }
+        Ok(members)
+    }
+
+    /// Stores a picture with what made it.
+    fn keep(&mut self, member: &Member, edited: &Edited, ace: &Ace, studio: &mut Studio) -> Result<()> {
+        let Member { job, nth, edit } = member;
+        let (assignment, share) = (&self.jobs[*job], &mut self.shares[*job]);
+        share.tokens.text = ace.tokenizers().ids(edit.words()).t5.iter().filter(|id| **id != 0).count();
+        share.tokens.image += edited.len;
+        share.made += 1;
+        if self.states[*job].is_some() {
+            return Ok(());
+        }
+        let ask = assignment.ask();
         let mut request = ask.request.spelled_out(edit, ace.card())?;
         studio.stamp(&mut request, &ask.model, &ask.loras)?;
         let (version, device) = (env!("CARGO_PKG_VERSION"), studio.device_name().to_owned());
-        Provenance::new(version, device, studio.fingerprints(&ask.model)?, request).png(&edited.image)
+        let provenance = Provenance::new(version, device, studio.fingerprints(&ask.model)?, request);
+        assignment.put_picture(*nth, &provenance.png(&edited.image)?)
+    }
+
+    /// A job is over, unless it was before.
+    fn end(&mut self, job: usize, state: State, error: Option<Problem>) {
+        if self.states[job].is_none() {
+            let Share { tokens, computed, .. } = self.shares[job];
+            let seconds = Some(computed.as_secs_f64());
+            self.jobs[job].end(End { state, finished: now(), seconds, error, tokens });
+            self.states[job] = Some(state);
+        }
     }
 
     fn stage(&self, stage: &str) {
-        self.job.tell(Event::Stage { stage: stage.to_owned() });
+        for (job, _) in self.jobs.iter().zip(self.states.iter()).filter(|(_, state)| state.is_none()) {
+            job.tell(Event::Stage { stage: stage.to_owned() });
+        }
     }
 
     /// Tells those who watch, and whether to go on.
-    fn follow(&mut self, event: Progress<'_>, nth: u32) -> ControlFlow<()> {
+    fn follow(&mut self, event: &Progress<'_>, members: &[Member]) -> ControlFlow<()> {
         match event {
-            Progress::Stage(stage) => self.stage(stage_name(stage)),
+            Progress::Stage(stage) => self.stage(stage_name(*stage)),
             Progress::Step { done, of, preview } => {
-                let step = Step { done: nth as usize * of + done, of: self.job.ask().count as usize * of };
-                self.job.tell(Event::Step(step));
-                // The last step's is the picture itself, which follows.
-                if done < of && self.is_shown(done, of) {
-                    self.preview(&preview, step);
+                for job in distinct(members) {
+                    self.step(job, *done, *of, preview, members);
                 }
             }
             _ => {}
         }
+        // Of several, one whose client is gone is over at once; the others go on.
+        for job in 0..self.jobs.len() {
+            if self.jobs.len() > 1 && self.jobs[job].is_cancelled() {
+                self.end(job, State::Cancelled, None);
+            }
+        }
+        let nobody = self.jobs.iter().all(Assignment::is_cancelled);
         let is_late = self.limit.is_some_and(|limit| self.begin.elapsed() > limit);
-        match is_late || self.job.is_cancelled() || self.job.is_left() {
+        match nobody || is_late || self.jobs.iter().any(Assignment::is_left) {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         }
     }
 
-    fn is_shown(&self, done: usize, of: usize) -> bool {
-        match self.job.ask().shown {
+    /// A step of the pictures at hand is done.
+    fn step(&mut self, job: usize, done: usize, of: usize, preview: &Preview<'_>, members: &[Member]) {
+        if self.states[job].is_some() {
+            return;
+        }
+        let (assignment, share) = (&self.jobs[job], &mut self.shares[job]);
+        let ask = assignment.ask();
+        let at_hand = members.iter().filter(|member| member.job == job).count();
+        let step = Step { done: share.made * of + at_hand * done, of: ask.count as usize * of };
+        assignment.tell(Event::Step(step));
+        // The last step's is the picture itself, which follows.
+        if done == of || !share.is_shown(ask.shown, done, of) {
+            return;
+        }
+        let row = members.iter().position(|member| member.job == job).unwrap_or_default();
+        if let Some(picture) = preview.of(row).picture().and_then(|picture| encode(&picture)) {
+            (share.last, share.shown) = (Some(Instant::now()), share.shown + 1);
+            let Step { done, of } = step;
+            assignment.tell(Event::Preview { done, of, picture: Picture(picture).into() });
+        }
+    }
+}
+
+impl Share {
+    fn is_shown(&self, shown: Shown, done: usize, of: usize) -> bool {
+        match shown {
             Shown::Nothing => false,
             Shown::Often => self.last.is_none_or(|last| last.elapsed() >= BETWEEN),
             // Where the loop is cut into one part more.
             Shown::Times(times) => self.shown < times && done * (times as usize + 1) >= of * (self.shown as usize + 1),
         }
     }
+}
 
-    fn preview(&mut self, preview: &Preview<'_>, Step { done, of }: Step) {
-        if let Some(picture) = preview.picture().and_then(|picture| encode(&picture)) {
-            (self.last, self.shown) = (Some(Instant::now()), self.shown + 1);
-            self.job.tell(Event::Preview { done, of, picture: Picture(picture).into() });
-        }
-    }
+/// The jobs whose pictures these are.
+fn distinct(members: &[Member]) -> Vec<usize> {
+    let mut jobs: Vec<usize> = members.iter().map(|member| member.job).collect();
+    jobs.dedup();
+    jobs
 }
 
 /// The bytes of a preview.

@@ -56,6 +56,9 @@ pub struct ServeArgs {
     /// Models kept in memory at most; adapters on top of one share its numbers
     #[arg(long, value_name = "MODELS", default_value_t = 2, value_parser = at_least_one)]
     pub keep_models: usize,
+    /// Pictures of one shape that are made together at most, as far as there is memory
+    #[arg(long, value_name = "PICTURES", default_value_t = 4, value_parser = at_least_one)]
+    pub batch: usize,
     /// Minutes for which pictures that were made are kept
     #[arg(long, value_name = "MINUTES", default_value_t = 60)]
     pub keep_for: u64,

@@ -153,7 +153,7 @@ pub struct Denoiser<'a> {
 /// Where a walk ended.
 #[derive(Debug)]
 pub struct Denoised {
-    /// `[1, L, 64]`
+    /// `[B, L, 64]`
     pub tokens: Tensor<3>,
     /// What it took.
     pub work: Work,
@@ -174,7 +174,7 @@ impl Denoiser<'_> {
     /// Walks along a course.
     ///
     /// # Shapes
-    /// - noise: `[1, L, 64]`
+    /// - noise: `[B, L, 64]`, B as units and text have it
     ///
     /// # Errors
     /// [`Error::Cancelled`] if the observer wants no more.
@@ -205,7 +205,8 @@ impl Denoiser<'_> {
                 |tokens: &Tensor<3>, t: f32| self.velocity(&mut way, blocks, tokens, t, &mut work, observer);
             let mut fresh = || gaussian(shape, &mut generator, &device);
             let taken = solver.step(&tokens, [t, t_next], &mut velocity, &mut fresh)?;
-            let preview = Preview { tokens: &tokens, velocity: &taken.velocity, t, units: self.units, sight: None };
+            let preview =
+                Preview { tokens: &tokens, velocity: &taken.velocity, t, units: self.units, row: 0, sight: None };
             tell(observer, Event::Step { done: done + 1, of: work.steps, preview })?;
             tokens = taken.tokens;
         }
@@ -236,9 +237,9 @@ impl Denoiser<'_> {
         work: &mut Work,
         observer: Observer<'_>,
     ) -> Result<Tensor<3>> {
-        let device = tokens.device();
-        let scalar = |value: f32| Tensor::<1>::from_data([value], &device);
-        let times = (scalar(t), scalar(self.guidance));
+        let ([batch, ..], device) = (tokens.dims(), tokens.device());
+        let for_all = |value: f32| Tensor::<1>::full([batch], value, &device);
+        let times = (for_all(t), for_all(self.guidance));
         let input = input(self.flux, tokens.clone(), self.units, self.text, times, self.dtype);
         blocks.at(t);
         let mut poll = || observer(Event::Tick);

@@ -13,22 +13,34 @@ pub struct Preview<'a> {
     pub(super) velocity: &'a Tensor<3>,
     pub(super) t: f32,
     pub(super) units: &'a Units,
+    /// Which of a batch.
+    pub(super) row: usize,
     pub(super) sight: Option<Sight<'a>>,
 }
 
-/// Who makes a picture of latents, `[1, 16, h, w]`.
-pub(crate) type Sight<'a> = &'a dyn Fn(Tensor<4>) -> Option<RgbImage>;
+/// Who makes a picture of latents, `[1, 16, h, w]`, which are the so many-th of a batch.
+pub(crate) type Sight<'a> = &'a dyn Fn(usize, Tensor<4>) -> Option<RgbImage>;
 
 impl Preview<'_> {
+    /// That of another edit of the batch; the first has number 0.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn of(&self, row: usize) -> Self {
+        assert!(row < self.tokens.dims()[0], "preview: the batch has {} edits", self.tokens.dims()[0]);
+        Self { row, ..*self }
+    }
+
     /// Latents of the edited picture, `[1, 16, h, w]`.
     pub fn latents(&self) -> Option<Tensor<4>> {
-        self.units.unpack(flow::euler(self.tokens.clone(), self.velocity.clone(), self.t, 0.0)).pop()
+        let one = |tokens: &Tensor<3>| tokens.clone().narrow(0, self.row, 1);
+        self.units.unpack(flow::euler(one(self.tokens), one(self.velocity), self.t, 0.0)).pop()
     }
 
     /// The picture, in its size and with what is kept of the image: decoded where the autoencoder is small, or else a
     /// rough one of eight pixels a cell. `None` where latents of this kind are not known.
     pub fn picture(&self) -> Option<RgbImage> {
-        (self.sight?)(self.latents()?)
+        (self.sight?)(self.row, self.latents()?)
     }
 }
 

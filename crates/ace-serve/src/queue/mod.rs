@@ -260,18 +260,20 @@ impl Queue {
         self.forget(&mut lock(&self.inner));
     }
 
-    /// The next job, when there is one; `None` once the server leaves.
-    pub fn take(self: &Arc<Self>) -> Option<Taken> {
+    /// The next job, when there is one, and those that can be made together with it: up to so many pictures, which are
+    /// computed with so many bytes. `None` once the server leaves.
+    pub fn take(self: &Arc<Self>, pictures: usize, bytes: Option<u64>) -> Option<Vec<Taken>> {
         let mut inner = lock(&self.inner);
         loop {
             if self.is_leaving() {
                 return None;
             }
             if let Some(id) = inner.waiting.pop() {
-                let Some(job) = inner.jobs.get(&id).map(Arc::clone) else { continue };
-                inner.running += 1;
+                let Some(first) = inner.jobs.get(&id).map(Arc::clone) else { continue };
+                let jobs = together(&mut inner, first, pictures, bytes);
+                inner.running += jobs.len();
                 positions(&inner);
-                return Some(Taken { queue: Arc::clone(self), job });
+                return Some(jobs.into_iter().map(|job| Taken { queue: Arc::clone(self), job }).collect());
             }
             inner = self.woken.wait(inner).unwrap_or_else(PoisonError::into_inner);
         }
@@ -359,6 +361,25 @@ impl Drop for Taken {
     fn drop(&mut self) {
         lock(&self.queue.inner).running -= 1;
     }
+}
+
+/// A job and those that wait and can be made together with it, taken out of those that wait.
+fn together(inner: &mut Inner, first: Arc<Job>, pictures: usize, bytes: Option<u64>) -> Vec<Arc<Job>> {
+    let fit = bytes.map_or(usize::MAX, |bytes| usize::try_from(bytes / first.ask.bytes.max(1)).unwrap_or(usize::MAX));
+    let mut room = pictures.min(fit).saturating_sub(first.ask.count as usize);
+    let mut jobs = vec![first];
+    let waiting: Vec<String> = inner.waiting.in_order().into_iter().map(str::to_owned).collect();
+    for id in waiting {
+        let (first, Some(other)) = (&jobs[0].ask, inner.jobs.get(&id).map(Arc::clone)) else { continue };
+        let is_alike = first.shape.is_some()
+            && (&first.model, &first.loras, &first.shape) == (&other.ask.model, &other.ask.loras, &other.ask.shape);
+        let count = other.ask.count as usize;
+        if is_alike && count <= room && inner.waiting.remove(&id) {
+            room -= count;
+            jobs.push(other);
+        }
+    }
+    jobs
 }
 
 /// Tells every job that waits how many are before it.
