@@ -130,7 +130,7 @@ fn model(message: &Message) -> Model {
     let folder = root().join("models/tiny");
     let model = Model::find("tiny").expect("built in").weights(&folder);
     message.loras.iter().fold(model, |model, lora| {
-        model.lora(&folder.join(format!("lora/{}.safetensors", lora.name)), lora.weight.unwrap_or(1.0))
+        model.lora(folder.join(format!("lora/{}.safetensors", lora.name)), lora.weight.unwrap_or(1.0))
     })
 }
 
