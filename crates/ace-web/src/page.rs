@@ -93,7 +93,7 @@ impl Engine {
         let made = made.map_err(explained)?;
         let pictures: Array = made.pictures.iter().map(|bytes| Uint8Array::from(bytes.as_slice())).collect();
         let latents: Array = made.latents.iter().map(|numbers| Float32Array::from(numbers.as_slice())).collect();
-        let notes: Array = made.notes.iter().map(|note| JsValue::from(note)).collect();
+        let notes: Array = made.notes.iter().map(JsValue::from).collect();
         let answer = Object::new();
         let seed = JsValue::from(made.seed as f64);
         for (name, value) in
