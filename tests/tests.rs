@@ -78,6 +78,9 @@ mod plan;
 // Holding a model so that an edit fits: predictions, T5 layer by layer, words that are kept embedded.
 mod hold;
 
+// An edit inside a browser beside the same edit here.
+mod web;
+
 // The server: what it answers, refuses and survives.
 mod serve;
 

@@ -18,6 +18,8 @@ Usage: cargo xtask <verb> [--backend NAME] [options of the verb]
   fetch | doctor                   get a model from the Hugging Face Hub, and see whether it is whole
   inspect | convert                weight files; nothing is computed
   data | plan | report             examples before a training, what it will take, a page on it
+  web [--out DIR] [--check]        an edit inside a browser: builds a folder for any static server (out/web unless said),
+                                   and with --check runs its tests in Chromium
   check                            fmt, clippy, test and doc, cheapest first
 
 Backends: flex (default: pure Rust on the CPU), wgpu, vulkan, metal, cuda, rocm, and wgpu-software, which is wgpu for a
@@ -28,6 +30,8 @@ const VERBS: [&str; 7] = ["sample", "session", "train", "eval", "verify", "bench
 const FILE_VERBS: [&str; 7] = ["fetch", "doctor", "inspect", "convert", "data", "plan", "report"];
 const CPU: &str = "flex";
 const SOFTWARE: &str = "wgpu-software";
+/// What browsers run.
+const WASM: &str = "wasm32-unknown-unknown";
 /// Exit code for words that are not understood.
 const MISUSED: u8 = 2;
 
@@ -36,6 +40,7 @@ fn main() -> ExitCode {
     let verb = words.next().unwrap_or_default();
     match verb.to_str() {
         Some(verb) if VERBS.contains(&verb) || FILE_VERBS.contains(&verb) => launch(verb, words.collect()),
+        Some("web") => web(words),
         Some("check") => check(),
         Some("" | "help" | "-h" | "--help") => {
             println!("{USAGE}");
@@ -79,6 +84,34 @@ fn take_backend(words: Vec<OsString>) -> Option<(String, Vec<OsString>)> {
         }
     }
     Some((backend, rest))
+}
+
+/// Builds the folder that edits inside a browser, and tests it if that is asked for.
+fn web(mut words: impl Iterator<Item = OsString>) -> ExitCode {
+    let (mut out, mut checks) = (root().join("out").join("web"), false);
+    while let Some(word) = words.next() {
+        match (word.to_str(), words.by_ref()) {
+            (Some("--check"), _) => checks = true,
+            (Some("--out"), rest) => match rest.next() {
+                Some(folder) => out = folder.into(),
+                None => return misused("--out needs a folder"),
+            },
+            _ => return misused(&format!("web does not know {word:?}")),
+        }
+    }
+    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let mut code = cargo("build");
+    code.args(["--package", "ace-web", "--lib", "--target", WASM, "--profile", "wasm", "--target-dir"]).arg(&target);
+    // They would replace those of `.cargo/config.toml`, and with them the vectors.
+    code.env_remove("RUSTFLAGS");
+    let mut bundle = cargo("run");
+    bundle.args(["--package", "ace-web-bundle", "--target-dir"]).arg(&target).arg("--").arg(root());
+    bundle.arg(target.join(WASM).join("wasm").join("ace_web.wasm")).arg(&out);
+    let mut test = cargo("test");
+    test.args(["--test", "tests", "--target-dir"]).arg(&target).args(["--", "web::"]).env("ACE_WEB", &out);
+    let steps = [Some(code), Some(bundle), checks.then_some(test)];
+    let codes = steps.into_iter().flatten().map(|mut step| finish(&mut step));
+    codes.into_iter().find(|code| *code != ExitCode::SUCCESS).unwrap_or(ExitCode::SUCCESS)
 }
 
 /// Every check, cheapest first; the first that fails ends it.

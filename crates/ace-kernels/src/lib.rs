@@ -6,6 +6,9 @@
 //!
 //! This crate knows no networks: it has no parameters and no sizes of its own.
 
+// What only gradients use, or only the vectors of some processors, has no callers in builds without them.
+#![cfg_attr(not(all(feature = "autodiff", target_arch = "x86_64")), allow(dead_code))]
+
 #[cfg(feature = "cube")]
 mod cube;
 #[cfg(feature = "flex")]

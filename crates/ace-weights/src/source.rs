@@ -35,9 +35,9 @@ impl From<PathBuf> for Source {
     }
 }
 
-impl From<&Path> for Source {
-    fn from(path: &Path) -> Self {
-        Self::File(path.to_owned())
+impl<P: AsRef<Path> + ?Sized> From<&P> for Source {
+    fn from(path: &P) -> Self {
+        Self::File(path.as_ref().to_owned())
     }
 }
 

@@ -49,7 +49,7 @@ pub fn multiply(out: &mut [f32], step: usize, into: Into, factor: f32, a: Matrix
     let (m, k, n) = (a.rows, a.cols, b.cols);
     assert_eq!(k, b.rows, "columns of the first and rows of the second matrix");
     assert!(fits(out.len(), m, n, step) && step >= n, "{m} rows of {n}, {step} apart, in {}", out.len());
-    let parallelism = if spread && m * n * k > 1 << 18 { Parallelism::Rayon(0) } else { Parallelism::None };
+    let parallelism = if spread && m * n * k > 1 << 18 { all_cores() } else { Parallelism::None };
     // SAFETY: all three matrices lie inside their slices, as asserted here and in `Matrix::new`; `out` is borrowed
     // alone, and its rows do not overlap.
     #[allow(unsafe_code)]
@@ -76,4 +76,15 @@ pub fn multiply(out: &mut [f32], step: usize, into: Into, factor: f32, a: Matrix
             parallelism,
         );
     }
+}
+
+#[cfg(not(target_family = "wasm"))]
+fn all_cores() -> Parallelism {
+    Parallelism::Rayon(0)
+}
+
+/// A page has one, and `gemm` is built without threads there.
+#[cfg(target_family = "wasm")]
+fn all_cores() -> Parallelism {
+    Parallelism::None
 }

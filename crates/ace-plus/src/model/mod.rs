@@ -117,9 +117,10 @@ impl Model {
         self
     }
 
-    /// A LoRA file, in whichever trainer's spelling, `weight` times as strong as it was trained; several add up.
-    pub fn lora(mut self, path: impl Into<PathBuf>, weight: f64) -> Self {
-        self.loras.push((Source::File(path.into()), weight));
+    /// A LoRA, in whichever trainer's spelling, `weight` times as strong as it was trained; several add up. It is a file, or
+    /// bytes that stand for one.
+    pub fn lora(mut self, file: impl Into<Source>, weight: f64) -> Self {
+        self.loras.push((file.into(), weight));
         self
     }
 
