@@ -467,3 +467,16 @@ fn an_interrupted_training_saves_and_says_how_to_go_on() {
     let saved = saved.filter(|entry| entry.file_name().to_string_lossy().starts_with("checkpoint-"));
     assert_eq!(saved.count(), 1);
 }
+
+#[test]
+fn a_queue_elsewhere_is_refused_where_it_is_not_built_in_or_not_there() {
+    let dir = TestDir::new("cli-queue");
+    for words in [&["worker", "--queue", "here"][..], &["serve", "--queue", "here"]] {
+        fails(&dir, words, 2, "here is no address of a queue", "nats://HOST:PORT");
+    }
+    if !cfg!(feature = "nats") {
+        for words in [&["worker", "--queue", "nats://127.0.0.1:1"][..], &["serve", "--queue", "nats://127.0.0.1:1"]] {
+            fails(&dir, words, 2, "this build has no nats", "--features nats");
+        }
+    }
+}

@@ -69,6 +69,9 @@ mod cli;
 // Pictures made again from what stands in them, several at once, torch's noise.
 mod sample;
 
+// Pictures in shares, for several machines.
+mod shard;
+
 // The examples of the libraries.
 mod examples;
 
@@ -83,6 +86,10 @@ mod web;
 
 // The server: what it answers, refuses and survives.
 mod serve;
+
+// Several servers and workers on one queue, with a real NATS server.
+#[cfg(feature = "nats")]
+mod nats;
 
 // The page in a real browser: painting, editing, turns, a server that is killed.
 mod page;

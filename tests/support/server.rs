@@ -32,7 +32,12 @@ impl Server {
 
     /// Starts one at an address.
     pub fn start_at(dir: &TestDir, address: &str, options: &[&str]) -> Self {
-        let mut child = command(dir, address, options).spawn().expect("the program starts");
+        Self::of(command(dir, address, options))
+    }
+
+    /// Starts a server as its command says.
+    pub fn of(mut command: Command) -> Self {
+        let mut child = command.spawn().expect("the program starts");
         let mut line = String::new();
         let stdout = child.stdout.take().expect("piped");
         BufReader::new(stdout).read_line(&mut line).expect("readable");

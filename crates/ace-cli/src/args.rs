@@ -11,7 +11,7 @@ pub use bench::{
     T5BenchArgs, TimesArgs, VaeBenchArgs,
 };
 pub use sample::{CourseArgs, SampleArgs};
-pub use serve::ServeArgs;
+pub use serve::{MakingArgs, ModelsArgs, ServeArgs, WorkerArgs};
 pub use train::{ReportArgs, TrainArgs};
 pub use values::dtype_name;
 
@@ -93,6 +93,8 @@ pub enum Verb {
     Session(Box<SessionArgs>),
     /// Edits over HTTP: a page on which one paints the mask, OpenAI's API, jobs
     Serve(Box<ServeArgs>),
+    /// Make the pictures that servers elsewhere have accepted: several machines, one queue
+    Worker(Box<WorkerArgs>),
     /// Get what a card needs from the Hugging Face Hub
     Fetch(FetchArgs),
     /// Say what is missing or broken of a model, and what mends it

@@ -39,8 +39,10 @@ mod plan;
 mod sample;
 mod serve;
 mod session;
+mod shard;
 mod train;
 mod verify;
+mod worker;
 
 use args::{Cli, PlanVerb, Verb, VerifyArgs};
 use clap::Parser;
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
         Verb::Calibrate(args) => calibrate::run(&args),
         Verb::Verify(args) => verify(&args),
         Verb::Serve(args) => serve::run(&args),
+        Verb::Worker(args) => worker::run(&args),
         Verb::Session(args) => session::run(&args),
         Verb::Fetch(args) => fetch::run(&args),
         Verb::Doctor(args) => doctor::run(&args),

@@ -8,6 +8,7 @@ use crate::{
     interrupted, miniature, model,
     progress::Progress,
     report::{self, Failure},
+    shard::{self, Found, Shard},
     sheet,
 };
 use ace_plus::{
@@ -82,6 +83,12 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<ExitCode> {
         }
         None => model,
     };
+    if let Some(sharding) = args.shard {
+        asked.keep(sharding.shard()?, model.card(), &files)?;
+        if asked.jobs.is_empty() {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
     let model = if args.no_text_cache { model } else { model::keeping_text(model) };
     crate::listen_to_interrupts("stopping; finished pictures stay, of this one nothing will be written");
     let mut studio = Studio::open(&model, args.backend.as_deref(), files)?;
@@ -306,6 +313,37 @@ impl Asked {
         }
     }
 
+    /// Leaves the pictures of one share that are not there yet, and says of each other why it is or is not made.
+    ///
+    /// # Errors
+    /// If a file of the request cannot be read.
+    fn keep(&mut self, shard: Shard, card: &Card, files: &[(String, String)]) -> anyhow::Result<()> {
+        let all = self.jobs.len();
+        let own = shard.of_all(std::mem::take(&mut self.jobs));
+        let count = own.len();
+        for job in own {
+            let out = self.out_of(&job);
+            let found = shard::look(&out, &self.spelled_out(&job, &self.edit_of(&job), card)?, files);
+            let beside = [self.sheet_of(&job), self.latents_of(&job)];
+            let lacks = beside.into_iter().flatten().find(|path| !path.exists());
+            match (found, lacks) {
+                (Found::Made, None) => report::note(&format!("{} is there already, not made again", out.display())),
+                (Found::Made, Some(lacks)) => {
+                    report::note(&format!("{} is there, {} is not: made again", out.display(), lacks.display()));
+                    self.jobs.push(job);
+                }
+                (Found::Other(what), _) => {
+                    report::note(&format!("{} {what}: made again", out.display()));
+                    self.jobs.push(job);
+                }
+                (Found::Nothing, _) => self.jobs.push(job),
+            }
+        }
+        let (Shard { nth, of }, left) = (shard, self.jobs.len());
+        report::print(&format!("share {nth}/{of}: {count} of {all} pictures, {} there, {left} to make", count - left));
+        Ok(())
+    }
+
     /// Where a picture goes.
     fn out_of(&self, job: &Job) -> PathBuf {
         files::behind(&self.output.out, &job.suffix)
@@ -317,6 +355,11 @@ impl Asked {
             Some(path) => files::behind(path, &job.suffix),
             None => files::beside(&self.out_of(job), "sheet"),
         })
+    }
+
+    /// Where the latents of a picture go, if anywhere.
+    fn latents_of(&self, job: &Job) -> Option<PathBuf> {
+        Some(files::behind(self.output.latents.as_ref()?, &job.suffix))
     }
 
     /// The edit of one picture.
@@ -344,8 +387,7 @@ impl Asked {
             files::write_png(&path, &sheet::draw(edit, &edited.image))?;
             places.push(path.display().to_string());
         }
-        if let Some(path) = &self.output.latents {
-            let path = files::behind(path, &job.suffix);
+        if let Some(path) = self.latents_of(job) {
             files::make_folder_of(&path)?;
             // The picture's own unit is the last; those of references are conditions.
             let latents = edited.latents.last().context("the edit has no latents")?.clone();
@@ -368,10 +410,16 @@ impl Asked {
         device: &Device,
         files: Vec<(String, String)>,
     ) -> anyhow::Result<Provenance> {
+        let request = self.spelled_out(job, edit, card)?;
+        Ok(Provenance::new(env!("CARGO_PKG_VERSION"), device::name(device), files, request))
+    }
+
+    /// What is asked for of one picture, every default and every file's digest with it.
+    fn spelled_out(&self, job: &Job, edit: &Edit, card: &Card) -> anyhow::Result<Request> {
         let mut request = self.request.spelled_out(edit, card)?;
         request.stamp(&self.base)?;
         request.instruction = job.instruction.clone().or(request.instruction);
-        Ok(Provenance::new(env!("CARGO_PKG_VERSION"), device::name(device), files, request))
+        Ok(request)
     }
 
     /// Refuses what the edit would refuse, before the weights are read: that may take minutes.

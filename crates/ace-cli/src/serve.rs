@@ -1,7 +1,7 @@
 //! `ace serve`: [`ace_serve`] with the models, the device and the folders of this program.
 
 use crate::{
-    args::{ServeArgs, dtype_name},
+    args::{MakingArgs, ModelsArgs, ServeArgs, dtype_name},
     device, miniature, model,
     report::{self, Failure},
 };
@@ -9,7 +9,7 @@ use ace_plus::{
     Card, Placement,
     request::{LoraRequest, ModelRequest},
 };
-use ace_serve::{Config, Example, Limits, Room, Served, ServedLora, Server};
+use ace_serve::{Config, Example, Limits, Place, Room, Served, ServedLora, Server, Workshop};
 use ace_weights::WeightFile;
 use anyhow::Context;
 use std::{
@@ -37,29 +37,34 @@ const MINIATURES: &str = "models/tiny/lora";
 /// # Errors
 /// If a model cannot be found or loaded, the address is taken, or it is open to others without a token.
 pub fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
-    listen_to_log(args.log_json);
+    listen_to_log(args.making.log_json);
     let tokens = tokens(args)?;
-    let served = served(args)?;
-    let device = device::open(args.backend.as_deref())?;
-    let device_name = device::name(&device);
+    let making = &args.making;
+    // A front reads no weight: they need not be on its machine.
+    let files = if args.queue.is_none() { Files::Here } else { Files::Elsewhere };
+    let served = served(&args.models, making, files)?;
+    let (place, how) = match &args.queue {
+        Some(url) => (far(url)?, format!("through workers (queue in {})", crate::worker::without_words(url))),
+        None => {
+            let workshop = workshop(making)?;
+            let how = format!("on {} (queue in {})", workshop.device_name, args.state.display());
+            (Place::Folder(args.state.clone(), workshop), how)
+        }
+    };
     let ids: Vec<_> = served.iter().map(|served| served.id.clone()).collect();
     let config = Config {
         example: example(&served),
         hosts: hosts(args, &tokens),
         served,
-        device,
-        device_name: device_name.clone(),
-        kept_models: args.keep_models,
-        batch: args.batch,
-        folder: args.state.clone(),
+        place,
         room: Room { waiting: args.max_queue, kept_for: Duration::from_secs(60 * args.keep_for), kept: KEPT },
         limits: Limits {
             max_pixels: args.max_pixels,
             max_body: args.max_body << 20,
-            max_time: args.max_seconds.map(Duration::from_secs),
+            max_time: making.max_seconds.map(Duration::from_secs),
         },
         tokens,
-        grace: Duration::from_secs(args.grace),
+        grace: Duration::from_secs(making.grace),
     };
     let runtime = Builder::new_multi_thread().worker_threads(THREADS).enable_all().build();
     runtime
@@ -68,19 +73,44 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
             // The address first: loading may take minutes.
             let listener = TcpListener::bind(args.listen).await.map_err(|error| taken(args.listen, &error))?;
             let address = listener.local_addr().context("the listener has no address")?;
-            let mut server = Server::open(config, &mut |note| report::note(&note))?;
+            let server = Server::open(config, &mut |note| report::note(&note)).await;
+            let mut server = match &args.queue {
+                Some(url) => server.with_context(|| crate::worker::without_words(url))?,
+                None => server?,
+            };
             server.warm()?;
-            let (models, place) = (ids.join(", "), args.state.display());
-            report::print(&format!(
-                "serving {models} on {device_name} at http://{address} (queue in {place}); Ctrl-C stops"
-            ));
+            report::print(&format!("serving {} at http://{address} {how}; Ctrl-C stops", ids.join(", ")));
             Ok(server.run(listener, stop()).await?)
         })
         .map(|()| ExitCode::SUCCESS)
 }
 
+/// A queue in NATS.
+#[cfg(feature = "nats")]
+fn far(url: &str) -> anyhow::Result<Place> {
+    crate::worker::check(url)?;
+    Ok(Place::Nats(url.to_owned()))
+}
+
+/// A queue in NATS, which this build does not know.
+#[cfg(not(feature = "nats"))]
+fn far(url: &str) -> anyhow::Result<Place> {
+    crate::worker::check(url)?;
+    Err(crate::worker::without().into())
+}
+
+/// What pictures are made with.
+///
+/// # Errors
+/// If there is no such backend.
+pub fn workshop(making: &MakingArgs) -> anyhow::Result<Workshop> {
+    let device = device::open(making.backend.as_deref())?;
+    let device_name = device::name(&device);
+    Ok(Workshop { device, device_name, kept_models: making.keep_models, batch: making.batch })
+}
+
 /// What is written down goes to stderr: `RUST_LOG` says how much of it.
-fn listen_to_log(is_json: bool) {
+pub fn listen_to_log(is_json: bool) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("ace_serve=info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // Only a second log could fail, and there is none.
@@ -119,18 +149,30 @@ fn hosts(args: &ServeArgs, tokens: &[String]) -> Option<Vec<String>> {
     Some(own.into_iter().chain(loopback).chain(args.host.iter().cloned()).collect())
 }
 
+/// Where the weights are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Files {
+    /// In this process: they must be there.
+    Here,
+    /// By workers.
+    Elsewhere,
+}
+
 /// Every model that clients can ask for.
-fn served(args: &ServeArgs) -> anyhow::Result<Vec<Served>> {
+///
+/// # Errors
+/// If one cannot be found.
+pub fn served(models: &ModelsArgs, making: &MakingArgs, files: Files) -> anyhow::Result<Vec<Served>> {
     let held = |request: ModelRequest| ModelRequest {
-        dtype: args.dtype.map(|dtype| dtype_name(dtype).to_owned()),
-        quantize: args.quantize.map(|packing| packing.name().to_owned()),
-        placement: args.low_memory.then_some(Placement::OneAtATime),
+        dtype: making.dtype.map(|dtype| dtype_name(dtype).to_owned()),
+        quantize: making.quantize.map(|packing| packing.name().to_owned()),
+        placement: making.low_memory.then_some(Placement::OneAtATime),
         ..request
     };
-    let mut all = vec![one(held(args.model.request()), &args.lora)?];
-    for name in &args.also {
+    let mut all = vec![one(held(models.model.request()), &models.lora, files)?];
+    for name in &models.also {
         let request = ModelRequest { name: Some(name.clone()), ..ModelRequest::default() };
-        all.push(one(held(request), &[])?);
+        all.push(one(held(request), &[], files)?);
     }
     for (at, served) in all.iter().enumerate() {
         if all[..at].iter().any(|before| before.id == served.id) {
@@ -141,15 +183,17 @@ fn served(args: &ServeArgs) -> anyhow::Result<Vec<Served>> {
     Ok(all)
 }
 
-fn one(mut request: ModelRequest, loras: &[String]) -> anyhow::Result<Served> {
+fn one(mut request: ModelRequest, loras: &[String], files: Files) -> anyhow::Result<Served> {
     let base = Path::new("");
     let model = model::keeping_text(model::find(&request, base)?);
-    model.files()?;
+    if files == Files::Here {
+        model.files()?;
+    }
     let id = model.card().name.clone();
     let here = env::current_dir().context("there is no current folder")?;
     request.name.get_or_insert_with(|| id.clone());
     request.weights = request.weights.map(|folder| here.join(folder));
-    let mut loras = loras.iter().map(|text| lora(text)).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut loras = loras.iter().map(|text| lora(text, files)).collect::<anyhow::Result<Vec<_>>>()?;
     if Card::builtin(&id).is_ok_and(|card| card.name == ace_plus::model::DEFAULT) {
         loras.extend(shipped());
     }
@@ -157,7 +201,7 @@ fn one(mut request: ModelRequest, loras: &[String]) -> anyhow::Result<Served> {
 }
 
 /// `FILE`, `NAME=FILE`, either with `:WEIGHT`; without a name the file's.
-fn lora(text: &str) -> anyhow::Result<ServedLora> {
+fn lora(text: &str, files: Files) -> anyhow::Result<ServedLora> {
     let (name, rest) = match text.split_once('=') {
         Some((name, rest)) => (Some(name.to_owned()), rest),
         None => (None, text),
@@ -165,7 +209,9 @@ fn lora(text: &str) -> anyhow::Result<ServedLora> {
     let LoraRequest { file, weight } = model::Lora::parse(rest)
         .map_err(|problem| Failure::misuse(format!("--lora {text}: {problem}"), "say NAME=FILE"))?
         .request();
-    WeightFile::open(&file.path)?;
+    if files == Files::Here {
+        WeightFile::open(&file.path)?;
+    }
     let stem = || file.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     Ok(ServedLora { name: name.unwrap_or_else(stem), path: file.path.clone(), weight })
 }
@@ -199,7 +245,7 @@ fn taken(address: SocketAddr, error: &std::io::Error) -> Failure {
 }
 
 /// Ctrl-C, or what a service manager sends. A second Ctrl-C ends at once.
-async fn stop() {
+pub async fn stop() {
     let (stopped, told) = oneshot::channel();
     tokio::spawn(async move {
         asked().await;
@@ -243,9 +289,11 @@ mod tests {
     fn an_adapter_has_a_name_a_file_and_a_weight() {
         let file = model::shipped(Path::new("models/tiny/lora/subject.safetensors"));
         let file = file.display();
-        let read = |text: String| lora(&text).map(|lora| (lora.name, lora.weight)).unwrap();
+        let read = |text: String| lora(&text, Files::Here).map(|lora| (lora.name, lora.weight)).unwrap();
         assert_eq!(read(format!("{file}")), ("subject".to_owned(), 1.0));
         assert_eq!(read(format!("item={file}:0.5")), ("item".to_owned(), 0.5));
-        assert!(lora("item=missing.safetensors").is_err());
+        assert!(lora("item=missing.safetensors", Files::Here).is_err());
+        // A front does not read it.
+        assert_eq!(lora("missing.safetensors:2", Files::Elsewhere).unwrap().name, "missing");
     }
 }

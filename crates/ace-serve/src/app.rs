@@ -1,6 +1,6 @@
 //! What all routes share, and the routes.
 
-use crate::{error::Refusal, guard, metrics::Metrics, native, openai, page, queue::Queue, studio::Served};
+use crate::{desk::Desk, error::Refusal, guard, metrics::Metrics, native, openai, page, studio::Served};
 use ace_plus::describe::Description;
 use axum::{
     Router,
@@ -57,8 +57,8 @@ pub enum Phase {
 /// What all routes share.
 #[derive(Debug)]
 pub struct App {
-    /// Jobs.
-    pub queue: Arc<Queue>,
+    /// Where jobs are handed in.
+    pub desk: Desk,
     /// Models, the default first.
     pub served: Arc<[Served]>,
     /// As clients see them.
@@ -121,16 +121,13 @@ fn bug() -> Refusal {
 }
 
 /// Whether a job sent now would be made.
-async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, Refusal> {
-    match app.queue.is_leaving() {
-        true => Err(crate::queue::leaving()),
-        false => Ok("ready\n"),
-    }
+async fn ready(State(app): State<Arc<App>>) -> Result<String, Refusal> {
+    app.desk.ready()
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], app.metrics.text(&app.queue))
+    ([(header::CONTENT_TYPE, kind)], app.metrics.text(app.desk.counts()))
 }
 
 async fn openapi() -> impl IntoResponse {

@@ -130,6 +130,13 @@ pub struct End {
     pub tokens: Tokens,
 }
 
+impl End {
+    /// That of a job on which nobody worked.
+    pub fn without_work(state: State) -> Self {
+        Self { state, finished: now(), seconds: None, error: None, tokens: Tokens::default() }
+    }
+}
+
 /// Tokens of a job.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tokens {
@@ -157,6 +164,9 @@ pub struct Status {
     pub state: State,
     /// Jobs that will be made before it, while it waits.
     pub position: Option<usize>,
+    /// What has to come before it is made, beside those.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
     /// What is being done.
     pub stage: Option<String>,
     /// How far the loop is.
@@ -191,6 +201,7 @@ impl Status {
             id: ask.id.clone(),
             state: State::Queued,
             position: Some(position),
+            waits_for: None,
             stage: None,
             step: None,
             model: ask.model.clone(),
@@ -211,7 +222,7 @@ impl Status {
         let End { state, finished, seconds, error, tokens } = end;
         (self.state, self.finished, self.seconds, self.error, self.tokens) =
             (state, Some(finished), seconds, error, tokens);
-        (self.position, self.stage) = (None, None);
+        (self.position, self.stage, self.waits_for) = (None, None, None);
         if state == State::Done {
             self.pictures = (0..count).map(|nth| format!("/ace/v1/jobs/{}/pictures/{nth}", self.id)).collect();
         }
@@ -220,9 +231,13 @@ impl Status {
     /// Takes note of an event.
     pub fn follow(&mut self, event: &Event) {
         match event {
-            Event::Queued { position } => self.position = Some(*position),
+            Event::Queued { position, waits_for } => {
+                (self.state, self.position, self.stage) = (State::Queued, Some(*position), None);
+                self.waits_for.clone_from(waits_for);
+            }
             Event::Stage { stage } => {
                 (self.state, self.position, self.stage) = (State::Running, None, Some(stage.clone()));
+                self.waits_for = None;
             }
             Event::Step(step) => self.step = Some(*step),
             Event::Preview { .. } => {}
@@ -254,6 +269,9 @@ pub enum Event {
     Queued {
         /// Jobs before it.
         position: usize,
+        /// What has to come before any of them is made, if there is something.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        waits_for: Option<String>,
     },
     /// Something begins.
     Stage {
@@ -290,7 +308,10 @@ impl Event {
     /// What it says on the wire.
     pub fn data(&self) -> Value {
         match self {
-            Self::Queued { position } => serde_json::json!({ "position": position }),
+            Self::Queued { position, waits_for: None } => serde_json::json!({ "position": position }),
+            Self::Queued { position, waits_for } => {
+                serde_json::json!({ "position": position, "waits_for": waits_for })
+            }
             Self::Stage { stage } => serde_json::json!({ "stage": stage }),
             Self::Step(step) => serde_json::json!(step),
             Self::Preview { done, of, picture } => serde_json::json!({ "done": done, "of": of, "picture": picture }),

@@ -1,20 +1,26 @@
 //! ACE++ over HTTP: many clients, one model at work, nothing lost.
 //!
 //! ```text
-//! openai/ ─┐                                   ┌─ worker.rs   one thread: job after job
-//! native.rs├─▶ submit.rs ─▶ queue/ (on disk) ──┤                 └─ studio.rs   models in memory
-//! page.rs ─┘       ▲                           └─ watch.rs    everybody who wants to know how far it is
-//!     guard.rs: who asks, and whether they may
+//! openai/ ─┐                        ┌─ queue/ (on disk) ───────────── workshop.rs  a thread: job after job
+//! native.rs├─▶ submit.rs ─▶ desk.rs ┤                                   ├─ worker.rs   one job, wherever its queue is
+//! page.rs ─┘       ▲                └─ nats/ (feature `nats`) ─ … ──────┴─ studio.rs   models in memory
+//!                  │                      or in processes of their own, on other machines
+//!     guard.rs: who asks, and whether they may          watch.rs: everybody who wants to know how far a job is
 //! ```
 //!
-//! [`Server::open`] finds the jobs of before; [`Server::run`] answers until it is told to stop.
+//! [`Server::open`] finds the jobs of before; [`Server::run`] answers until it is told to stop. With its queue in NATS a
+//! server makes nothing itself: workers do (`Worker`, with the feature).
 
 mod app;
+mod desk;
 mod error;
 mod guard;
+mod job;
 mod jobs;
 mod memory;
 mod metrics;
+#[cfg(feature = "nats")]
+mod nats;
 mod native;
 mod openai;
 mod page;
@@ -23,47 +29,48 @@ mod studio;
 mod submit;
 mod watch;
 mod worker;
+mod workshop;
 
 pub use app::{Example, Limits};
+#[cfg(feature = "nats")]
+pub use nats::Worker;
 pub use queue::Room;
 pub use studio::{Served, ServedLora};
+pub use workshop::Workshop;
 
 use ace_plus::{Error, Result, describe::Description};
 use app::{App, Phase};
-use burn::tensor::Device;
+use desk::Desk;
 use metrics::Metrics;
 use queue::Queue;
-use std::{
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use studio::Studio;
-use tokio::{net::TcpListener, sync::oneshot, time};
-use worker::Assignment;
+use tokio::{net::TcpListener, time};
 
 /// How long open connections have after the last job.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// From one look for old jobs to the next.
 const SWEEP: Duration = Duration::from_secs(60);
+/// From one look whether anybody still waits to the next.
+const GLANCE: Duration = Duration::from_millis(100);
+
+/// Where the queue is, and with it who makes the pictures.
+#[derive(Debug)]
+pub enum Place {
+    /// A folder: this process makes them.
+    Folder(PathBuf, Workshop),
+    /// A NATS server, as `nats://HOST:PORT`: workers make them, wherever they are.
+    #[cfg(feature = "nats")]
+    Nats(String),
+}
 
 /// How a server is to be.
 #[derive(Debug)]
 pub struct Config {
     /// Models, the default first; at least one.
     pub served: Vec<Served>,
-    /// Where they compute.
-    pub device: Device,
-    /// That, in words.
-    pub device_name: String,
-    /// Models that are kept in memory, at most.
-    pub kept_models: usize,
-    /// Pictures of one shape that are made together, at most.
-    pub batch: usize,
-    /// The folder of the queue.
-    pub folder: PathBuf,
+    /// Where the queue is.
+    pub place: Place,
     /// How much of it is kept.
     pub room: Room,
     /// How much is taken.
@@ -82,7 +89,8 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Server {
     app: Arc<App>,
-    studio: Studio,
+    /// Models, where this process makes the pictures.
+    studio: Option<Studio>,
     grace: Duration,
 }
 
@@ -90,16 +98,27 @@ impl Server {
     /// Finds the jobs of before. `note` hears what in the folder is no job.
     ///
     /// # Errors
-    /// If the folder cannot be used, or another server works there.
-    pub fn open(config: Config, note: &mut dyn FnMut(String)) -> Result<Self> {
+    /// If the folder cannot be used, another server works there, or NATS does not answer.
+    pub async fn open(config: Config, note: &mut dyn FnMut(String)) -> Result<Self> {
         let served: Arc<[Served]> = config.served.into();
         let describe = |served: &Served| {
             Description::of(&served.id, served.model.card(), served.loras.iter().map(|lora| lora.name.as_str()))
         };
+        let (desk, studio) = match config.place {
+            Place::Folder(folder, workshop) => {
+                let queue = Queue::open(&folder, config.room, note)?;
+                (Desk::Local(Arc::new(queue)), Some(workshop.studio(Arc::clone(&served))))
+            }
+            #[cfg(feature = "nats")]
+            Place::Nats(url) => {
+                let models = served.iter().map(|served| served.id.clone()).collect();
+                (Desk::Nats(nats::Front::open(&url, models, config.room).await?), None)
+            }
+        };
         let app = Arc::new(App {
-            queue: Arc::new(Queue::open(&config.folder, config.room, note)?),
+            desk,
             descriptions: served.iter().map(describe).collect(),
-            served: Arc::clone(&served),
+            served,
             limits: config.limits,
             tokens: config.tokens,
             hosts: config.hosts,
@@ -108,17 +127,17 @@ impl Server {
             phase: tokio::sync::watch::channel(Phase::Serving).0,
             started: jobs::now(),
         });
-        let studio = Studio::new(served, config.device, config.device_name, [config.kept_models, config.batch]);
         Ok(Self { app, studio, grace: config.grace })
     }
 
-    /// Loads the first model, so that what is missing is known before anybody asks.
+    /// Loads the first model, so that what is missing is known before anybody asks. Where workers make the pictures there
+    /// is nothing to load.
     ///
     /// # Errors
     /// If it cannot be loaded.
     pub fn warm(&mut self) -> Result<()> {
         let first = self.app.served.first().map(|served| served.id.clone());
-        first.map_or(Ok(()), |id| self.studio.get(&id, &[]).map(drop))
+        first.zip(self.studio.as_mut()).map_or(Ok(()), |(id, studio)| studio.get(&id, &[]).map(drop))
     }
 
     /// Answers until `stop` is there. Then the job that is being made is finished, or waits for the next server if that
@@ -128,8 +147,20 @@ impl Server {
     /// If the listener fails.
     pub async fn run(self, listener: TcpListener, stop: impl Future<Output = ()> + Send + 'static) -> Result<()> {
         let Self { app, studio, grace } = self;
-        let worker = work(Arc::clone(&app), studio)?;
-        let sweeper = tokio::spawn(sweep(Arc::clone(&app.queue)));
+        let worker = match (&app.desk, studio) {
+            (Desk::Local(queue), Some(studio)) => {
+                let (queue, counting) = (Arc::clone(queue), Arc::clone(&app));
+                let ended = move |state, seconds| counting.metrics.ended(state, seconds);
+                Some(workshop::work(
+                    studio,
+                    app.limits.max_time,
+                    move |pictures| queue.take(pictures, memory::to_spare()),
+                    ended,
+                )?)
+            }
+            _ => None,
+        };
+        let sweeper = tokio::spawn(sweep(app.desk.clone()));
         let mut phase = app.phase.subscribe();
         let farewell = async move {
             // The sender is in the app, which lives as long as this.
@@ -139,12 +170,18 @@ impl Server {
         let answering = tokio::spawn(async { axum::serve(listener, service).with_graceful_shutdown(farewell).await });
         stop.await;
         tracing::info!("stopping: no job is begun any more");
-        app.queue.leave(false);
+        app.desk.leave(false);
         app.phase.send_replace(Phase::Leaving);
-        if let Err(worker) = finished(worker, grace).await {
-            app.queue.leave(true);
-            // A block of the network, and it is back.
-            let _ = worker.await;
+        match worker {
+            Some(worker) => {
+                if let Err(worker) = workshop::finished(worker, grace).await {
+                    app.desk.leave(true);
+                    // A block of the network, and it is back.
+                    let _ = worker.await;
+                }
+            }
+            // Workers go on; whoever follows a job that is being made hears its end, if that comes soon.
+            None => drop(time::timeout(grace, alone(&app)).await),
         }
         app.phase.send_replace(Phase::Gone);
         sweeper.abort();
@@ -156,47 +193,16 @@ impl Server {
     }
 }
 
-/// The thread that owns the models. What it sends is that it has ended.
-fn work(app: Arc<App>, mut studio: Studio) -> Result<oneshot::Receiver<()>> {
-    let (done, ended) = oneshot::channel();
-    let run = move || {
-        while let Some(jobs) = app.queue.take(studio.batch(), memory::to_spare()) {
-            let begin = Instant::now();
-            let states = worker::work(&mut studio, &jobs, app.limits.max_time);
-            let (seconds, together) = (begin.elapsed().as_secs_f64(), jobs.len());
-            for (job, state) in jobs.iter().zip(states) {
-                let id = &job.ask().id;
-                match state {
-                    Some(state) => {
-                        app.metrics.ended(state, seconds);
-                        tracing::info!(job = id, state = state.name(), seconds, together, "job is over");
-                    }
-                    None => tracing::info!(job = id, "job waits for the next server"),
-                }
-            }
-        }
-        // Nobody waits if the server has failed.
-        let _ = done.send(());
-    };
-    let spawned = thread::Builder::new().name("worker".to_owned()).spawn(run);
-    spawned.map_err(|error| Error::Device { reason: format!("no thread for the models: {error}") })?;
-    Ok(ended)
-}
-
-/// Waits for the worker as long as it has; gives it back if that was not enough.
-async fn finished(
-    mut worker: oneshot::Receiver<()>,
-    grace: Duration,
-) -> std::result::Result<(), oneshot::Receiver<()>> {
-    match time::timeout(grace, &mut worker).await {
-        Ok(_) => Ok(()),
-        Err(_) => Err(worker),
+/// Waits until nobody follows a job any more: what follows one, and the listener, hear of the phase.
+async fn alone(app: &App) {
+    while app.phase.receiver_count() > 1 {
+        time::sleep(GLANCE).await;
     }
 }
 
-async fn sweep(queue: Arc<Queue>) {
+async fn sweep(desk: Desk) {
     loop {
         time::sleep(SWEEP).await;
-        queue.sweep();
+        desk.sweep().await;
     }
 }

@@ -1,6 +1,6 @@
 //! Numbers on what the server does, for Prometheus.
 
-use crate::{jobs::State, queue::Queue};
+use crate::jobs::State;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -58,9 +58,8 @@ impl Metrics {
         self.seconds.observe(seconds);
     }
 
-    /// All of it, as Prometheus reads it.
-    pub fn text(&self, queue: &Queue) -> String {
-        let (waiting, running) = queue.counts();
+    /// All of it, as Prometheus reads it, with how many jobs wait and are being made.
+    pub fn text(&self, (waiting, running): (usize, usize)) -> String {
         self.waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
         self.running.set(i64::try_from(running).unwrap_or(i64::MAX));
         let mut text = String::new();

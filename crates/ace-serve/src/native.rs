@@ -4,8 +4,8 @@ use crate::{
     app::App,
     error::Refusal,
     guard::Client,
+    job::Job,
     jobs::{Shown, Status},
-    queue::Job,
     submit::{self, MOST_REFERENCES, Order},
     watch::{self, Watch},
 };
@@ -72,7 +72,7 @@ pub fn key(headers: &HeaderMap) -> Option<String> {
 
 /// Jobs of the client, newest first.
 pub async fn list(State(app): State<Arc<App>>, Extension(client): Extension<Client>) -> Json<Value> {
-    let jobs = app.queue.all();
+    let jobs = app.desk.all();
     let own: Vec<Status> = jobs.iter().filter(|job| is_of(&app, job, &client)).map(|job| job.status()).collect();
     Json(json!({ "jobs": own }))
 }
@@ -83,7 +83,7 @@ pub async fn status(
     Extension(client): Extension<Client>,
     Path(id): Path<String>,
 ) -> Result<Json<Status>, Refusal> {
-    Ok(Json(find(&app, &id, &client)?.status()))
+    Ok(Json(find(&app, &id, &client).await?.status()))
 }
 
 /// A job is not wanted any more.
@@ -92,9 +92,9 @@ pub async fn cancel(
     Extension(client): Extension<Client>,
     Path(id): Path<String>,
 ) -> Result<Json<Status>, Refusal> {
-    let job = find(&app, &id, &client)?;
+    let job = find(&app, &id, &client).await?;
     let mut watch = Watch::new(&app, Arc::clone(&job));
-    if !app.queue.cancel(&job) {
+    if !app.desk.cancel(&job).await? {
         let state = job.status().state.name();
         let refusal = Refusal::new(StatusCode::CONFLICT, format!("the job is {state} already"));
         return Err(refusal.code("job_is_over"));
@@ -112,7 +112,7 @@ pub async fn events(
     Extension(client): Extension<Client>,
     Path(id): Path<String>,
 ) -> Result<impl IntoResponse, Refusal> {
-    let job = find(&app, &id, &client)?;
+    let job = find(&app, &id, &client).await?;
     Ok(watch::sse(Told(Watch::new(&app, job))))
 }
 
@@ -134,18 +134,18 @@ pub async fn picture(
     Extension(client): Extension<Client>,
     Path((id, nth)): Path<(String, u32)>,
 ) -> Result<Response, Refusal> {
-    let job = find(&app, &id, &client)?;
+    let job = find(&app, &id, &client).await?;
     let missing = || Refusal::missing(format!("there is no picture {nth} of this job"));
     if nth >= job.ask.count {
         return Err(missing());
     }
-    let bytes = app.queue.picture(&job, nth).map_err(|_| missing())?;
+    let bytes = app.desk.picture(&job, nth).await.map_err(|_| missing())?;
     let name = format!("inline; filename=\"ace-{}-{nth}.png\"", job.ask.request.seed.unwrap_or_default());
     Ok(([(header::CONTENT_TYPE, "image/png"), (header::CONTENT_DISPOSITION, name.as_str())], bytes).into_response())
 }
 
-fn find(app: &App, id: &str, client: &Client) -> Result<Arc<Job>, Refusal> {
-    let found = app.queue.find(id).filter(|job| is_of(app, job, client));
+async fn find(app: &App, id: &str, client: &Client) -> Result<Arc<Job>, Refusal> {
+    let found = app.desk.find(id).await?.filter(|job| is_of(app, job, client));
     found.ok_or_else(|| Refusal::missing("there is no such job").hint("jobs that are over are kept for a while only"))
 }
 

@@ -5,8 +5,8 @@ use crate::{
     app::App,
     error::Refusal,
     guard::Client,
+    job::Job,
     jobs::{Ask, Shown, now},
-    queue::Job,
     studio::Served,
 };
 use ace_plus::{
@@ -44,13 +44,18 @@ pub struct Order {
 /// # Errors
 /// If it cannot be made, or there is no room.
 pub async fn submit(app: &Arc<App>, order: Order) -> Result<Arc<Job>, Refusal> {
-    let app = Arc::clone(app);
+    let checking = Arc::clone(app);
     // Pictures are decoded to see whether they can be.
-    let accepted = tokio::task::spawn_blocking(move || accept(&app, order)).await;
-    accepted.unwrap_or_else(|_| Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the server has a bug")))
+    let checked = tokio::task::spawn_blocking(move || check(&checking, order)).await;
+    let bug = |_| Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the server has a bug"));
+    let (ask, files) = checked.unwrap_or_else(bug)?;
+    app.desk.submit(ask, files).await
 }
 
-fn accept(app: &App, Order { mut message, shown, attended, key, client }: Order) -> Result<Arc<Job>, Refusal> {
+/// What is asked, with names and bytes of its pictures.
+type Checked = (Ask, Vec<(String, Vec<u8>)>);
+
+fn check(app: &App, Order { mut message, shown, attended, key, client }: Order) -> Result<Checked, Refusal> {
     if key.as_ref().is_some_and(|key| key.is_empty() || key.len() > LONGEST_KEY) {
         return Err(Refusal::bad(format!("the Idempotency-Key has not 1 to {LONGEST_KEY} letters")));
     }
@@ -94,7 +99,7 @@ fn accept(app: &App, Order { mut message, shown, attended, key, client }: Order)
     let id = Uuid::now_v7().simple().to_string();
     let (Client(client), model, created) = (client, served.id.clone(), now());
     let ask = Ask { id, client, key, attended, created, model, loras, request, count, shape, bytes, shown, notes };
-    app.queue.submit(ask, &files)
+    Ok((ask, files))
 }
 
 fn find<'a>(app: &'a App, name: Option<&str>) -> Result<&'a Served, Refusal> {

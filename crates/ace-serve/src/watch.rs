@@ -2,9 +2,11 @@
 
 use crate::{
     app::{App, Phase},
+    desk::Desk,
     error::Refusal,
+    job::Job,
     jobs::{Event, State},
-    queue::{Job, Queue, leaving},
+    queue::leaving,
 };
 use axum::response::sse;
 use futures_util::stream::{self, Stream};
@@ -68,26 +70,29 @@ impl Watch {
 /// A job whose client waits in an open connection: when that goes before the job is over, nobody wants it any more.
 #[derive(Debug)]
 pub struct Attended {
-    queue: Arc<Queue>,
+    desk: Desk,
     /// The job.
     pub job: Arc<Job>,
 }
 
 impl Attended {
-    /// The queue in which it is.
-    pub fn queue(&self) -> Arc<Queue> {
-        Arc::clone(&self.queue)
+    /// Waits for a job.
+    pub fn new(desk: Desk, job: Arc<Job>) -> Self {
+        Self { desk, job }
     }
 
-    /// Waits for a job.
-    pub fn new(queue: Arc<Queue>, job: Arc<Job>) -> Self {
-        Self { queue, job }
+    /// A picture of it.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub async fn picture(&self, nth: u32) -> Result<Vec<u8>, Refusal> {
+        self.desk.picture(&self.job, nth).await
     }
 }
 
 impl Drop for Attended {
     fn drop(&mut self) {
-        self.queue.cancel(&self.job);
+        self.desk.forsake(&self.job);
     }
 }
 

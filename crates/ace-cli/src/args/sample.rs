@@ -3,7 +3,10 @@
 use super::values::{
     above_zero, at_least_one, compat, dtype, dtype_name, finite, packing, placement, sampler, schedule, seed_noise,
 };
-use crate::model::{Lora, ModelArgs};
+use crate::{
+    model::{Lora, ModelArgs},
+    shard::Sharding,
+};
 use ace_nn::weight::Packing;
 use ace_plus::{
     Compat, Placement, Request, SeedNoise,
@@ -23,6 +26,7 @@ Examples:
   ace sample --lora out/train/lora/lora.safetensors:0.8 --reference item.png -p \"the item on a teal background\"
   ace sample --from out/sample.png --seed 4      as that picture was made, from another seed
   ace sample -p \"a blue star\" --count 4 --out out/star.png
+  ace sample --prompts lines.txt --shard 2/3     the second of three machines; what is there is not made again
   ace sample --model ace-plus-portrait --reference me.jpg -p \"…\" --fetch --dtype bf16
   ace sample --noise noise.safetensors --save-latents latents.safetensors -p \"a blue star\"";
 
@@ -65,6 +69,10 @@ pub struct SampleArgs {
     /// One picture for each line of a text file, instead of --prompt; empty lines and those that begin with # are none
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     pub prompts: Option<PathBuf>,
+    /// Make a share of the pictures, as 2/3 on the second of three machines; auto asks Slurm or Kubernetes which, auto/N of how
+    /// many. Pictures that are there, and say that they were made as they would be now, are not made again
+    #[arg(long, value_name = "I/N|auto", value_parser = Sharding::parse, conflicts_with = "plain")]
+    pub shard: Option<Sharding>,
     /// Make a picture again from what is written in it; whatever else is said here replaces what was said then
     #[arg(long, value_name = "PNG")]
     pub from: Option<PathBuf>,

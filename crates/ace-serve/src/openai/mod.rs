@@ -98,7 +98,7 @@ async fn make(
     let order = Order { message, shown, attended: true, key: native::key(headers), client };
     let job = submit::submit(&app, order).await?;
     let mut watch = Watch::new(&app, Arc::clone(&job));
-    let attended = Attended::new(Arc::clone(&app.queue), job);
+    let attended = Attended::new(app.desk.clone(), job);
     let mut about = reply.headers(&attended.job);
     if reply.streams {
         return Ok((about, watch::sse(Told::new(reply, attended, watch))).into_response());

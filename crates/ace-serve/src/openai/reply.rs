@@ -3,8 +3,8 @@
 use super::mask::Convention;
 use crate::{
     error::Refusal,
+    job::Job,
     jobs::{Event, State, now},
-    queue::Job,
     watch::{Attended, Speak, Watch},
 };
 use ace_plus::image::{self, ImageFormat, codecs::jpeg::JpegEncoder};
@@ -14,7 +14,7 @@ use axum::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
-use std::{collections::VecDeque, io::Cursor, sync::Arc};
+use std::{collections::VecDeque, io::Cursor};
 
 /// Quality of a JPEG unless it is asked for.
 const QUALITY: u8 = 95;
@@ -180,9 +180,8 @@ impl Reply {
     }
 
     async fn picture(&self, attended: &Attended, nth: u32) -> Result<Sent, Refusal> {
-        let (queue, job, format) = (attended.queue(), Arc::clone(&attended.job), self.format);
+        let (png, format) = (attended.picture(nth).await?, self.format);
         let sent = tokio::task::spawn_blocking(move || {
-            let png = queue.picture(&job, nth)?;
             let size = ace_plus::picture::size_from_bytes(std::path::Path::new("the picture"), &png)?;
             Ok(Sent { size, base64: STANDARD.encode(format.of_png(png)?) })
         });

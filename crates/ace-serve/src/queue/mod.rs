@@ -8,7 +8,8 @@ mod store;
 
 use crate::{
     error::Refusal,
-    jobs::{Ask, End, Event, Problem, State, Status, Tokens, now},
+    job::{Job, lock},
+    jobs::{Ask, End, Event, Problem, State, now},
     worker::Assignment,
 };
 use ace_plus::Result;
@@ -18,16 +19,12 @@ use std::{
     collections::HashMap,
     path::Path,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 use store::Store;
-use tokio::sync::broadcast;
-
-/// Events that a slow watcher may fall behind before it misses some.
-const BEHIND: usize = 64;
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,56 +65,6 @@ struct Inner {
     pace: Option<f64>,
 }
 
-/// A job and those who watch it.
-#[derive(Debug)]
-pub struct Job {
-    /// What was asked.
-    pub ask: Ask,
-    status: Mutex<Status>,
-    events: broadcast::Sender<Event>,
-    cancelled: AtomicBool,
-}
-
-impl Job {
-    fn new(ask: Ask, position: usize) -> Self {
-        let status = Mutex::new(Status::waiting(&ask, position));
-        Self { ask, status, events: broadcast::channel(BEHIND).0, cancelled: AtomicBool::new(false) }
-    }
-
-    /// How far it is.
-    pub fn status(&self) -> Status {
-        lock(&self.status).clone()
-    }
-
-    /// Everything that will happen to it, after what tells how far it is.
-    pub fn watch(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
-        let status = lock(&self.status);
-        let events = self.events.subscribe();
-        let past = match (status.state, status.position, &status.stage) {
-            (state, ..) if state.is_over() => vec![Event::Over(Box::new(status.clone()))],
-            (State::Queued, position, _) => vec![Event::Queued { position: position.unwrap_or_default() }],
-            (_, _, stage) => {
-                let stage = stage.clone().map(|stage| Event::Stage { stage });
-                stage.into_iter().chain(status.step.map(Event::Step)).collect()
-            }
-        };
-        (past, events)
-    }
-
-    fn tell(&self, event: Event) {
-        let mut status = lock(&self.status);
-        status.follow(&event);
-        // Nobody may be watching.
-        let _ = self.events.send(event);
-    }
-
-    fn over(&self, end: End) {
-        let mut status = self.status();
-        status.end(end, self.ask.count);
-        self.tell(Event::Over(Box::new(status)));
-    }
-}
-
 impl Queue {
     /// The queue of a folder, with the jobs that are in it. `note` hears what there is no job.
     ///
@@ -130,9 +77,11 @@ impl Queue {
             let end = match end {
                 Some(end) => Some(end),
                 // Its client is gone, and has no word to ask for it again.
-                None if ask.attended && ask.key.is_none() => Some(ended(State::Cancelled)),
+                None if ask.attended && ask.key.is_none() => Some(End::without_work(State::Cancelled)),
                 // It was killed between the last picture and the end.
-                None if (0..ask.count).all(|nth| store.has_picture(&ask.id, nth)) => Some(ended(State::Done)),
+                None if (0..ask.count).all(|nth| store.has_picture(&ask.id, nth)) => {
+                    Some(End::without_work(State::Done))
+                }
                 None => None,
             };
             if let Some(key) = &ask.key {
@@ -180,9 +129,7 @@ impl Queue {
         }
         let waiting = inner.waiting.len();
         if waiting >= self.room.waiting {
-            let seconds = inner.pace.map(|pace| pace.ceil().clamp(1.0, 600.0) as u64);
-            let refusal = Refusal::later(StatusCode::TOO_MANY_REQUESTS, format!("{waiting} jobs are waiting"), seconds);
-            return Err(refusal.code("queue_full").hint("try again when the header Retry-After says"));
+            return Err(full(waiting, inner.pace));
         }
         self.store.put(&ask, files)?;
         let job = Arc::new(Job::new(ask, waiting));
@@ -224,9 +171,9 @@ impl Queue {
         if job.status().state.is_over() {
             return false;
         }
-        job.cancelled.store(true, Ordering::Release);
+        job.cancel();
         if inner.waiting.remove(&job.ask.id) {
-            self.close(&mut inner, job, ended(State::Cancelled));
+            self.close(&mut inner, job, End::without_work(State::Cancelled));
             positions(&inner);
         }
         true
@@ -332,7 +279,7 @@ impl Assignment for Taken {
     }
 
     fn is_cancelled(&self) -> bool {
-        self.job.cancelled.load(Ordering::Acquire)
+        self.job.is_cancelled()
     }
 
     fn is_left(&self) -> bool {
@@ -388,14 +335,9 @@ fn positions(inner: &Inner) {
         if let Some(job) = inner.jobs.get(id)
             && job.status().position != Some(position)
         {
-            job.tell(Event::Queued { position });
+            job.tell(Event::Queued { position, waits_for: None });
         }
     }
-}
-
-/// An end without work.
-fn ended(state: State) -> End {
-    End { state, finished: now(), seconds: None, error: None, tokens: Tokens::default() }
 }
 
 /// What a server that leaves answers.
@@ -403,7 +345,9 @@ pub fn leaving() -> Refusal {
     Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping", None).code("stopping")
 }
 
-/// What is behind a lock: nothing that panics holds one half-changed.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// What a client hears of whom too many wait; `pace` is how long a job takes.
+pub fn full(waiting: usize, pace: Option<f64>) -> Refusal {
+    let seconds = pace.map(|pace| pace.ceil().clamp(1.0, 600.0) as u64);
+    let refusal = Refusal::later(StatusCode::TOO_MANY_REQUESTS, format!("{waiting} jobs are waiting"), seconds);
+    refusal.code("queue_full").hint("try again when the header Retry-After says")
 }
