@@ -301,7 +301,7 @@ fn on_a_phone_nothing_is_wider_than_the_screen() {
     page.keep_sight("page-phone.png");
     assert_eq!(page.js(wide), "");
     // Everything that is pressed has a name for those who do not see it.
-    let nameless = "[...document.querySelectorAll('button, input, select, textarea')].filter(e => e.offsetParent && \
+    let nameless = "[...document.querySelectorAll('button, input, select, textarea')].filter(e => e.checkVisibility() && \
                     !(e.ariaLabel || e.innerText?.trim() || e.labels?.length || e.title)).map(e => e.id || e.outerHTML).join()";
     assert_eq!(page.js(nameless), "");
 }

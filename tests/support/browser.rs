@@ -248,12 +248,15 @@ impl Visit {
 
     /// Clicks Download and gives the file's name and bytes.
     pub fn download(&self) -> (String, Vec<u8>) {
-        let before = self.downloads.names();
+        // The same file again would have the same name.
+        for name in self.downloads.names() {
+            std::fs::remove_file(self.downloads.file(&name)).expect("a finished download");
+        }
         self.click("#download");
         let begin = Instant::now();
         loop {
             let mut names = self.downloads.names();
-            names.retain(|name| !before.contains(name) && name.ends_with(".png"));
+            names.retain(|name| name.ends_with(".png"));
             if let Some(name) = names.pop() {
                 let bytes = std::fs::read(self.downloads.file(&name)).expect("the download is readable");
                 return (name, bytes);

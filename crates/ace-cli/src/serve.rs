@@ -27,6 +27,8 @@ use tracing_subscriber::EnvFilter;
 const THREADS: usize = 2;
 /// Jobs that are over and kept, at most.
 const KEPT: usize = 1000;
+/// Pictures that a card makes together, at most.
+const BATCH: usize = 4;
 /// Where the token stands if it is not said.
 const TOKEN: &str = "ACE_TOKEN";
 /// Adapters of the miniature, in a clone.
@@ -106,7 +108,9 @@ fn far(url: &str) -> anyhow::Result<Place> {
 pub fn workshop(making: &MakingArgs) -> anyhow::Result<Workshop> {
     let device = device::open(making.backend.as_deref())?;
     let device_name = device::name(&device);
-    Ok(Workshop { device, device_name, kept_models: making.keep_models, batch: making.batch })
+    // A processor gains little, and who makes a picture again from its PNG wants the same bytes.
+    let batch = making.batch.unwrap_or(if device::is_cpu(&device) { 1 } else { BATCH });
+    Ok(Workshop { device, device_name, kept_models: making.keep_models, batch })
 }
 
 /// What is written down goes to stderr: `RUST_LOG` says how much of it.

@@ -98,9 +98,10 @@ pub struct MakingArgs {
     /// Models kept in memory at most; adapters on top of one share its numbers
     #[arg(long, value_name = "MODELS", default_value_t = 2, value_parser = at_least_one)]
     pub keep_models: usize,
-    /// Pictures of one shape that are made together at most, as far as there is memory
-    #[arg(long, value_name = "PICTURES", default_value_t = 4, value_parser = at_least_one)]
-    pub batch: usize,
+    /// Pictures of one shape that are made together at most, as far as there is memory; more than 1 moves last bits, so
+    /// that a pixel may differ by a level [default: 1 on the processor, 4 on a card]
+    #[arg(long, value_name = "PICTURES", value_parser = at_least_one)]
+    pub batch: Option<usize>,
     /// Seconds that a job which is being made has when the program is told to stop
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub grace: u64,
