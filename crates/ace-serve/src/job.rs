@@ -15,27 +15,51 @@ const BEHIND: usize = 64;
 pub struct Job {
     /// What was asked.
     pub ask: Ask,
-    status: Mutex<Status>,
-    events: broadcast::Sender<Event>,
+    live: Mutex<Live>,
     cancelled: AtomicBool,
+}
+
+/// What of a job changes.
+#[derive(Debug)]
+struct Live {
+    status: Status,
+    /// Who watches; nobody is told anything once it is over.
+    events: Option<broadcast::Sender<Event>>,
 }
 
 impl Job {
     /// One that waits.
     pub fn new(ask: Ask, position: usize) -> Self {
-        let status = Mutex::new(Status::waiting(&ask, position));
-        Self { ask, status, events: broadcast::channel(BEHIND).0, cancelled: AtomicBool::new(false) }
+        let (status, events) = (Status::waiting(&ask, position), Some(broadcast::channel(BEHIND).0));
+        Self { ask, live: Mutex::new(Live { status, events }), cancelled: AtomicBool::new(false) }
     }
 
     /// How far it is.
     pub fn status(&self) -> Status {
-        lock(&self.status).clone()
+        lock(&self.live).status.clone()
+    }
+
+    /// Where it is.
+    pub fn state(&self) -> State {
+        lock(&self.live).status.state
+    }
+
+    /// Jobs that will be made before it, while it waits.
+    pub fn position(&self) -> Option<usize> {
+        lock(&self.live).status.position
+    }
+
+    /// When it was over, in seconds since 1970.
+    pub fn finished(&self) -> Option<u64> {
+        lock(&self.live).status.finished
     }
 
     /// Everything that will happen to it, after what tells how far it is.
     pub fn watch(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
-        let status = lock(&self.status);
-        let events = self.events.subscribe();
+        let live = lock(&self.live);
+        let status = &live.status;
+        // That of a job which is over says nothing but that there is no more.
+        let events = live.events.as_ref().map_or_else(|| broadcast::channel(1).1, broadcast::Sender::subscribe);
         let past = match (status.state, status.position, &status.stage) {
             (state, ..) if state.is_over() => vec![Event::Over(Box::new(status.clone()))],
             (State::Queued, position, _) => {
@@ -52,10 +76,16 @@ impl Job {
 
     /// Tells those who watch.
     pub fn tell(&self, event: Event) {
-        let mut status = lock(&self.status);
-        status.follow(&event);
-        // Nobody may be watching.
-        let _ = self.events.send(event);
+        let mut live = lock(&self.live);
+        live.status.follow(&event);
+        if let Some(events) = &live.events {
+            // Nobody may be watching.
+            let _ = events.send(event);
+        }
+        if live.status.state.is_over() {
+            // Room for events is more than all else that is kept of a job.
+            live.events = None;
+        }
     }
 
     /// It is over.

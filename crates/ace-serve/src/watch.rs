@@ -40,7 +40,7 @@ impl Watch {
                 return Some(Ok(self.seen(event)));
             }
             let phase = *self.phase.borrow_and_update();
-            let waits = self.job.status().state == State::Queued;
+            let waits = self.job.state() == State::Queued;
             if phase == Phase::Gone || (phase == Phase::Leaving && waits) {
                 self.is_over = true;
                 return Some(Err(leaving()));

@@ -16,7 +16,7 @@ use ace_plus::Result;
 use axum::http::StatusCode;
 use fair::Fair;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     path::Path,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
@@ -56,7 +56,7 @@ struct Inner {
     jobs: HashMap<String, Arc<Job>>,
     waiting: Fair,
     /// Jobs that are over, oldest first.
-    over: Vec<Arc<Job>>,
+    over: VecDeque<Arc<Job>>,
     /// Jobs that a worker has.
     running: usize,
     /// Which job a client's key stands for.
@@ -92,7 +92,7 @@ impl Queue {
                 Some(end) => {
                     store.end(&job.ask, &end)?;
                     job.over(end);
-                    inner.over.push(Arc::clone(&job));
+                    inner.over.push_back(Arc::clone(&job));
                 }
                 None => inner.waiting.push(&job.ask.client, job.ask.id.clone()),
             }
@@ -168,7 +168,7 @@ impl Queue {
     /// not over yet.
     pub fn cancel(&self, job: &Arc<Job>) -> bool {
         let mut inner = lock(&self.inner);
-        if job.status().state.is_over() {
+        if job.state().is_over() {
             return false;
         }
         job.cancel();
@@ -237,22 +237,15 @@ impl Queue {
             inner.pace = Some(inner.pace.map_or(seconds, |pace| 0.8 * pace + 0.2 * seconds));
         }
         job.over(end);
-        inner.over.push(Arc::clone(job));
+        inner.over.push_back(Arc::clone(job));
         self.forget(inner);
     }
 
     fn forget(&self, inner: &mut Inner) {
         let oldest = now().saturating_sub(self.room.kept_for.as_secs());
-        let too_many = inner.over.len().saturating_sub(self.room.kept);
-        let is_old = |job: &Arc<Job>| job.status().finished.is_some_and(|finished| finished < oldest);
-        let mut nth = 0;
-        let over = std::mem::take(&mut inner.over);
-        for job in over {
-            nth += 1;
-            if nth > too_many && !is_old(&job) {
-                inner.over.push(job);
-                continue;
-            }
+        let is_old = |job: &Arc<Job>| job.finished().is_some_and(|finished| finished < oldest);
+        while inner.over.len() > self.room.kept || inner.over.front().is_some_and(is_old) {
+            let Some(job) = inner.over.pop_front() else { return };
             if let Some(key) = &job.ask.key {
                 inner.keys.remove(&(job.ask.client.clone(), key.clone()));
             }
@@ -333,7 +326,7 @@ fn together(inner: &mut Inner, first: Arc<Job>, pictures: usize, bytes: Option<u
 fn positions(inner: &Inner) {
     for (position, id) in inner.waiting.in_order().into_iter().enumerate() {
         if let Some(job) = inner.jobs.get(id)
-            && job.status().position != Some(position)
+            && job.position() != Some(position)
         {
             job.tell(Event::Queued { position, waits_for: None });
         }
