@@ -87,6 +87,9 @@ mod web;
 // The server: what it answers, refuses and survives.
 mod serve;
 
+// The same through programs of others, and as the documentation says.
+mod clients;
+
 // Several servers and workers on one queue, with a real NATS server.
 #[cfg(feature = "nats")]
 mod nats;

@@ -1,5 +1,6 @@
 //! The stages of an edit, composed. This is the only place where they are.
 
+mod loader;
 mod together;
 
 pub use together::Shape;
@@ -21,11 +22,12 @@ use ace_nn::{
     t5::T5,
 };
 use ace_weights::{
-    ModulationSource, Placement, Streamed, StreamedT5, WeightFile,
+    Placement, Streamed, StreamedT5, WeightFile,
     adapter::{self, AdapterReport},
 };
 use burn::{prelude::*, tensor::FloatDType};
 use image::RgbImage;
+use loader::Loader;
 use std::{
     ops::Deref,
     path::{Path, PathBuf},
@@ -436,92 +438,6 @@ impl Ace {
     fn settle(&self, is_needed: bool) -> Result<()> {
         if is_needed {
             self.device.sync().map_err(|error| Error::Device { reason: format!("{error:?}") })?;
-        }
-        Ok(())
-    }
-}
-
-/// Reads a model's networks.
-struct Loader<'a> {
-    card: &'a Card,
-    files: &'a Files,
-    holding: Holding,
-    device: &'a Device,
-}
-
-impl Loader<'_> {
-    /// The transformer with its LoRAs.
-    fn flux(&self) -> Result<Flux> {
-        self.flux_and_adapters(&mut Vec::new())
-    }
-
-    fn flux_and_adapters(&self, adapters: &mut Vec<(PathBuf, AdapterReport)>) -> Result<Flux> {
-        let mut flux = self.open(Component::Flux)?.flux(&self.card.flux, Some(self.holding.dtype), self.device)?;
-        self.adapt(&mut flux, adapters)?;
-        Ok(flux)
-    }
-
-    /// The transformer with its LoRAs, its blocks in the file.
-    fn streamed(&self, adapters: &mut Vec<(PathBuf, AdapterReport)>) -> Result<StreamedFlux> {
-        let (config, dtype) = (&self.card.flux, Some(self.holding.dtype));
-        let file = self.open(Component::Flux)?;
-        let mut flux = file.flux_without_blocks(config, dtype, self.device)?;
-        self.adapt(&mut flux, adapters)?;
-        let blocks = Streamed::open_without_modulations(file, config, dtype, self.device)?;
-        Ok(StreamedFlux { flux, blocks })
-    }
-
-    /// The transformer without the matrices of its modulations.
-    fn flux_without_modulations(&self) -> Result<Flux> {
-        let file = self.open(Component::Flux)?;
-        Ok(file.flux_without_modulations(&self.card.flux, Some(self.holding.dtype), self.device)?)
-    }
-
-    /// These.
-    fn modulations(&self) -> Result<ModulationSource> {
-        let file = self.open(Component::Flux)?;
-        Ok(ModulationSource::open(file, &self.card.flux, Some(self.holding.dtype), self.device)?)
-    }
-
-    /// T5, its layers and its table of words in the file.
-    fn streamed_t5(&self) -> Result<(T5, StreamedT5)> {
-        let (config, dtype) = (&self.card.t5, Some(self.holding.dtype));
-        let file = self.open(Component::T5)?;
-        let t5 = file.t5_without_layers(config, dtype, self.device)?;
-        Ok((t5, StreamedT5::open(file, config, dtype, self.device)?))
-    }
-
-    fn adapt(&self, flux: &mut Flux, adapters: &mut Vec<(PathBuf, AdapterReport)>) -> Result<()> {
-        for (source, weight) in self.files.adapters() {
-            let report = adapter::attach(flux, &source.open()?, weight, self.device)?;
-            adapters.push((source.path().to_owned(), report));
-        }
-        Ok(())
-    }
-
-    fn autoencoder(&self) -> Result<AutoEncoder> {
-        let file = self.files.of(Component::AutoEncoder).open()?;
-        Ok(file.autoencoder(&self.card.autoencoder, self.device)?)
-    }
-
-    fn t5(&self) -> Result<T5> {
-        Ok(self.open(Component::T5)?.t5(&self.card.t5, Some(self.holding.dtype), self.device)?)
-    }
-
-    fn clip(&self) -> Result<Clip> {
-        Ok(self.open(Component::Clip)?.clip(&self.card.clip, Some(self.holding.dtype), self.device)?)
-    }
-
-    fn open(&self, component: Component) -> Result<WeightFile> {
-        Ok(self.holding.of(self.files.of(component).open()?))
-    }
-
-    /// Opens every file, so that one that is broken is noticed before the work.
-    fn check(&self) -> Result<()> {
-        let networks = [Component::Flux, Component::AutoEncoder, Component::T5, Component::Clip];
-        let adapters = self.files.adapters().map(|(source, _)| source);
-        for source in networks.map(|component| self.files.of(component)).into_iter().chain(adapters) {
-            source.open()?;
         }
         Ok(())
     }
