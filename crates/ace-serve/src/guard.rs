@@ -49,7 +49,8 @@ pub async fn log(State(app): State<Arc<App>>, mut request: Request, next: Next) 
 /// Lets through who names this server by its own name, comes from no other page, and knows a token where there are any.
 pub async fn admit(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let headers = request.headers();
-    let refused = check_host(&app, headers).and_then(|()| check_origin(headers));
+    let refused =
+        check_host(&app, headers).and_then(|()| check_origin(headers)).and_then(|()| check_length(&app, headers));
     let token = bearer(headers).map(str::to_owned);
     let is_open = is_open(request.method(), request.uri().path());
     let admitted = refused.and_then(|()| match is_open {
@@ -104,6 +105,19 @@ fn check_origin(headers: &HeaderMap) -> Result<(), Refusal> {
             let refusal = Refusal::new(StatusCode::FORBIDDEN, format!("the page {origin} may not ask this server"));
             Err(refusal.code("foreign_origin").hint("open the server's own page, or ask from a program"))
         }
+    }
+}
+
+/// A body that says it is too large is refused before it is sent.
+fn check_length(app: &App, headers: &HeaderMap) -> Result<(), Refusal> {
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    match length.is_some_and(|length| length > app.limits.max_body) {
+        true => {
+            let most = app.limits.max_body >> 20;
+            let refusal = Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the request is larger than {most} MB"));
+            Err(refusal.code("body_too_large").hint("scale the pictures down"))
+        }
+        false => Ok(()),
     }
 }
 

@@ -17,11 +17,11 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     file(path, &mut |file| file.write_all(bytes).map_err(Error::io(path)))
 }
 
-/// As [`write`], but without waiting for the disk: a process that dies leaves the whole file or none, a power failure may
+/// As [`write()`], but without waiting for the disk: a process that dies leaves the whole file or none, a power failure may
 /// leave an empty one. For what is made again then.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_quick(path: &Path, bytes: &[u8]) -> Result<()> {
     let temporary = Temporary(beside(path, "part"));
     fs::write(&temporary.0, bytes).map_err(Error::io(path))?;
