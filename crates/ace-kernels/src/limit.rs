@@ -52,12 +52,12 @@ pub fn join<const N: usize>(mut parts: Vec<Tensor<N>>, axis: usize) -> Tensor<N>
     if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(parts, axis) }
 }
 
-#[cfg(feature = "cube")]
+#[cfg(feature = "limit")]
 fn own(device: &Device) -> Option<usize> {
     cube(device).map(|client| usize::try_from(client.properties().memory.max_page_size).unwrap_or(usize::MAX))
 }
 
-#[cfg(not(feature = "cube"))]
+#[cfg(not(feature = "limit"))]
 fn own(_device: &Device) -> Option<usize> {
     None
 }
@@ -65,7 +65,7 @@ fn own(_device: &Device) -> Option<usize> {
 /// The largest piece of memory that a device gave so far, in bytes, where the device counts.
 ///
 /// Every pool of the device says the largest request that it ever served, also those whose memory is gone.
-#[cfg(feature = "cube")]
+#[cfg(feature = "limit")]
 pub fn largest_allocation(device: &Device) -> Option<u64> {
     let report = cube(device)?.memory_report(cubecl::MemoryScope::Device);
     let pools = report.streams.iter().flat_map(|stream| {
@@ -78,12 +78,12 @@ pub fn largest_allocation(device: &Device) -> Option<u64> {
 }
 
 /// The largest piece of memory that a device gave so far: this build has no device that counts.
-#[cfg(not(feature = "cube"))]
+#[cfg(not(feature = "limit"))]
 pub fn largest_allocation(_device: &Device) -> Option<u64> {
     None
 }
 
-#[cfg(feature = "cube")]
+#[cfg(feature = "limit")]
 fn cube(device: &Device) -> Option<cubecl::client::Client> {
     use burn::backend::DispatchDevice;
     match device.clone().inner().as_dispatch() {

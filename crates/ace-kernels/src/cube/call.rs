@@ -46,7 +46,7 @@ pub fn norm_turn(
 
 /// `x + gate·y`, in the dtype of `x`.
 pub fn gate_add([x, gate, y]: [&Tensor<3>; 3]) -> Option<Tensor<3>> {
-    (is_alone() && gate.dtype() == y.dtype() && [x, gate, y].into_iter().all(takes)).then(|| {
+    (gate.dtype() == y.dtype() && [x, gate, y].into_iter().all(takes)).then(|| {
         let [x, gate, y] = [x, gate, y].map(|part| part.clone().into_dispatch());
         Tensor::from_dispatch(Dispatch::cube_gate_add(x, gate, y))
     })
@@ -54,12 +54,7 @@ pub fn gate_add([x, gate, y]: [&Tensor<3>; 3]) -> Option<Tensor<3>> {
 
 /// GELU's approximation with tanh.
 pub fn gelu_tanh<const N: usize>(x: &Tensor<N>) -> Option<Tensor<N>> {
-    (is_alone() && takes(x)).then(|| Tensor::from_dispatch(Dispatch::cube_gelu_tanh(x.clone().into_dispatch())))
-}
-
-/// Whether nobody else makes one launch of a chain of operations.
-const fn is_alone() -> bool {
-    !cfg!(feature = "fusion")
+    takes(x).then(|| Tensor::from_dispatch(Dispatch::cube_gelu_tanh(x.clone().into_dispatch())))
 }
 
 /// On a GPU backend, not empty, not part of a graph.

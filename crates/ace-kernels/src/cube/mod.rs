@@ -1,10 +1,8 @@
 //! Our own operations on burn's GPU backends, one launch each, in CubeCL: the same source runs on CUDA, ROCm, Metal, Vulkan and
 //! WebGPU.
 //!
-//! They have no backward passes; what learns goes the plain way. Sums and functions are in f32, whatever the tensors hold. In a
-//! build that fuses (feature `fusion`) an operation of ours is a step of its own among fused ones: the norms, which burn makes
-//! of several launches, stay ours there, while chains of element-wise operations are left to burn, which fuses them with their
-//! neighbours.
+//! They have no backward passes; what learns goes the plain way. Sums and functions are in f32, whatever the tensors hold. A
+//! build that fuses makes few launches of the plain ones itself and goes without these.
 
 mod call;
 mod elements;
@@ -16,10 +14,9 @@ use burn::backend::{Backend, backend_extension, tensor::FloatTensor};
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 
 /// The operations. Callers have checked shapes, and [`call`] devices.
-#[backend_extension(Cube, Fusion: cfg(feature = "fusion"))]
+#[backend_extension(Cube)]
 pub trait OwnCube: Backend {
     /// `layer_norm(x)·(1 + scale) + shift` of rows `[B, L, W]`, in the dtype of `shift`.
-    #[cfg_attr(feature = "fusion", fusion(dtype = shift, shape = x))]
     fn cube_modulate(
         x: FloatTensor<Self>,
         shift: FloatTensor<Self>,
@@ -28,7 +25,6 @@ pub trait OwnCube: Backend {
     ) -> FloatTensor<Self>;
 
     /// Heads of rows, `[B, L, ..]` from a column on, normed and turned: `[B, heads, L, d]`, `heads·d` columns.
-    #[cfg_attr(feature = "fusion", fusion(dtype = rows, shape = heads_of(rows, cos, *heads)))]
     fn cube_norm_turn(
         rows: FloatTensor<Self>,
         scale: FloatTensor<Self>,
@@ -40,17 +36,10 @@ pub trait OwnCube: Backend {
     ) -> FloatTensor<Self>;
 
     /// `x + gate·y`, in the dtype of `x`.
-    #[cfg_attr(feature = "fusion", fusion(dtype = x, shape = x))]
     fn cube_gate_add(x: FloatTensor<Self>, gate: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// GELU's approximation with tanh.
-    #[cfg_attr(feature = "fusion", fusion(dtype = x, shape = x))]
     fn cube_gelu_tanh(x: FloatTensor<Self>) -> FloatTensor<Self>;
-}
-
-/// `[B, heads, L, d]` of rows `[B, L, ..]` and tables `[1, 1, L, d/2]`.
-fn heads_of(rows: &burn::tensor::Shape, cos: &burn::tensor::Shape, heads: u32) -> burn::tensor::Shape {
-    burn::tensor::Shape::new([rows[0], heads as usize, rows[1], 2 * cos[3]])
 }
 
 impl OwnCube for CubeBackend {
