@@ -259,7 +259,10 @@ impl Visit {
             names.retain(|name| name.ends_with(".png"));
             if let Some(name) = names.pop() {
                 let bytes = std::fs::read(self.downloads.file(&name)).expect("the download is readable");
-                return (name, bytes);
+                // The browser may still be writing it.
+                if bytes.ends_with(b"IEND\xaeB`\x82") {
+                    return (name, bytes);
+                }
             }
             assert!(begin.elapsed() < PATIENCE, "the download never came: {:?}", self.downloads.names());
             thread::sleep(Duration::from_millis(40));

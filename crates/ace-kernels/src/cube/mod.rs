@@ -42,6 +42,11 @@ pub trait OwnCube: Backend {
     fn cube_gelu_tanh(x: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
+/// `[B, heads, L, d]` of rows `[B, L, ..]` and tables `[1, 1, L, d/2]`.
+fn heads_of(rows: &burn::tensor::Shape, cos: &burn::tensor::Shape, heads: u32) -> burn::tensor::Shape {
+    burn::tensor::Shape::new([rows[0], heads as usize, rows[1], 2 * cos[3]])
+}
+
 impl OwnCube for CubeBackend {
     fn cube_modulate(x: CubeTensor, shift: CubeTensor, scale: CubeTensor, epsilon: f32) -> CubeTensor {
         rows::modulate(x, shift, scale, epsilon)
