@@ -419,7 +419,7 @@ impl Edit {
         if matches!(cache, Cache::Mag { .. }) && card.sampling.mag_ratios.is_empty() {
             return Err(Error::input(
                 format!("card {} has no mag_ratios", card.name),
-                "ace calibrate measures them; --cache 0.08 needs none",
+                "measure them for this model, or choose a threshold such as 0.08, which needs none",
             ));
         }
         let Some(every) = masked_steps else { return Ok(()) };

@@ -82,7 +82,7 @@ fn check_host(app: &App, headers: &HeaderMap) -> Result<(), Refusal> {
         true => Ok(()),
         false => {
             let refusal = Refusal::new(StatusCode::FORBIDDEN, format!("this server is not called {name:?}"));
-            Err(refusal.code("unknown_host").hint("name it with --host, if it is"))
+            Err(refusal.code("unknown_host").hint("call it by the name of its machine; whoever runs it can add names"))
         }
     }
 }
