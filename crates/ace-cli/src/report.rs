@@ -92,6 +92,9 @@ pub fn hint(error: &Error) -> Option<String> {
             ace_plus::Error::Incomplete { .. } => {
                 Some("put the files there, or name their folder with --weights DIR".to_owned())
             }
+            ace_plus::Error::Uncalibrated { .. } => {
+                Some("measure them with ace calibrate, or choose a threshold such as 0.08, which needs none".to_owned())
+            }
             error => error.hint().map(ToOwned::to_owned),
         }
     })
@@ -126,8 +129,8 @@ fn is_misuse(error: &Error) -> bool {
     let is_input = |error: &ace_plus::Error| match error {
         ace_plus::Error::File(error) => is_file_input(error),
         error => {
-            use ace_plus::Error::{Incomplete, Input, NotFound};
-            matches!(error, Input { .. } | NotFound { .. } | Incomplete { .. })
+            use ace_plus::Error::{Incomplete, Input, NotFound, Uncalibrated};
+            matches!(error, Input { .. } | NotFound { .. } | Incomplete { .. } | Uncalibrated { .. })
         }
     };
     error.chain().any(|cause| {

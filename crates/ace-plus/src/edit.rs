@@ -417,10 +417,7 @@ impl Edit {
             return Err(Error::input(format!("shift is {shift}"), "choose a number above 0; 1 shifts nothing"));
         }
         if matches!(cache, Cache::Mag { .. }) && card.sampling.mag_ratios.is_empty() {
-            return Err(Error::input(
-                format!("card {} has no mag_ratios", card.name),
-                "measure them for this model, or choose a threshold such as 0.08, which needs none",
-            ));
+            return Err(Error::Uncalibrated { card: card.name.clone() });
         }
         let Some(every) = masked_steps else { return Ok(()) };
         if every == 0 {

@@ -21,6 +21,12 @@ pub enum Error {
         /// What to do.
         hint: Option<String>,
     },
+    /// MagCache was asked for, and nobody has measured how this model's velocity grows.
+    #[error("card {card} has no mag_ratios")]
+    Uncalibrated {
+        /// The card.
+        card: String,
+    },
     /// There is nothing of that name.
     #[error("{what}")]
     NotFound {
@@ -105,7 +111,8 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         use ace_weights::Error as File;
         match self {
-            Self::Input { .. } | Self::File(File::Input { .. } | File::Format { .. }) => ErrorKind::Input,
+            Self::Input { .. } | Self::Uncalibrated { .. } => ErrorKind::Input,
+            Self::File(File::Input { .. } | File::Format { .. }) => ErrorKind::Input,
             Self::NotFound { .. } | Self::Incomplete { .. } => ErrorKind::NotFound,
             Self::File(File::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => ErrorKind::NotFound,
             Self::Changed { .. } | Self::File(File::Misfit { .. } | File::Exists { .. }) => ErrorKind::Conflict,
@@ -119,6 +126,9 @@ impl Error {
         match self {
             Self::Input { hint, .. } | Self::NotFound { hint, .. } | Self::Changed { hint, .. } => hint.as_deref(),
             Self::Incomplete { hint, .. } => Some(hint),
+            Self::Uncalibrated { .. } => {
+                Some("measure them for this model, or choose a threshold such as 0.08, which needs none")
+            }
             Self::File(error) => error.hint(),
             Self::Device { .. } | Self::Cancelled => None,
         }
