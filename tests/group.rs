@@ -89,7 +89,7 @@ fn ranks_learn_what_one_process_learns_bit_by_bit() {
         }
     }
     let log = fs::read_to_string(dir.file("out-4/log.jsonl")).expect("written");
-    assert_eq!(log.matches("validation").count(), 2, "{log}");
+    assert_eq!(log.matches("validation").count(), 3, "{log}");
 }
 
 #[test]

@@ -127,7 +127,7 @@ fn held_out_examples_are_measured_alike_every_time() {
     let optimizer = "steps = 5\nbatch = 2\nlearning_rate = 0.0";
     let still = write_recipe(&dir, "still", &format!("{FRESH}\n{section}"), "pool = 4", optimizer);
     let still = validated(&options(&still, dir.file("still")));
-    assert_eq!(still.iter().map(|report| report.step).collect::<Vec<_>>(), [2, 4, 5]);
+    assert_eq!(still.iter().map(|report| report.step).collect::<Vec<_>>(), [0, 2, 4, 5]);
     // Without learning no measurement differs from another.
     assert!(still.iter().all(|report| report.validation == still[0].validation && report.validation > 0.0));
     assert_eq!(still[0].timesteps.keys().collect::<Vec<_>>(), ["0.25", "0.75"]);
@@ -151,7 +151,7 @@ fn held_out_examples_are_measured_alike_every_time() {
     let lines: Vec<serde_json::Value> =
         log(&whole.out).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let measured = lines.iter().filter(|line| line["validation"].is_f64()).map(|line| line["step"].as_u64());
-    assert_eq!(measured.collect::<Vec<_>>(), [Some(2), Some(4)]);
+    assert_eq!(measured.collect::<Vec<_>>(), [Some(0), Some(2), Some(4)]);
     assert_eq!(lines.iter().filter(|line| line["loss"].is_f64()).count(), 4);
 }
 
@@ -206,7 +206,7 @@ fn a_run_that_learns_nothing_more_ends_with_its_best_weights() {
     let (mut reports, mut end) = (Vec::new(), None);
     let outcome = train(&run, &support::device(), &mut |event| {
         match event {
-            RunEvent::Validated(report) => reports.push(report.validation),
+            RunEvent::Validated(report) if report.step > 0 => reports.push(report.validation),
             RunEvent::StoppedEarly { step, best, validation } => end = Some((step, best, validation)),
             _ => {}
         }
@@ -390,4 +390,51 @@ fn every_shipped_recipe_can_be_read_and_fits_its_card() {
         published,
         expected.map(|((folder, name), channels, rank, rate)| (folder, name, 0, channels, rank, rate))
     );
+}
+
+#[test]
+fn an_encoder_learns_to_read_before_a_transformer_listens() {
+    let dir = TestDir::new("learning-reading");
+    let top = "train = [\"t5\"]\nfresh = [\"t5\"]\nreading = true";
+    let optimizer = "steps = 40\nbatch = 16\nlearning_rate = 3e-3";
+    let path = write_recipe(&dir, "reading", top, "tasks = [\"recolor\"]", optimizer);
+    let run = options(&path, dir.file("out"));
+    let (mut losses, mut read) = (Vec::new(), Vec::new());
+    let outcome = train(&run, &support::device(), &mut |event| {
+        if let RunEvent::Step(step) = event {
+            losses.push(step.loss);
+            read.push(step.figures["sentences read"]);
+        }
+        true
+    });
+    let Ok(Outcome::Finished { step: 40, weights }) = outcome else { panic!("{outcome:?}") };
+    assert!(losses[39] < losses[0] / 3.0, "{losses:?}");
+    assert!(read.iter().all(|share| (0.0..=1.0).contains(share)) && read[0] < 0.1, "{read:?}");
+    // The head is thrown away: what is written is a T5 that the card takes.
+    assert_eq!(weights, [run.out.join("t5.safetensors")]);
+    let recipe = Recipe::load(&path).expect("sound");
+    let start = Start::of_recipe(&recipe, &path).expect("shipped");
+    let file = WeightFile::open(&weights[0]).expect("written");
+    file.t5(&start.card().t5, None, &support::device()).expect("it fits the card");
+}
+
+#[test]
+fn held_out_edits_are_judged_before_and_after() {
+    let dir = TestDir::new("learning-judge");
+    let judge = format!("{ADAPTER}\n[judge]\nexamples = 2");
+    let data = "tasks = [\"remove\"]\npool = 2";
+    let path = write_recipe(&dir, "still", &judge, data, "steps = 1\nbatch = 1\nlearning_rate = 0.0");
+    let mut scores = Vec::new();
+    let outcome = train(&options(&path, dir.file("out")), &support::device(), &mut |event| {
+        if let RunEvent::Judged { step, score } = event {
+            scores.push((step, score));
+        }
+        true
+    });
+    assert!(matches!(outcome, Ok(Outcome::Finished { .. })), "{outcome:?}");
+    let [(0, before), (1, after)] = scores.as_slice() else { panic!("{scores:?}") };
+    // Nothing was learned, and the noise is the same.
+    assert_eq!(before, after);
+    assert_eq!(before.count, 2);
+    assert!(before.success_rate > 0.0, "the miniature knows how to remove: {before:?}");
 }

@@ -12,7 +12,10 @@ use ace_train::{
         Dataset,
         shapes::{Split, World, WorldTask},
     },
-    judge::preview::{self, Previews},
+    judge::{
+        preview::{self, Previews},
+        sheet,
+    },
     learn::{
         Outcome, Recipe, RunEvent, RunOptions, Start,
         flow::{FlowObjective, TrainedNetworks},
@@ -473,7 +476,7 @@ fn previews_are_the_edits_that_sampling_makes() {
 
     let ace = start.model.load(&device).expect("shipped");
     let rows = examples.iter().map(|example| preview::row(&ace, example).expect("edits"));
-    let expected = preview::sheet(&rows.collect::<Vec<_>>());
+    let expected = sheet::sheet(&rows.collect::<Vec<_>>());
     let encoders = start.encoders(&recipe, &device).expect("shipped");
     // Encoded for the previews, or taken from what training has encoded.
     let encoded = examples.clone().map(|example| (example.clone(), encoders.encode(&example).expect("they fit")));
@@ -481,8 +484,8 @@ fn previews_are_the_edits_that_sampling_makes() {
     let made = Previews::new(&encoders, examples.into()).expect("they fit");
     drop(encoders);
     for previews in [made, taken] {
-        let drawn = previews.draw(&ace.networks().expect("resident").flux, &mut Own, None, FloatDType::F32);
-        assert!(drawn.expect("edits") == expected);
+        let outputs = previews.outputs(&ace.networks().expect("resident").flux, &mut Own, None, FloatDType::F32);
+        assert!(previews.sheet(outputs.expect("edits")) == expected);
     }
 }
 

@@ -1,12 +1,9 @@
-//! A contact sheet: references, the image with its mask tinted, and the output, side by side.
+//! A contact sheet: the words, and under them references, the image with its mask tinted, and the output, side by side.
 
 use ace_plus::{Edit, canvas::MASK_THRESHOLD};
+use ace_train::judge::sheet::{Row, sheet};
 use image::{GrayImage, Rgb, RgbImage, imageops, imageops::FilterType};
 
-/// Pixels between pictures.
-const GAP: u32 = 8;
-/// Colour between pictures.
-const PAPER: Rgb<u8> = Rgb([255; 3]);
 /// What the masked part is tinted with, half and half.
 const TINT: Rgb<u8> = Rgb([255, 0, 128]);
 /// Least height of a sheet: pictures of a few pixels are enlarged, each pixel to a square.
@@ -20,19 +17,17 @@ pub fn draw(edit: &Edit, output: &RgbImage) -> RgbImage {
         Some(mask) => tinted(image, mask),
         None => image.clone(),
     });
-    let pictures: Vec<RgbImage> = edit.references().iter().cloned().chain(image).chain([output.clone()]).collect();
+    let references = edit.references().iter().map(|reference| ("reference", reference.clone()));
+    let pictures = references.chain(image.map(|image| ("input", image))).chain([("output", output.clone())]);
     let zoom = LEAST_HEIGHT.div_ceil(output.height().max(1)).max(1);
     let (width, height) = (output.width() * zoom, output.height() * zoom);
-    let pictures: Vec<RgbImage> = pictures
-        .iter()
-        .map(|picture| {
-            let (width, height) = fitted(picture.dimensions(), (WIDEST * width, height));
-            let enlarged = width.is_multiple_of(picture.width()) && height.is_multiple_of(picture.height());
-            let filter = if enlarged { FilterType::Nearest } else { FilterType::CatmullRom };
-            imageops::resize(picture, width, height, filter)
-        })
-        .collect();
-    beside(&pictures, height)
+    let fit = |picture: RgbImage| {
+        let (width, height) = fitted(picture.dimensions(), (WIDEST * width, height));
+        let enlarged = width.is_multiple_of(picture.width()) && height.is_multiple_of(picture.height());
+        let filter = if enlarged { FilterType::Nearest } else { FilterType::CatmullRom };
+        imageops::resize(&picture, width, height, filter)
+    };
+    sheet(&[pictures.fold(Row::new(edit.words()), |row, (caption, picture)| row.with(caption, fit(picture)))])
 }
 
 /// The size with the proportions of `size` that just fits into `room`.
@@ -40,19 +35,6 @@ fn fitted(size: (u32, u32), room: (u32, u32)) -> (u32, u32) {
     let [width, height] = [size.0, size.1].map(f64::from);
     let scale = (f64::from(room.0) / width).min(f64::from(room.1) / height);
     (((width * scale).round() as u32).max(1), ((height * scale).round() as u32).max(1))
-}
-
-/// Pictures in a row, centred in `height`, on paper.
-fn beside(pictures: &[RgbImage], height: u32) -> RgbImage {
-    let width = pictures.iter().map(|picture| picture.width() + GAP).sum::<u32>() + GAP;
-    let mut sheet = RgbImage::from_pixel(width, height + 2 * GAP, PAPER);
-    let mut left = GAP;
-    for picture in pictures {
-        let top = GAP + height.saturating_sub(picture.height()) / 2;
-        imageops::replace(&mut sheet, picture, left.into(), top.into());
-        left += picture.width() + GAP;
-    }
-    sheet
 }
 
 fn tinted(image: &RgbImage, mask: &GrayImage) -> RgbImage {
@@ -75,14 +57,16 @@ mod tests {
     }
 
     #[test]
-    fn references_image_and_output_stand_in_a_row() {
+    fn references_image_and_output_stand_in_a_row_under_the_words() {
         let edit = Edit::new("words").image(plain(64, 64, 20)).reference(plain(32, 64, 10));
         let sheet = draw(&edit, &plain(64, 64, 30));
-        // Three times enlarged: 96, 192 and 192 wide.
-        assert_eq!(sheet.dimensions(), (4 * GAP + 96 + 192 + 192, 192 + 2 * GAP));
-        let middle = |x| sheet.get_pixel(x, GAP + 96).0[0];
-        assert_eq!([middle(GAP), middle(2 * GAP + 96), middle(3 * GAP + 96 + 192)], [10, 20, 30]);
-        assert_eq!([middle(0), middle(GAP + 96)], [255, 255]);
+        // Three times enlarged: 96, 192 and 192 wide, with gaps of 8 pixels; two lines of letters above.
+        assert_eq!(sheet.width(), 4 * 8 + 96 + 192 + 192);
+        let middle = |x| sheet.get_pixel(x, sheet.height() - 2 * 8 - 96).0[0];
+        assert_eq!([middle(8), middle(2 * 8 + 96), middle(3 * 8 + 96 + 192)], [10, 20, 30]);
+        assert_eq!([middle(0), middle(8 + 96)], [255, 255]);
+        let ink = sheet.enumerate_pixels().filter(|(_, y, pixel)| *y < 24 && pixel.0[0] < 100).count();
+        assert!(ink > 20, "{ink}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use ace_nn::weight::Packing;
 use ace_plus::request::ModelRequest;
 use ace_train::{
     Outcome, Recipe, RunEvent, RunOptions, Start, StepReport,
+    judge::Score,
     learn::{board::Board, recipe::NetworkName},
     plan::{self, Around, Base, Extent},
     train_in,
@@ -95,6 +96,7 @@ fn train(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     let mut pace = Pace::new(recipe.optimizer.batch);
     let mut broken = None;
     let mut predicted = None;
+    let mut judged: Vec<Score> = Vec::new();
     let outcome = train_in(ranks.group(), &start, &options, &device, &mut |report| {
         if let Err(error) = told.take(&report, &pace, &out) {
             // What was learned so far is saved, then it is said.
@@ -129,6 +131,13 @@ fn train(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
             RunEvent::Preview { step, path } => say(bar.as_ref(), &format!("step {step}: preview {}", path.display())),
             RunEvent::Validated(report) => {
                 say(bar.as_ref(), &format!("step {}: validation loss {:.5}", report.step, report.validation));
+            }
+            RunEvent::Judged { step, score } => {
+                say(
+                    bar.as_ref(),
+                    &format!("step {step}: {} of {} held-out examples succeed", percent(score), score.count),
+                );
+                judged.push(score);
             }
             RunEvent::Damaged { path, reason, resumed_at } => {
                 let line = format!("{} is damaged ({reason}); going on from step {resumed_at}", path.display());
@@ -171,6 +180,15 @@ fn train(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     match &outcome {
         Outcome::Finished { step, weights } => {
             report::print(&format!("{}: step {step}; {}", recipe.name, pace.summary(predicted)));
+            if let [before, after] = judged.as_slice() {
+                report::print(&format!(
+                    "{}: of {} held-out examples {} succeed, {} before",
+                    recipe.data.tasks.join(", "),
+                    after.count,
+                    percent(*after),
+                    percent(*before)
+                ));
+            }
             if let Some(plotted) = plotted {
                 report::print(&format!("{}: {plotted}", out.join("loss.png").display()));
             }
@@ -189,6 +207,10 @@ fn train(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(exit_code(&outcome))
+}
+
+fn percent(score: Score) -> String {
+    format!("{:.0} %", 100.0 * score.success_rate)
 }
 
 fn exit_code(outcome: &Outcome) -> ExitCode {

@@ -5,7 +5,11 @@
 use ace_plus::{Card, Model, picture::write_png};
 use ace_train::{
     data::shapes::{Object, Place, Reader, Split, World, WorldTask},
-    judge::{preview, verdict::judge},
+    judge::{
+        preview,
+        sheet::{self, Row},
+        verdict::judge,
+    },
 };
 use burn::tensor::Device;
 use std::{collections::BTreeMap, error::Error, path::PathBuf};
@@ -53,10 +57,9 @@ fn main() -> Result<(), Box<dyn Error>> {
                 add("8 size", object.size == other.size);
             }
             if index < 12 {
-                let mut row = example.references.clone();
-                row.extend(example.image.clone());
-                row.extend([output, example.target.clone()]);
-                rows.push(row);
+                let inputs = example.references.iter().chain(&example.image);
+                let row = inputs.fold(Row::new(&example.instruction), |row, input| row.with("input", input.clone()));
+                rows.push(row.with("output", output).with("answer", example.target.clone()));
             }
         }
         let rates = rates
@@ -68,8 +71,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     if let Some(path) = sheet {
-        let columns: Vec<_> = rows.chunks(12).map(preview::sheet).collect();
-        write_png(&path, &preview::sheet(&[columns]))?;
+        let columns: Vec<_> = rows.chunks(12).map(sheet::sheet).collect();
+        write_png(&path, &sheet::beside(&columns))?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@
 use ace_plus::{Card, Model, picture::write_png};
 use ace_train::{
     data::shapes::{Split, World, WorldTask},
-    judge::preview,
+    judge::{preview, sheet},
 };
 use burn::tensor::Device;
 use std::{error::Error, path::PathBuf};
@@ -20,6 +20,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         WorldTask::ALL.iter().map(|task| preview::row(&ace, &world.example_of(*task, 1))).collect::<Result<_, _>>()?;
     // Two columns of rows are easier to look at than one long strip.
     let (left, right) = rows.split_at(rows.len() / 2);
-    write_png(&path, &preview::sheet(&[vec![preview::sheet(left), preview::sheet(right)]]))?;
+    write_png(&path, &sheet::beside(&[sheet::sheet(left), sheet::sheet(right)]))?;
     Ok(())
 }

@@ -102,6 +102,9 @@ pub enum RecipeProblem {
     /// The autoencoder's section is missing, or there without the autoencoder.
     #[error("the [autoencoder] section belongs to train = [\"autoencoder\"], and only there")]
     AutoEncoderSection,
+    /// Something else than T5 would learn to read, or something else than sentences of the world, or it would be measured.
+    #[error("reading = true is for train = [\"t5\"] on the world's sentences, without a [validation] section")]
+    Reading,
     /// A LoRA would learn beside whole networks.
     #[error("lora trains the transformer alone: train = [\"flux\"]")]
     LoraNotAlone,
@@ -141,6 +144,9 @@ pub enum RecipeProblem {
     /// The autoencoder's loss is not measured on held-out examples.
     #[error("the [validation] section is for the transformer; the autoencoder has none")]
     ValidationOfAutoEncoder,
+    /// There would be nothing whose right answer is known.
+    #[error("the [judge] section is for the transformer on examples of the world")]
+    Judge,
     /// Every example would be held out.
     #[error("validation.examples = {examples} leaves none of {of} examples to learn from")]
     NothingButHeldOut {

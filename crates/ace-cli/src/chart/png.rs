@@ -1,15 +1,12 @@
-//! A chart as pixels. The letters are a dependency's bitmaps: a font would be a file or a system's matter.
+//! A chart as pixels.
 
 use super::{
     Chart,
     layout::{self, Anchor, Mark, SIZE},
 };
+use ace_train::judge::letters;
 use image::RgbImage;
-use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 use plotters::prelude::*;
-
-const HEIGHT: RasterHeight = RasterHeight::Size16;
-const WEIGHT: FontWeight = FontWeight::Regular;
 
 /// The chart as a picture.
 ///
@@ -48,31 +45,16 @@ fn strokes(pixels: &mut [u8], marks: &[Mark]) -> Result<(), String> {
     root.present().map_err(|problem| problem.to_string())
 }
 
-/// Writes a word; what the font lacks is a question mark, what is outside the picture is left out.
+/// Writes a word; what is outside the picture is left out.
 fn write(picture: &mut RgbImage, (x, y): (f64, f64), anchor: Anchor, color: [u8; 3], text: &str) {
-    let letter = get_raster_width(WEIGHT, HEIGHT) as i64;
-    let width = letter * text.chars().count() as i64;
+    let width = i64::from(letters::width(text.chars().count()));
     let before = match anchor {
         Anchor::Start => 0,
         Anchor::Middle => width / 2,
         Anchor::End => width,
     };
-    let (mut left, top) = (x.round() as i64 - before, y.round() as i64 - HEIGHT.val() as i64 / 2);
-    for character in text.chars() {
-        let raster = get_raster(character, WEIGHT, HEIGHT).or_else(|| get_raster('?', WEIGHT, HEIGHT));
-        for (row, line) in raster.iter().flat_map(|raster| raster.rows()).enumerate() {
-            for (column, &cover) in line.iter().enumerate() {
-                let (x, y) = (left + column as i64, top + row as i64);
-                let pixel = u32::try_from(x).ok().zip(u32::try_from(y).ok());
-                let Some(pixel) = pixel.and_then(|(x, y)| picture.get_pixel_mut_checked(x, y)) else { continue };
-                for (paper, ink) in pixel.0.iter_mut().zip(color) {
-                    let (cover, full) = (u32::from(cover), u32::from(u8::MAX));
-                    *paper = ((u32::from(ink) * cover + u32::from(*paper) * (full - cover)) / full) as u8;
-                }
-            }
-        }
-        left += letter;
-    }
+    let place = (x.round() as i64 - before, y.round() as i64 - i64::from(letters::HEIGHT) / 2);
+    letters::write(picture, place, color, text);
 }
 
 #[cfg(test)]
@@ -107,14 +89,5 @@ mod tests {
             let chart = Chart { across: "step", up: "loss", scale: Scale::Logarithmic, lines: vec![line] };
             assert!(count(&png(&chart).unwrap(), Look::Strong.color()) > 30, "{points:?}");
         }
-    }
-
-    #[test]
-    fn a_word_at_the_edge_is_cut_off() {
-        let mut picture = RgbImage::new(10, 10);
-        write(&mut picture, (0.0, 0.0), Anchor::End, [255; 3], "left");
-        assert_eq!(count(&picture, [0; 3]), 100);
-        write(&mut picture, (5.0, 5.0), Anchor::Middle, [255; 3], "µ");
-        assert!(count(&picture, [0; 3]) < 100);
     }
 }

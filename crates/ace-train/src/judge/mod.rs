@@ -2,6 +2,8 @@
 
 pub mod verdict;
 pub mod evaluate;
+pub mod letters;
+pub mod sheet;
 pub mod preview;
 
 pub use evaluate::{TaskScore, evaluate};

@@ -1,5 +1,10 @@
-//! What a model makes of examples, as one picture: a row per example, its inputs, the output, the exact answer.
+//! What a model makes of examples, as one picture: a row per example, its inputs, the output, the exact answer; while an
+//! adapter learns, what its base makes of them, too.
 
+use super::{
+    sheet::{self, Row},
+    verdict::{Score, judge},
+};
 use crate::{
     Error,
     data::{
@@ -15,23 +20,29 @@ use ace_nn::{
 };
 use ace_plus::{Ace, Card, Edit, canvas, pixels, sample, unit::Units};
 use burn::{prelude::*, tensor::FloatDType};
-use image::{RgbImage, imageops};
+use image::RgbImage;
 use std::ops::ControlFlow;
 
 /// Inputs, output and answer of one example, by the very edit that `sample` makes.
 ///
 /// # Errors
 /// If the pictures of the example do not fit each other or the card.
-pub fn row(ace: &Ace, example: &Example) -> Result<Vec<RgbImage>, Error> {
+pub fn row(ace: &Ace, example: &Example) -> Result<Row, Error> {
     let output = ace.edit(&edit_of(example), &mut |_| ControlFlow::Continue(()))?;
-    Ok(beside_answer(example, output))
+    Ok(beside_answer(example, [("output", output)]))
 }
 
-fn beside_answer(example: &Example, output: RgbImage) -> Vec<RgbImage> {
-    let mut row = example.references.clone();
-    row.extend(example.image.clone());
-    row.extend([output, example.target.clone()]);
-    row
+/// What goes in, some outputs, and the answer.
+fn beside_answer<const N: usize>(example: &Example, outputs: [(&str, RgbImage); N]) -> Row {
+    let several = example.references.len() > 1;
+    let mut row = Row::new(format!("{}: {}", example.task, example.instruction));
+    for (index, reference) in example.references.iter().enumerate() {
+        let caption = if several { format!("reference {}", index + 1) } else { "reference".to_owned() };
+        row = row.with(caption, reference.clone());
+    }
+    row = example.image.iter().fold(row, |row, image| row.with("input", image.clone()));
+    row = outputs.into_iter().fold(row, |row, (caption, output)| row.with(caption, output));
+    row.with("answer", example.target.clone())
 }
 
 /// An example as a user would ask for it. Nothing is pasted back, so the picture is the network's alone.
@@ -52,6 +63,8 @@ pub struct Previews {
     autoencoder: AutoEncoder,
     device: Device,
     edits: Vec<EncodedEdit>,
+    /// What the model made of each before it learned.
+    base: Vec<RgbImage>,
 }
 
 /// One example with everything that the transformer needs for its edit.
@@ -80,6 +93,7 @@ impl Previews {
             autoencoder: autoencoder.clone(),
             device: device.clone(),
             edits: examples.into_iter().map(encode).collect::<Result<_, Error>>()?,
+            base: Vec::new(),
         })
     }
 
@@ -103,23 +117,29 @@ impl Previews {
             Ok(EncodedEdit { text: encoded.text().clone(), example, edit, units })
         };
         let edits = examples.into_iter().map(edit).collect::<Result<_, Error>>()?;
-        Ok(Self { card: card.clone(), autoencoder: autoencoder.clone(), device: device.clone(), edits })
+        Ok(Self {
+            card: card.clone(),
+            autoencoder: autoencoder.clone(),
+            device: device.clone(),
+            edits,
+            base: Vec::new(),
+        })
     }
 
-    /// A sheet with one row per example. The transformer has no gradients and computes in `dtype`, with the matrices that
+    /// What the transformer makes of each example now. It has no gradients and computes in `dtype`, with the matrices that
     /// `blocks` gives; `trained` are the text encoders, if they are trained too.
     ///
     /// # Errors
     /// If an edit fails.
-    pub fn draw(
+    pub fn outputs(
         &self,
         flux: &Flux,
         blocks: &mut dyn Blocks,
         trained: Option<(&T5, &Clip)>,
         dtype: FloatDType,
-    ) -> Result<RgbImage, Error> {
+    ) -> Result<Vec<RgbImage>, Error> {
         let card = &self.card;
-        let row = |EncodedEdit { example, edit, units, text }: &EncodedEdit| {
+        let output = |EncodedEdit { edit, units, text, .. }: &EncodedEdit| {
             let text = &EncodedText::conditioning(std::slice::from_ref(text), trained, &self.device);
             let settings = edit.settings(card)?;
             let noise = sample::noise(card, edit, units, &self.device)?;
@@ -128,45 +148,31 @@ impl Previews {
             let go_on = &mut |_: ace_plus::Event<'_>| ControlFlow::Continue(());
             let tokens = denoiser.denoise_with(blocks, noise, &course, go_on)?.tokens;
             // Every edit has a unit of its own.
-            let output = match units.unpack(tokens).pop() {
+            Ok(match units.unpack(tokens).pop() {
                 Some(latents) => edit.prepare(card)?.finish(&pixels::decode(&self.autoencoder, &latents, None)),
                 None => RgbImage::new(0, 0),
-            };
-            Ok(beside_answer(example, output))
+            })
         };
-        Ok(sheet(&self.edits.iter().map(row).collect::<Result<Vec<_>, Error>>()?))
+        self.edits.iter().map(output).collect()
     }
-}
 
-/// Rows of pictures, aligned right so that outputs and answers stand below each other.
-pub fn sheet(rows: &[Vec<RgbImage>]) -> RgbImage {
-    const GAP: u32 = 4;
-    let row_width = |row: &Vec<RgbImage>| row.iter().map(|picture| picture.width() + GAP).sum::<u32>();
-    let row_height = |row: &Vec<RgbImage>| row.iter().map(|picture| picture.height() + GAP).max().unwrap_or(0);
-    let width = rows.iter().map(row_width).max().unwrap_or(GAP);
-    let mut sheet = RgbImage::from_pixel(width, rows.iter().map(row_height).sum::<u32>().max(1), image::Rgb([255; 3]));
-    let mut top = 0;
-    for row in rows {
-        let mut left = width - row_width(row);
-        for picture in row {
-            imageops::replace(&mut sheet, picture, i64::from(left), i64::from(top));
-            left += picture.width() + GAP;
-        }
-        top += row_height(row);
+    /// Shows these outputs beside all later ones: what the model made before it learned.
+    pub fn beside(self, base: Vec<RgbImage>) -> Self {
+        Self { base, ..self }
     }
-    sheet
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    /// A sheet of outputs, one row per example.
+    pub fn sheet(&self, outputs: Vec<RgbImage>) -> RgbImage {
+        let row = |(index, (edit, output)): (usize, (&EncodedEdit, RgbImage))| match self.base.get(index) {
+            Some(base) => beside_answer(&edit.example, [("before", base.clone()), ("now", output)]),
+            None => beside_answer(&edit.example, [("output", output)]),
+        };
+        sheet::sheet(&self.edits.iter().zip(outputs).enumerate().map(row).collect::<Vec<_>>())
+    }
 
-    #[test]
-    fn a_sheet_aligns_rows_right() {
-        let picture = |grey| RgbImage::from_pixel(2, 2, image::Rgb([grey; 3]));
-        let sheet = sheet(&[vec![picture(10)], vec![picture(20), picture(30)]]);
-        assert_eq!(sheet.dimensions(), (12, 12));
-        assert_eq!(sheet.get_pixel(6, 0).0, [10; 3]);
-        assert_eq!(sheet.get_pixel(0, 6).0, [20; 3]);
+    /// How right outputs are.
+    pub fn score(&self, outputs: &[RgbImage]) -> Score {
+        let verdicts = self.edits.iter().zip(outputs).map(|(edit, output)| judge(&edit.example, output));
+        Score::of(&verdicts.collect::<Vec<_>>())
     }
 }

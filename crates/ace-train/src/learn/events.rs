@@ -1,7 +1,7 @@
 //! How a run is started, what it tells on the way, and how it ends.
 
 use super::{recipe::Recipe, stages::Stages, trainer::StepReport, validation::ValidationReport};
-use crate::{Error, data::Notice, plan::Extent};
+use crate::{Error, data::Notice, judge::Score, plan::Extent};
 use std::path::PathBuf;
 
 /// How a run is started.
@@ -102,6 +102,13 @@ pub enum RunEvent {
         best: u64,
         /// The loss there.
         validation: f32,
+    },
+    /// Edits of held-out examples were judged, before the first step or after the last.
+    Judged {
+        /// Steps done.
+        step: u64,
+        /// How right they were.
+        score: Score,
     },
     /// A preview was written.
     Preview {

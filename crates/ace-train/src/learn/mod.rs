@@ -15,6 +15,7 @@ pub mod stages;
 pub mod adamw8;
 pub mod trainer;
 pub mod autoencoder;
+pub mod reading;
 pub mod times;
 pub mod emphasis;
 pub mod recompute;

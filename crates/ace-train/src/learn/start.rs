@@ -152,14 +152,19 @@ impl Start {
         Ok(Encoders {
             card: self.card().clone(),
             autoencoder: self.autoencoder(recipe, device)?,
-            tokenizers: Tokenizers::read(
-                self.card(),
-                &self.model.require(Component::T5Tokenizer)?,
-                &self.model.require(Component::ClipTokenizer)?,
-            )?,
+            tokenizers: self.tokenizers()?,
             text,
             device: device.clone(),
         })
+    }
+
+    /// From words to numbers.
+    ///
+    /// # Errors
+    /// If a file is missing, or does not fit the card.
+    pub fn tokenizers(&self) -> Result<Tokenizers, Error> {
+        let find = |component| self.model.require(component);
+        Ok(Tokenizers::read(self.card(), &find(Component::T5Tokenizer)?, &find(Component::ClipTokenizer)?)?)
     }
 
     /// The transformer, and the text encoders if one of them learns, on `device` with gradients.

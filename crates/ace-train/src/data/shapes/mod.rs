@@ -5,6 +5,7 @@
 
 mod draw;
 mod read;
+mod said;
 mod scene;
 mod task;
 pub mod tokenizers;
@@ -15,6 +16,7 @@ use rand_chacha::ChaCha8Rng;
 
 pub use self::{
     read::Reader,
+    said::{Facts, Said},
     scene::{CELL, Object, Place, Scene},
     task::WorldTask,
     words::vocabulary,

@@ -4,6 +4,7 @@ mod autoencoder;
 mod checkpoints;
 mod data;
 mod frozen;
+mod judge;
 mod lora;
 mod loss;
 mod optimizer;
@@ -14,6 +15,7 @@ pub use autoencoder::AutoEncoderRecipe;
 pub use checkpoints::CheckpointRecipe;
 pub use data::DataRecipe;
 pub use frozen::{FrozenPacking, FrozenPlacement};
+pub use judge::JudgeRecipe;
 pub use lora::{LoraModules, LoraRecipe, RankedModules, Spelling};
 pub use loss::LossRecipe;
 pub use optimizer::{OptimizerRecipe, OptimizerState, RateSchedule, Reduce};
@@ -89,6 +91,9 @@ pub struct Recipe {
     /// Only for the autoencoder.
     #[serde(default)]
     pub autoencoder: Option<AutoEncoderRecipe>,
+    /// T5 alone learns to say what sentences of the world say, instead of helping the transformer. Nothing is drawn.
+    #[serde(default)]
+    pub reading: bool,
     /// At which times the transformer learns.
     #[serde(default)]
     pub timesteps: TimestepRecipe,
@@ -98,6 +103,9 @@ pub struct Recipe {
     /// Measuring on examples that are not learned from; not for the autoencoder.
     #[serde(default)]
     pub validation: Option<ValidationRecipe>,
+    /// Edits of held-out examples of the world, judged before and after.
+    #[serde(default)]
+    pub judge: Option<JudgeRecipe>,
     /// Which checkpoints are kept.
     #[serde(default)]
     pub checkpoints: CheckpointRecipe,
@@ -200,6 +208,9 @@ impl Recipe {
             *file = path.parent().unwrap_or(Path::new("")).join(&*file);
         }
         recipe.check().map_err(|problem| Error::recipe(path, problem))?;
+        if recipe.reading {
+            recipe.preview_every = 0;
+        }
         Ok(recipe)
     }
 
@@ -223,6 +234,9 @@ impl Recipe {
         }
         if self.trains(NetworkName::AutoEncoder) != self.autoencoder.is_some() {
             return Err(RecipeProblem::AutoEncoderSection);
+        }
+        if self.reading && (self.train != [NetworkName::T5] || self.data.world.is_none() || self.validation.is_some()) {
+            return Err(RecipeProblem::Reading);
         }
         if self.lora.is_some() && self.train != [NetworkName::Flux] {
             return Err(RecipeProblem::LoraNotAlone);
@@ -251,6 +265,12 @@ impl Recipe {
             validation.check()?;
             if self.trains(NetworkName::AutoEncoder) {
                 return Err(RecipeProblem::ValidationOfAutoEncoder);
+            }
+        }
+        if let Some(judge) = self.judge {
+            judge.check()?;
+            if self.data.world.is_none() || self.trains(NetworkName::AutoEncoder) || self.reading {
+                return Err(RecipeProblem::Judge);
             }
         }
         if !(0.0..=1.0).contains(&self.drop_instruction) {
@@ -321,6 +341,8 @@ mod tests {
             ("train = [\"flux\"]", "train = [\"flux\", \"t5\"]", RecipeProblem::LoraNotAlone),
             ("train = [\"flux\"]", "train = [\"flux\", \"autoencoder\"]", RecipeProblem::AutoEncoderNotAlone),
             ("world = 64", "world = 64\nmanifest = \"m.jsonl\"", RecipeProblem::DataSource),
+            ("train = [\"flux\"]", "reading = true\ntrain = [\"flux\"]", RecipeProblem::Reading),
+            ("world = 64", "manifest = \"m.jsonl\"\n[judge]\nexamples = 4", RecipeProblem::Judge),
             ("world = 64", "world = 64\npool = 0", RecipeProblem::EmptyPool),
             ("world = 64", "world = 64\npack_tokens = 0", RecipeProblem::EmptyPack),
             ("batch = 4", "batch = 4\naccumulate = 3", RecipeProblem::UnevenBatch { batch: 4, accumulate: 3 }),
@@ -337,6 +359,7 @@ mod tests {
             ("[loss]\nmask_weight = -2.0", "loss.mask_weight is -2"),
             ("[loss]\nreference_weight = nan", "loss.reference_weight is NaN"),
             ("[checkpoints]\nkeep = 0", "checkpoints.keep is 0"),
+            ("[judge]\nexamples = 0", "judge.examples is 0"),
             ("[validation]\nevery = 0", "validation.every is 0"),
             ("[validation]\nevery = 1\ntimesteps = [0.5, 1.5]", "validation.timesteps is 1.5"),
             ("[validation]\nevery = 1\nearly_stop = { patience = 0 }", "validation.early_stop.patience is 0"),

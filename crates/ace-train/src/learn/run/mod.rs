@@ -1,7 +1,8 @@
 //! A whole run: from a recipe to weights, with a log, previews and checkpoints on the way.
 
+mod encoders;
+
 use super::{
-    autoencoder::AutoEncoderObjective,
     emphasis::Emphasis,
     events::{Outcome, RunEvent, RunObserver, RunOptions},
     flow::{FlowObjective, TrainedNetworks},
@@ -25,11 +26,9 @@ use crate::{
         skipping::Skipping,
     },
     error::{RecipeProblem, StateProblem},
-    judge::preview::{self, Previews},
+    judge::{preview::Previews, sheet},
 };
-use ace_nn::{autoencoder::AutoEncoder, flux::Own};
-use ace_plus::pixels;
-use ace_weights::Network;
+use ace_nn::flux::Own;
 use burn::{module::Module, prelude::*};
 use image::RgbImage;
 use std::{
@@ -78,7 +77,11 @@ pub fn train_in(
     group::same(group, "the recipe", || serde_json::to_vec(&run.recipe).unwrap_or_default())?;
     group::same(group, "the newest checkpoint", || run.resumed_at().to_le_bytes().to_vec())?;
     group::lead(group, || Ok(fs::create_dir_all(&options.out).map_err(ace_plus::Error::io(&options.out))?))?;
-    if run.recipe.trains(NetworkName::AutoEncoder) { run.autoencoder(observer) } else { run.flow(observer) }
+    match &run.recipe {
+        recipe if recipe.trains(NetworkName::AutoEncoder) => run.autoencoder(observer),
+        recipe if recipe.reading => run.reading(observer),
+        _ => run.flow(observer),
+    }
 }
 
 /// Measures a model on held-out examples after a step, if there are any.
@@ -105,6 +108,8 @@ struct Prepared<'a> {
     validation: Option<Validation>,
     /// Only where they are drawn.
     previews: Option<Previews>,
+    /// Held-out examples that are edited before and after.
+    judged: Option<Previews>,
     /// Whether the encoders must go before the transformer comes.
     is_large: bool,
 }
@@ -156,70 +161,14 @@ impl<'a> Run<'a> {
         self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step)
     }
 
-    fn autoencoder(&self, observer: RunObserver<'_>) -> Result<Outcome, Error> {
-        let learning = self.device.clone().autodiff();
-        let (recipe, card) = (&self.recipe, &self.start.card());
-        let mut model = group::agree(self.group, self.start.autoencoder(recipe, &learning))?;
-        if recipe.autoencoder.as_ref().is_some_and(|section| section.decoder_only) {
-            model.encoder = model.encoder.no_grad();
-        }
-        let mut trainer = Trainer::new(model, &recipe.optimizer);
-        let objective = AutoEncoderObjective::new(recipe, self.data.as_ref(), card, &learning);
-        let mut objective = group::agree(self.group, objective)?;
-        let examples = group::lead(self.group, || self.preview_examples())?.unwrap_or_default();
-        let stopped = self.turn(
-            &mut trainer,
-            &mut objective,
-            observer,
-            &mut |model: &AutoEncoder| {
-                let rows = examples.iter().map(|(_, example)| {
-                    let planes = example.planes(&card.canvas)?;
-                    let decode =
-                        |plane| pixels::download(model.decode(model.encode(pixels::upload(plane, self.device))));
-                    Ok(planes.iter().flat_map(|plane| [plane.to_rgb(), decode(plane).to_rgb()]).collect())
-                });
-                Ok(preview::sheet(&rows.collect::<Result<Vec<Vec<_>>, Error>>()?))
-            },
-            &mut |_, _, _| Ok(None),
-        )?;
-        if stopped {
-            return Ok(Outcome::Stopped { step: trainer.step });
-        }
-        let weights = group::lead(self.group, || {
-            let model = trainer.result();
-            let (shift_factor, scaling_factor) = self.measure(&model)?;
-            observer(RunEvent::Measured { shift_factor, scaling_factor });
-            let file = card.weights.autoencoder.first();
-            results::write_network(&self.options.out, file, &model, Network::AutoEncoder, &self.note())
-        })?;
-        Ok(Outcome::Finished { step: trainer.step, weights: weights.into_iter().collect() })
-    }
-
-    /// Mean and one over the standard deviation of raw latents, on answers.
-    fn measure(&self, model: &AutoEncoder) -> Result<(f32, f32), Error> {
-        let (mut sum, mut squares, mut count) = (0.0f64, 0.0f64, 0.0f64);
-        for index in 0..64 {
-            let plane = self.data.example(index)?.planes(&self.start.card().canvas)?.swap_remove(0);
-            let (mean, _) = model.encode_posterior(pixels::upload(&plane, self.device));
-            for value in mean.into_data().convert::<f32>().iter::<f32>() {
-                sum += f64::from(value);
-                squares += f64::from(value).powi(2);
-                count += 1.0;
-            }
-        }
-        let mean = sum / count;
-        Ok((mean as f32, (squares / count - mean * mean).sqrt().recip() as f32))
-    }
-
     fn flow(&self, observer: RunObserver<'_>) -> Result<Outcome, Error> {
         let learning = self.device.clone().autodiff();
         let (recipe, start, group) = (&self.recipe, self.start, self.group);
         let stopped = Ok(Outcome::Stopped { step: self.resumed_at() });
         let prepared = group::agree(group, self.prepare(&learning, observer))?;
         let go_on = group::all(group, Ok(prepared.is_some()))?;
-        let Some(Prepared { mut objective, validation, previews, is_large }) = prepared.filter(|_| go_on) else {
-            return stopped;
-        };
+        let Some(prepared) = prepared.filter(|_| go_on) else { return stopped };
+        let Prepared { mut objective, validation, mut previews, judged, is_large } = prepared;
         // Without an end to the examples there is no encoding all of them.
         if objective.pool().is_some() && is_large {
             // Each rank encodes its share. Then it reads what the others have encoded.
@@ -238,10 +187,31 @@ impl<'a> Run<'a> {
         }
         let mut trainer = Trainer::new(group::agree(group, start.trained(recipe, &learning))?, &recipe.optimizer);
         let dtype = start.flux_dtype(recipe);
-        let mut draw = |model: &TrainedNetworks| match (&previews, &blocks) {
-            (None, _) => Ok(preview::sheet(&[])),
-            (Some(previews), None) => previews.draw(&model.flux, &mut Own, model.text(), dtype),
-            (Some(previews), Some(blocks)) => previews.draw(&model.flux, &mut blocks.clone(), model.text(), dtype),
+        let edit = |previews: &Previews, model: &TrainedNetworks| match &blocks {
+            None => previews.outputs(&model.flux, &mut Own, model.text(), dtype),
+            Some(blocks) => previews.outputs(&model.flux, &mut blocks.clone(), model.text(), dtype),
+        };
+        let judge = |model: &TrainedNetworks, step, observer: RunObserver<'_>| {
+            let Some(judged) = &judged else { return Ok(true) };
+            let score = judged.score(&edit(judged, model)?);
+            Ok::<_, Error>(observer(RunEvent::Judged { step, score }))
+        };
+        // A run that goes on has not restored yet what it learned before: this is the model that it started from.
+        let base = trainer.result();
+        let go_on = judge(&base, 0, observer).and_then(|go_on| {
+            if let (Some(some), Some(_)) = (previews.take(), &recipe.lora) {
+                let outputs = edit(&some, &base)?;
+                previews = Some(some.beside(outputs));
+            }
+            Ok(go_on)
+        });
+        if !group::all(group, go_on)? {
+            return stopped;
+        }
+        drop(base);
+        let mut draw = |model: &TrainedNetworks| match &previews {
+            None => Ok(sheet::sheet(&[])),
+            Some(previews) => Ok(previews.sheet(edit(previews, model)?)),
         };
         let mut measure = |objective: &FlowObjective<'_>, model: &TrainedNetworks, step| {
             validation.as_ref().map(|validation| validation.measure(objective, model, step)).transpose()
@@ -249,6 +219,8 @@ impl<'a> Run<'a> {
         if self.turn(&mut trainer, &mut objective, observer, &mut draw, &mut measure)? {
             return Ok(Outcome::Stopped { step: trainer.step });
         }
+        // Whether the observer wants more does not matter any longer.
+        group::all(group, judge(&trainer.result(), trainer.step, observer))?;
         let weights = group::lead(group, || {
             results::write(&self.options.out, start.card(), recipe, &trainer.result(), &self.note())
         })?;
@@ -265,8 +237,15 @@ impl<'a> Run<'a> {
             |done: u64, of: u64| self.tell(observer) & (!is_large || observer(RunEvent::Encoding { done, of }));
         let previews = match recipe.preview_every > 0 && self.leads() {
             false => None,
-            true => match self.previews(&mut supply, &mut tell)? {
+            true => match self.previews(&mut supply, self.preview_examples()?, &mut tell)? {
                 Some(previews) => Some(previews),
+                None => return Ok(None),
+            },
+        };
+        let judged = match recipe.judge.filter(|_| self.leads()) {
+            None => None,
+            Some(section) => match self.judged(section.examples, &mut tell)? {
+                Some(judged) => Some(judged),
                 None => return Ok(None),
             },
         };
@@ -278,7 +257,7 @@ impl<'a> Run<'a> {
             },
         };
         let objective = FlowObjective::of(recipe, supply, start.flux_dtype(recipe), learning)?;
-        Ok(Some(Prepared { objective, validation, previews, is_large }))
+        Ok(Some(Prepared { objective, validation, previews, judged, is_large }))
     }
 
     /// What is measured on held-out examples: a dataset of their own, or else a part of what is learned from. `None` if
@@ -310,13 +289,20 @@ impl<'a> Run<'a> {
         Kept { last: section.keep, best: stops || section.best.unwrap_or(validation.is_some()) }
     }
 
-    /// Previews of the first examples that can be used; `None` if `tell` broke off.
+    /// Held-out examples of the world to be edited; `None` if `tell` broke off.
+    fn judged(&self, count: u64, tell: &mut dyn FnMut(u64, u64) -> bool) -> Result<Option<Previews>, Error> {
+        let world = open_world(&self.recipe, &self.options.recipe, Split::HeldOut)?;
+        let examples = (0..count).map(|index| Ok((index, world.example(index)?))).collect::<Result<_, Error>>()?;
+        self.previews(&mut self.supply(&world)?, examples, tell)
+    }
+
+    /// Edits of those examples that can be used; `None` if `tell` broke off.
     fn previews(
         &self,
         supply: &mut Supply<'_>,
+        examples: Vec<(u64, Example)>,
         tell: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<Option<Previews>, Error> {
-        let examples = self.preview_examples()?;
         if !supply.ensure_all(&examples.iter().map(|(index, _)| *index).collect(), tell)? {
             return Ok(None);
         }
@@ -401,6 +387,13 @@ impl<'a> Run<'a> {
             learned: params::count_learned(&trainer.model),
             parameters: trainer.model.num_params(),
         });
+        // Where the loss begins.
+        if trainer.step == 0
+            && let Some(report) = group::lead(group, || measure(objective, &trainer.result(), 0))?.flatten()
+        {
+            log.as_mut().map_or(Ok(()), |log| log.write(&report))?;
+            go_on &= observer(RunEvent::Validated(report));
+        }
         go_on = group::all(group, Ok(go_on))?;
         let mut losses = Mean::default();
         while go_on && trainer.step < steps && !self.is_enough(&standing) {
