@@ -1,22 +1,20 @@
-//! Memory of this program: what it asked the system for, counted at every allocation, and what the system counts.
+//! Memory of this program: what it holds, counted at every allocation, and what the system counts.
 
-use ace_kernels::Pages;
-use cap::Cap;
+use ace_kernels::{Counted, Pages, counted};
 use std::fs;
 
-/// Counts every allocation on its way; two atomic additions each, next to nothing beside a tensor. Blocks that [`Pages`] keeps
-/// for the next of their size, 256 MiB at most, are not counted.
+/// Blocks that [`Pages`] keeps for the next of their size, 256 MiB at most, are not counted.
 #[global_allocator]
-static COUNTED: Cap<Pages> = Cap::new(Pages::new(), usize::MAX);
+static ALLOCATOR: Counted<Pages> = Counted::new(Pages::new());
 
-/// Bytes that are allocated now.
+/// Bytes that are held now: allocated, or weights that are used where they lie in their file.
 pub fn allocated() -> u64 {
-    COUNTED.allocated() as u64
+    counted::held()
 }
 
-/// The most bytes that were ever allocated at once.
+/// The most bytes that were ever held at once.
 pub fn peak() -> u64 {
-    COUNTED.max_allocated() as u64
+    counted::most_held()
 }
 
 /// What the system counts of this program: also its code, mapped files that were read, and what the allocator holds back.

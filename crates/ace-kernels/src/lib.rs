@@ -17,6 +17,7 @@ mod precision;
 
 pub mod attention;
 mod conv;
+pub mod counted;
 mod gate;
 mod gelu;
 mod group_norm;
@@ -30,6 +31,7 @@ mod rope;
 mod silu;
 
 pub use conv::{Convolution, conv2d};
+pub use counted::Counted;
 pub use gate::gate_add;
 pub use gelu::{gelu, gelu_tanh, quick_gelu};
 pub use group_norm::{group_norm, group_norm_silu};

@@ -436,6 +436,11 @@ impl<'a> Filler<'a> {
 
     fn read(&self) -> Result<Option<TensorData>> {
         let Some((origin, keys)) = self.origin() else { return Ok(None) };
+        if let ([key], false) = (&keys[..], origin.swapped)
+            && let Some((bytes, dtype)) = self.file.lent(key, self.dtype)
+        {
+            return Ok(Some(TensorData::from_bytes(bytes, origin.shape.clone(), dtype)));
+        }
         let (bytes, _, dtype) = self.file.join_swapped(&keys, origin.swapped, self.dtype)?.into_parts();
         Ok(Some(TensorData::from_bytes(bytes, origin.shape.clone(), dtype)))
     }
