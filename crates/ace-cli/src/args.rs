@@ -31,7 +31,7 @@ Examples:
   ace sample --reference item.png --image scene.png --mask m.png -p \"put the item in the box\"
   ace serve                                      a page in the browser, and an API
   ace train                                      a LoRA on the miniature, in minutes
-  ace report out/train/tiny-subject              a page on it
+  ace report out/train/tiny-restoration          a page on it
   ace eval --tasks recolor,fill                  judge it on examples it never saw
   ace verify                                     does this machine compute right?
 

@@ -22,7 +22,7 @@ pub const INSTRUCTION: &str = include_str!("../../../models/tiny/examples/instru
 pub const TASK: &str = "recolor";
 
 /// A recipe for an adapter of it, to watch a model learn.
-pub const RECIPE: &str = include_str!("../../../models/tiny/lora-negative.toml");
+pub const RECIPE: &str = include_str!("../../../models/tiny/lora-restoration.toml");
 
 /// Its files with their names.
 pub fn files() -> impl Iterator<Item = (&'static str, &'static [u8])> {

@@ -29,7 +29,7 @@ use std::{
 };
 
 /// The recipe that is trained when none is named, and the one for own pictures: where a clone has it, and its text.
-const DEMONSTRATION: (&str, &str) = ("models/tiny/lora-negative.toml", miniature::RECIPE);
+const DEMONSTRATION: (&str, &str) = ("models/tiny/lora-restoration.toml", miniature::RECIPE);
 const OWN_PICTURES: (&str, &str) = ("models/lora.toml", include_str!("../../../models/lora.toml"));
 /// Folder of the runs that are not told where to write.
 const RUNS: &str = "out/train";

@@ -11,7 +11,7 @@ const TRAIN_EXAMPLES: &str = "\
 A model is anything that `ace sample` takes. Ctrl-C saves and says how to go on. Beside the checkpoints, --out gets log.jsonl, loss.png, the previews and an event file: `tensorboard --logdir out/train` shows it, and `ace report` writes a page.
 
 Examples:
-  ace train                                      models/tiny/lora-negative.toml into out/train/tiny-negative
+  ace train                                      models/tiny/lora-restoration.toml into out/train/tiny-restoration
   ace train --model ace-plus-portrait --dtype bf16 --data pictures.jsonl
   ace train --model FLUX.1-Fill-dev/ --recipe lora.toml --data pictures.jsonl
   ace train --recipe models/tiny/stage2.toml --resume

@@ -1,16 +1,14 @@
 //! Weight files as people have them: one safetensors or GGUF file, or several with an index, or a folder of either.
 
+mod lent;
+
 use super::{
     header::{Header, Unique},
     stored::Stored,
 };
 use crate::{Error, Result, quantize::Matrices};
-use ace_kernels::counted::Borrowed;
 use ace_nn::weight::Packing;
-use burn::{
-    prelude::*,
-    tensor::{AllocationProperty, DType},
-};
+use burn::prelude::*;
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
@@ -91,39 +89,6 @@ impl std::ops::Deref for Bytes {
 struct Reader {
     file: File,
     buffer: Vec<u8>,
-}
-
-/// Bytes that a tensor uses, counted as held.
-struct Lent<T> {
-    bytes: T,
-    _counted: Borrowed,
-}
-
-impl<T: AsRef<[u8]> + Send + 'static> Lent<T> {
-    fn of(bytes: T) -> bytes::Bytes {
-        let _counted = Borrowed::new(bytes.as_ref().len());
-        bytes::Bytes::from_owner(Self { bytes, _counted })
-    }
-}
-
-impl<T: AsRef<[u8]>> AsRef<[u8]> for Lent<T> {
-    fn as_ref(&self) -> &[u8] {
-        self.bytes.as_ref()
-    }
-}
-
-/// A part of a map.
-#[cfg(unix)]
-struct Mapped {
-    map: Arc<memmap2::Mmap>,
-    range: Range<usize>,
-}
-
-#[cfg(unix)]
-impl AsRef<[u8]> for Mapped {
-    fn as_ref(&self) -> &[u8] {
-        &self.map[self.range.clone()]
-    }
 }
 
 /// What numbers can be.
@@ -437,32 +402,6 @@ impl WeightFile {
 
     fn bytes(&self, entry: &Entry) -> &[u8] {
         &self.parts[entry.part].bytes[entry.range.clone()]
-    }
-
-    /// A tensor's numbers where they lie, if they are as a tensor in `dtype` (or in their own) has them: nothing is copied, and what
-    /// other programs read of the file is not held twice. Whoever writes to the tensor gets a copy first.
-    pub(crate) fn lent(&self, key: &str, dtype: Option<DType>) -> Option<(burn::tensor::Bytes, DType)> {
-        let entry = self.tensors.get(key).filter(|entry| entry.scale.is_none())?;
-        let own = entry.stored.dtype().filter(|_| entry.stored.is_float() && !entry.stored.is_quantized())?;
-        let bytes = self.bytes(entry);
-        let is_aligned = bytes.as_ptr().addr().is_multiple_of(own.size());
-        if dtype.is_some_and(|dtype| dtype != own) || !is_aligned || bytes.is_empty() {
-            return None;
-        }
-        let bytes = match &self.parts[entry.part].bytes {
-            // Elsewhere a file that is mapped cannot be replaced.
-            #[cfg(unix)]
-            Bytes::Mapped(map, _) => {
-                let range = entry.range.clone();
-                // Page by page costs more than all at once; a system that does not know this advice does it page by page.
-                #[cfg(target_os = "linux")]
-                drop(map.advise_range(memmap2::Advice::PopulateRead, range.start, range.len()));
-                Lent::of(Mapped { map: map.clone(), range })
-            }
-            Bytes::Held(Cow::Borrowed(all)) => Lent::of(&all[entry.range.clone()]),
-            _ => return None,
-        };
-        Some((burn::tensor::Bytes::from_shared(bytes, AllocationProperty::File), own))
     }
 
     /// Lets the system take back the memory behind a tensor that has been read: it is in the file, and otherwise a
