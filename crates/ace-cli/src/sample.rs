@@ -283,6 +283,10 @@ impl Asked {
         if let Some(task) = edit.settings(card)?.task {
             check_needs(&edit.missing(card)?, task)?;
         }
+        if request.image.is_some() && request.size.is_some() && card.unit.shown().is_none() {
+            let what = "--width and --height are for a picture made from nothing";
+            return Err(Failure::misuse(what, "the result has the image's size; leave them out").into());
+        }
         let lines = output.prompts.as_deref().map(lines).transpose()?;
         let seeds = match &output.seeds[..] {
             [] => request.seed.into_iter().collect(),

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Compat {
-    /// diffusers' `FluxFillPipeline`: picture and mask as given, the whole decoded picture back, words uncleaned.
+    /// diffusers' pipeline of the model: for one that fills, picture and mask as given; for others, pictures stretched as it
+    /// does it. The whole decoded picture back, words uncleaned.
     Diffusers,
     /// The official ACE++ programs: 30 columns cut at the seam and the rest stretched over them, the whole decoded picture
     /// back, in the canvas's size if there is no reference; its bytes as the card says.
@@ -156,7 +157,7 @@ impl Edit {
         self
     }
 
-    /// Width and height in pixels when there is no image.
+    /// Width and height in pixels when there is no image; with one, if the network is shown it as it is.
     pub fn size(mut self, width: u32, height: u32) -> Self {
         self.size = Some((width, height));
         self
@@ -278,6 +279,11 @@ impl Edit {
         self.map.as_ref()
     }
 
+    /// Width and height that are asked for.
+    pub fn asked_size(&self) -> Option<(u32, u32)> {
+        self.size
+    }
+
     /// The kind of edit, if one is named.
     pub fn task_name(&self) -> Option<&str> {
         self.task.as_deref()
@@ -328,6 +334,8 @@ impl Edit {
     pub fn settings<'a>(&self, card: &'a Card) -> Result<Settings<'a>> {
         let task = self.task.as_deref().map(|name| card.find_task(name)).transpose()?;
         let sampling = &card.sampling;
+        // A network that is shown pictures as they are has nothing hidden from it.
+        let unsaid = if card.unit.shown().is_some() { 0.0 } else { 1.0 };
         Ok(Settings {
             task,
             course: Choice {
@@ -339,7 +347,7 @@ impl Edit {
                 masked_steps: self.masked_steps,
             },
             guidance: self.guidance.unwrap_or(sampling.guidance),
-            repainting_scale: self.repainting_scale.or(task.map(|task| task.repainting_scale)).unwrap_or(1.0),
+            repainting_scale: self.repainting_scale.or(task.map(|task| task.repainting_scale)).unwrap_or(unsaid),
             size: self.size.unwrap_or(sampling.size),
             tile: self.tile,
         })

@@ -54,11 +54,11 @@ pub struct SampleArgs {
     /// Picture to take something from; may be given several times
     #[arg(long = "reference", value_name = "FILE")]
     pub references: Vec<PathBuf>,
-    /// Width of a picture made from nothing, in pixels
-    #[arg(long, requires = "height", conflicts_with = "image", value_name = "PIXELS")]
+    /// Width of a picture made from nothing, in pixels; beside --image for models that are shown it as it is, such as Kontext
+    #[arg(long, requires = "height", value_name = "PIXELS")]
     pub width: Option<u32>,
-    /// Height of a picture made from nothing, in pixels
-    #[arg(long, requires = "width", conflicts_with = "image", value_name = "PIXELS")]
+    /// Its height
+    #[arg(long, requires = "width", value_name = "PIXELS")]
     pub height: Option<u32>,
     /// The noise follows from it, the same on every backend; several, separated by commas, make a picture each [default: 0]
     #[arg(long, value_name = "N", value_delimiter = ',')]

@@ -112,8 +112,9 @@ fn examine(card: &Card, component: Component, source: &Source, device: &Device) 
     match Sizes::of(&file, &found) {
         Ok(sizes) if sizes.completed(&card.sizes(network)).is_none() => {
             let is_variant = |sizes: &Sizes| match sizes {
-                Sizes::Flux(config) if config.in_channels != card.flux.in_channels => {
-                    format!("it takes {} input features, the card's {}", config.in_channels, card.flux.in_channels)
+                Sizes::Flux(config) if config.in_channels != card.flux_in_file().in_channels => {
+                    let features = card.flux_in_file().in_channels;
+                    format!("it takes {} input features, the card's {features}", config.in_channels)
                 }
                 _ => "its sizes are not the card's".to_owned(),
             };

@@ -68,8 +68,17 @@ impl Extent {
     pub fn of_sizes(sizes: &[[usize; 2]], num_steps: usize, card: &Card) -> Self {
         let pictures = card.unit.conditions.iter().filter(|condition| **condition != Condition::Mask).count();
         let token = 2 * card.autoencoder.downscale();
-        let tokens: usize = sizes.iter().map(|[height, width]| height / token * (width / token)).sum();
-        let behind = if card.unit.join == Join::Sequence { tokens * pictures } else { 0 };
+        let tokens_of = |[height, width]: [usize; 2]| height / token * (width / token);
+        let tokens: usize = sizes.iter().copied().map(tokens_of).sum();
+        let (tokens, behind) = match card.unit.join {
+            Join::Channels => (tokens, 0),
+            Join::Sequence => (tokens, tokens * pictures),
+            // The last canvas is what is made, the others are what it is shown.
+            Join::Context => {
+                let made = sizes.last().map_or(0, |size| tokens_of(*size));
+                (made, tokens - made)
+            }
+        };
         let canvas = sizes.iter().copied().max_by_key(|[height, width]| height * width).unwrap_or_default();
         let sequence = Sequence { image: tokens + behind, text: card.text.t5_max_length };
         Self { canvas, encoded: pictures.max(1), sequence, num_steps, tile: None }
@@ -107,7 +116,7 @@ impl Weights {
         }
         let autoencoder = files.of(Component::AutoEncoder).open()?;
         Ok(Self {
-            flux: model.open(Network::Flux)?.flux_footprint(&card.flux, dtype)?,
+            flux: model.open(Network::Flux)?.flux_footprint(&card.flux_in_file(), dtype)?,
             t5: model.open(Network::T5)?.t5_footprint(&card.t5, dtype)?,
             clip: model.open(Network::Clip)?.clip_footprint(&card.clip, dtype)?,
             autoencoder: autoencoder.autoencoder_footprint(&card.autoencoder)?,
