@@ -170,6 +170,12 @@ fn an_addition_goes_on_top_of_any_card() {
     fs::write(dir.file("card.toml"), "base = \"ace-plus-subject+turbo-alpha\"\nname = \"mine\"\n").expect("writable");
     let mine = Card::load(dir.path()).expect("a sound card");
     assert_eq!((mine.sampling.num_steps, mine.adapter.len()), (8, 2));
+    // What they bring is missed and fetched as the rest is.
+    let (output, said) = run(&dir, &Server::refusing(404, &[]), &["doctor", "flux1-dev+redux+turbo-alpha", "--quick"]);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for part in ["BAD vision", "BAD redux", "BAD adapter", "mend: ace fetch flux1-dev+redux+turbo-alpha"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
 }
 
 #[test]

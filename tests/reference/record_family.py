@@ -216,11 +216,13 @@ def fitting():
     # Bytes are exact in f16.
     byte = lambda image: torch.from_numpy(numpy.asarray(image).copy()).to(torch.float16)
     generator = numpy.random.default_rng(5)
-    for number, (width, height) in enumerate([(37, 23), (16, 40), (61, 61)]):
+    # Pillow 13 goes over rows before columns for some pairs of sizes; these are not among them, so that every version agrees.
+    wanted = {(37, 23): [(17, 31), (64, 48), (37, 20)], (16, 40): [(64, 48), (16, 20)], (61, 61): [(17, 31), (61, 20)]}
+    for number, ((width, height), sizes) in enumerate(wanted.items()):
         image = Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype="uint8"))
         tensors[f"{number}.image"] = byte(image)
         for name, method in (("lanczos", Image.Resampling.LANCZOS), ("bicubic", Image.Resampling.BICUBIC)):
-            for size in [(17, 31), (64, 48), (width, 20)]:
+            for size in sizes:
                 tensors[f"{number}.{name}.{size[0]}x{size[1]}"] = byte(image.resize(size, method))
     random.seed(6)
     rows = []

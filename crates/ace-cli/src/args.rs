@@ -284,7 +284,7 @@ pub struct SessionLine {
 /// `ace fetch`.
 #[derive(Debug, Args)]
 pub struct FetchArgs {
-    /// Built-in card by its name, or a folder with a card.toml
+    /// Built-in card by its name, NAME+ADDITION, or a folder with a card.toml
     #[arg(value_name = "CARD")]
     pub card: String,
     /// Folder in which files need not be fetched

@@ -25,6 +25,7 @@ pub mod weight;
 pub mod autoencoder;
 pub mod clip;
 pub mod flux;
+pub mod redux;
 pub mod t5;
 pub mod vit;
 

@@ -4,6 +4,7 @@ use crate::{
     Error, Result,
     canvas::Inputs,
     card::{Card, Need, Task},
+    prompt::{self, PicturePrompt},
     sample::{Cache, Choice, Sampler, Schedule, SeedNoise, Shift},
 };
 use burn::tensor::TensorData;
@@ -46,6 +47,7 @@ pub struct Edit {
     image: Option<RgbImage>,
     mask: Option<GrayImage>,
     references: Vec<RgbImage>,
+    picture_prompts: Vec<PicturePrompt>,
     map: Option<RgbImage>,
     regions: Vec<(GrayImage, String)>,
     task: Option<String>,
@@ -92,6 +94,7 @@ impl Edit {
             image: None,
             mask: None,
             references: Vec::new(),
+            picture_prompts: Vec::new(),
             map: None,
             regions: Vec::new(),
             task: None,
@@ -135,6 +138,18 @@ impl Edit {
     /// One more picture to take something from.
     pub fn reference(mut self, reference: RgbImage) -> Self {
         self.references.push(reference);
+        self
+    }
+
+    /// One more picture that is read as words are, for models with Redux on top: what is made resembles it as a whole. It
+    /// counts `scale` times.
+    pub fn picture_prompt(self, picture: RgbImage, scale: f32) -> Self {
+        self.prompted_by(PicturePrompt { picture, scale, pooled_scale: 1.0 })
+    }
+
+    /// As [`Edit::picture_prompt`], with all that can be said of it.
+    pub fn prompted_by(mut self, prompt: PicturePrompt) -> Self {
+        self.picture_prompts.push(prompt);
         self
     }
 
@@ -274,6 +289,11 @@ impl Edit {
         &self.references
     }
 
+    /// Pictures that are read as words are.
+    pub fn picture_prompts(&self) -> &[PicturePrompt] {
+        &self.picture_prompts
+    }
+
     /// The user's own drawing of the image.
     pub fn drawing(&self) -> Option<&RgbImage> {
         self.map.as_ref()
@@ -400,7 +420,8 @@ impl Edit {
     }
 
     fn check_one(&self, card: &Card) -> Result<()> {
-        if self.instruction.trim().is_empty() {
+        prompt::check(&self.picture_prompts, card)?;
+        if self.instruction.trim().is_empty() && self.picture_prompts.is_empty() {
             return Err(Error::input("the instruction is empty", "say what should be seen or changed"));
         }
         if self.num_steps == Some(0) {

@@ -2,8 +2,9 @@
 
 use super::StreamedFlux;
 use crate::{
-    Card, Result,
+    Card, Error, Result,
     model::{Component, Files, Holding},
+    prompt::Prompter,
 };
 use ace_nn::{autoencoder::AutoEncoder, clip::Clip, flux::Flux, t5::T5};
 use ace_weights::{
@@ -88,6 +89,24 @@ impl Loader<'_> {
 
     pub(super) fn clip(&self) -> Result<Clip> {
         Ok(self.open(Component::Clip)?.clip(&self.card.clip, Some(self.holding.dtype), self.device)?)
+    }
+
+    /// What reads pictures as words.
+    ///
+    /// # Errors
+    /// If the card has none, or a file does not fit it.
+    pub(super) fn prompter(&self) -> Result<Prompter> {
+        let Some((vision, redux)) = self.card.prompter() else {
+            let what = format!("card {} takes no pictures as prompts", self.card.name);
+            return Err(Error::input(what, "use a model with Redux on top"));
+        };
+        let dtype = Some(self.holding.dtype);
+        let file = |component| self.files.of(component).open();
+        Ok(Prompter {
+            vision: file(Component::Vision)?.vit(&vision, dtype, self.device)?,
+            redux: file(Component::Redux)?.redux(&redux, dtype, self.device)?,
+            side: vision.image_size as u32,
+        })
     }
 
     pub(super) fn open(&self, component: Component) -> Result<WeightFile> {

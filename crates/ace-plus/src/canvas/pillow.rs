@@ -2,7 +2,8 @@
 //! with which diffusers fits pictures.
 //!
 //! Facts of Pillow's `Image.resize`: the kernel is widened when shrinking; weights in fixed point with 22 bits; columns
-//! first, rounded to bytes, then rows. `BICUBIC` is Keys' kernel with `a = −½`, `LANCZOS` a sinc under a sinc three times
+//! first, rounded to bytes, then rows (Pillow 13 goes over the rows first for some pairs of sizes, by a rule that is not known
+//! here; bytes then differ where the first pass clips or rounds). `BICUBIC` is Keys' kernel with `a = −½`, `LANCZOS` a sinc under a sinc three times
 //! as wide. The `image` crate has the same kernels and computes in floats, which differs by a level here and there.
 
 use image::RgbImage;

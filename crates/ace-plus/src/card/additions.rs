@@ -7,6 +7,7 @@ use std::path::Path;
 
 /// Additions that are part of the library, the files `models/additions/<name>.toml`.
 const BUILTIN: &[(&str, &str)] = &[
+    ("redux", include_str!("../../cards/additions/redux.toml")),
     ("turbo-alpha", include_str!("../../cards/additions/turbo-alpha.toml")),
     ("hyper-sd-8", include_str!("../../cards/additions/hyper-sd-8.toml")),
     ("hyper-sd-16", include_str!("../../cards/additions/hyper-sd-16.toml")),

@@ -22,7 +22,10 @@ use crate::{
     tokenizer::Prepend,
     unit::UnitPolicy,
 };
-use ace_nn::{autoencoder::AutoEncoderConfig, clip::ClipConfig, flux::FluxConfig, t5::T5Config};
+use ace_nn::{
+    autoencoder::AutoEncoderConfig, clip::ClipConfig, flux::FluxConfig, redux::ReduxConfig, t5::T5Config,
+    vit::VitConfig,
+};
 use ace_weights::{Network, Sizes, network::Described};
 use serde::{Deserialize, Serialize};
 use std::{fs, path::Path};
@@ -68,6 +71,9 @@ pub struct Card {
     pub t5: T5Config,
     /// Sizes of the pooled encoder.
     pub clip: ClipConfig,
+    /// Sizes of the image encoder that reads pictures as prompts, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vision: Option<VitConfig>,
     /// Tokenizers and their lengths.
     pub text: TextPolicy,
     /// Features that the published transformer takes, if fewer than this model's: those that its adapters bring are zero
@@ -106,6 +112,12 @@ pub struct WeightPaths {
     pub t5: Paths,
     /// Pooled encoder.
     pub clip: Paths,
+    /// Image encoder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vision: Option<Paths>,
+    /// The layers behind it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redux: Option<Paths>,
 }
 
 /// Tokenizers of a card.
@@ -277,9 +289,14 @@ impl Card {
         }
         let Some((_, text)) = BUILTIN.iter().find(|(known, _)| *known == name) else {
             let known: Vec<_> = BUILTIN.iter().map(|(name, _)| *name).collect();
+            let additions = || Self::additions().map(|(name, _)| format!("+{name}")).collect::<Vec<_>>().join(", ");
             return Err(Error::not_found(
                 format!("there is no built-in card {name:?}"),
-                format!("built in are: {}; or give a folder with a card.toml", known.join(", ")),
+                format!(
+                    "built in are: {}; on top go {}; or give a folder with a card.toml",
+                    known.join(", "),
+                    additions()
+                ),
             ));
         };
         Self::parse(text, Path::new(&format!("models/{name}/card.toml")))
@@ -327,6 +344,18 @@ impl Card {
             }
         }
         all.to_string().into_bytes()
+    }
+
+    /// Sizes of what reads pictures as prompts: the image encoder and the layers behind it.
+    pub fn prompter(&self) -> Option<(VitConfig, ReduxConfig)> {
+        let vision = self.vision.clone()?;
+        let redux = ReduxConfig { redux_dim: vision.hidden_size, txt_in_features: self.t5.d_model };
+        Some((vision, redux))
+    }
+
+    /// Tokens that pictures among the words are, however many.
+    pub fn prompt_tokens(&self) -> usize {
+        self.vision.as_ref().map_or(0, |vision| vision.grid().pow(2) + usize::from(vision.class_token))
     }
 
     /// Sizes of the transformer as its file has it, before it is [widened](Card::widen_from).
@@ -426,6 +455,10 @@ impl Card {
                 "flux.vec_in_dim {} is not clip.hidden_size {}",
                 self.flux.vec_in_dim, self.clip.hidden_size
             ));
+        }
+        let parts = [self.vision.is_some(), self.weights.vision.is_some(), self.weights.redux.is_some()];
+        if parts != [self.vision.is_some(); 3] {
+            return Err("vision, weights.vision and weights.redux belong together".into());
         }
         // Conditions come behind the latents: only a network that has none of them gets zeros at its right end.
         if self.widen_from.is_some_and(|from| from != latent_features || from >= self.flux.in_channels) {

@@ -93,6 +93,18 @@ fn examine(card: &Card, component: Component, source: &Source, device: &Device) 
         Component::Clip => Network::Clip,
         Component::T5Tokenizer => return broken(T5Tokenizer::read(source, &card.text.placeholders)),
         Component::ClipTokenizer => return broken(ClipTokenizer::read(source)),
+        Component::Vision | Component::Redux => {
+            let (vision, redux) = card.prompter()?;
+            let file = match source.open() {
+                Ok(file) => file,
+                Err(error) => return Some(Problem::Broken(error.into())),
+            };
+            let fits = match component {
+                Component::Vision => file.check_vit(&vision, device),
+                _ => file.check_redux(&redux, device),
+            };
+            return fits.err().map(|error| Problem::Foreign(error.to_string()));
+        }
         Component::Adapter(_) => {
             let fits = |file| adapter::check(&mut card.flux.init(device), &file);
             return match source.open() {

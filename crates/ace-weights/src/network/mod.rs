@@ -5,6 +5,7 @@
 pub mod autoencoder;
 pub mod clip;
 pub mod flux;
+mod redux;
 mod shapes;
 pub mod t5;
 pub mod vit;

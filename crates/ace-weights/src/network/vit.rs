@@ -91,6 +91,14 @@ impl WeightFile {
         self.load(config.init(device), self.vit_keys()?, "", dtype, device)
     }
 
+    /// Whether [`WeightFile::vit`] would take the file, from its header alone.
+    ///
+    /// # Errors
+    /// As [`WeightFile::vit`].
+    pub fn check_vit(&self, config: &VitConfig, device: &Device) -> Result<()> {
+        self.origins(&config.init(device), self.vit_keys()?, "").map(drop)
+    }
+
     fn vit_keys(&self) -> Result<&'static KeyMap> {
         let mark = "layers.0.self_attn.q_proj.weight";
         SPELLINGS.iter().find(|keys| self.has(&keys.key(mark))).ok_or_else(|| {
