@@ -45,7 +45,14 @@ fn every_card_is_built_in_and_has_the_published_sizes() {
         }
         let shapes = support::shapes(&card.flux.init(&support::device()));
         let parameters: u64 = shapes.values().map(|shape| shape.iter().map(|side| *side as u64).product::<u64>()).sum();
-        let published = if name == "ace-plus-fft" { 11_902_587_968 } else { 11_902_391_360 };
+        let published = match (card.flux.in_channels, card.flux.guidance_embed) {
+            (64, false) => 11_891_178_560,
+            (64, true) => 11_901_408_320,
+            (128, true) => 11_901_604_928,
+            (384, true) => 11_902_391_360,
+            (448, true) => 11_902_587_968,
+            other => panic!("{name}: {other:?} is not published"),
+        };
         assert_eq!(parameters, published, "{name}");
         for part in card.components() {
             assert!(!card.hub_files(part).is_empty(), "{name}: {part} is published nowhere");
@@ -127,6 +134,48 @@ fn a_card_on_another_one_says_only_what_differs() {
     assert!(unknown.contains("dpm") && unknown.contains("`euler`") && unknown.contains("`unipc`"), "{unknown}");
     // The condition policy of one and the transformer of another do not fit.
     assert!(message("base = \"tiny\"\n[flux]\nin_channels = 384\n").contains("in_channels"));
+}
+
+#[test]
+fn an_addition_goes_on_top_of_any_card() {
+    let names: Vec<_> = Card::additions().map(|(name, _)| name).collect();
+    for base in ["flux1-dev", "flux1-kontext-dev", "flux1-fill-dev", "ace-plus-portrait", "ace-plus-fft"] {
+        let card = Card::builtin(base).expect("a sound card");
+        for addition in &names {
+            let with = Card::builtin(&format!("{base}+{addition}")).expect("a sound card");
+            assert_eq!(with.name, format!("{base}+{addition}"));
+            assert_eq!((&with.flux, &with.unit, &with.task), (&card.flux, &card.unit, &card.task));
+            // Its adapters, if it has any, come behind the card's; everything is published somewhere.
+            assert_eq!(with.adapter[..card.adapter.len()], card.adapter[..]);
+            assert_eq!(with.repository[..card.repository.len()], card.repository[..]);
+            for part in with.components() {
+                assert!(!with.hub_files(part).is_empty(), "{base}+{addition}: {part} is published nowhere");
+            }
+        }
+    }
+    let steps = |name: &str| {
+        let card = Card::builtin(name).expect("a sound card");
+        (card.sampling.num_steps, card.sampling.guidance, card.adapter.last().map(|adapter| adapter.weight))
+    };
+    assert_eq!(steps("ace-plus-portrait+turbo-alpha"), (8, 50.0, Some(1.0)));
+    assert_eq!(steps("flux1-dev+hyper-sd-8"), (8, 3.5, Some(0.125)));
+    assert_eq!(steps("flux1-dev+hyper-sd-16"), (16, 3.5, Some(0.125)));
+    let error = Card::builtin("flux1-dev+nothing").expect_err("there is none");
+    assert!(
+        error.to_string().contains("no addition \"nothing\"")
+            && error.hint().is_some_and(|hint| hint.contains("turbo-alpha"))
+    );
+    // A card of one's own may stand on both.
+    let dir = TestDir::new("cards-addition");
+    fs::write(dir.file("card.toml"), "base = \"ace-plus-subject+turbo-alpha\"\nname = \"mine\"\n").expect("writable");
+    let mine = Card::load(dir.path()).expect("a sound card");
+    assert_eq!((mine.sampling.num_steps, mine.adapter.len()), (8, 2));
+    // What they bring is missed and fetched as the rest is.
+    let (output, said) = run(&dir, &Server::refusing(404, &[]), &["doctor", "flux1-dev+redux+turbo-alpha", "--quick"]);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for part in ["BAD vision", "BAD redux", "BAD adapter", "mend: ace fetch flux1-dev+redux+turbo-alpha"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
 }
 
 #[test]

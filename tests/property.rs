@@ -10,7 +10,7 @@ use ace_plus::{
     Card, Edit,
     canvas::{self, Canvas, CanvasPolicy, Inputs, Layout, Plane, ReferenceFit},
     flow, latents, sample,
-    unit::{Condition, Join, UnitPolicy, Units},
+    unit::{Condition, Join, Positions, UnitPolicy, Units},
 };
 use burn::{module::Param, prelude::*, tensor::FloatDType};
 use image::{GrayImage, Luma, Rgb, RgbImage};
@@ -257,6 +257,7 @@ fn policy(layout: Layout, change_image: bool) -> CanvasPolicy {
         official_bytes: Default::default(),
         layout,
         token: 16,
+        sizes: Vec::new(),
     }
 }
 
@@ -279,7 +280,7 @@ fn conditions(join: Join, change_image: bool) -> UnitPolicy {
         true => vec![Condition::MaskedImage, Condition::ChangeImage, Condition::Mask],
         false => vec![Condition::MaskedImage, Condition::Mask],
     };
-    UnitPolicy { conditions, join }
+    UnitPolicy { conditions, join, positions: Positions::default() }
 }
 
 #[test]
@@ -302,6 +303,7 @@ fn any_number_of_references_becomes_matching_tokens_in_every_layout() {
                 let behind = match join {
                     Join::Channels => 0,
                     Join::Sequence => len * if change_image { 2 } else { 1 },
+                    Join::Context => unreachable!("not among the cases"),
                 };
                 let features = unit.in_channels(64, latents::DOWNSCALE);
                 let noisy = units.pack(units.grids.iter().map(|[h, w]| random([1, 16, *h, *w], 1)).collect());

@@ -30,6 +30,12 @@ mod convert;
 // A folder as diffusers writes it, and an edit that diffusers made with it.
 mod fill;
 
+// The same of FLUX.1 and its Kontext and Control models, and pictures fitted as diffusers does it.
+mod family;
+
+// Pictures as prompts.
+mod redux;
+
 // Cards and the files they name: built in, on top of each other, found, fetched, looked over.
 mod cards;
 

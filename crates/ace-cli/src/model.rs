@@ -18,7 +18,8 @@ const MODELS: &str = "models";
 /// Which model.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct ModelArgs {
-    /// Built-in card by its name, or a folder with a card.toml, or one that diffusers wrote [default: tiny]
+    /// Built-in card by its name, NAME+ADDITION (models/README.md lists both), or a folder with a card.toml, or one that
+    /// diffusers wrote [default: tiny]
     #[arg(long, value_name = "NAME|DIR")]
     pub model: Option<String>,
     /// Folder of the weights that the card names [default: the card's own folder, then the Hugging Face cache]

@@ -283,6 +283,10 @@ impl Asked {
         if let Some(task) = edit.settings(card)?.task {
             check_needs(&edit.missing(card)?, task)?;
         }
+        if request.image.is_some() && request.size.is_some() && card.unit.shown().is_none() {
+            let what = "--width and --height are for a picture made from nothing";
+            return Err(Failure::misuse(what, "the result has the image's size; leave them out").into());
+        }
         let lines = output.prompts.as_deref().map(lines).transpose()?;
         let seeds = match &output.seeds[..] {
             [] => request.seed.into_iter().collect(),
@@ -533,9 +537,11 @@ fn example(request: &mut Request, output: &Output) -> anyhow::Result<()> {
 
 /// Whether neither words nor pictures nor another model are given.
 fn is_bare(args: &SampleArgs, request: &Request) -> bool {
-    let Request { model, instruction, task, image, mask, references, regions, size, noise, .. } = request;
+    let Request { model, instruction, task, image, mask, references, regions, size, noise, picture_prompts, .. } =
+        request;
     let is_silent = instruction.is_none() && task.is_none() && image.is_none() && mask.is_none();
-    let is_plain = references.is_empty() && regions.is_empty() && size.is_none() && noise.is_none();
+    let is_plain =
+        references.is_empty() && picture_prompts.is_empty() && regions.is_empty() && size.is_none() && noise.is_none();
     let is_default = model.name.as_deref().is_none_or(|name| name == DEFAULT);
     is_silent && is_plain && is_default && args.prompts.is_none()
 }
@@ -604,6 +610,8 @@ mod tests {
             "m",
             "--reference",
             "r",
+            "--picture-prompt",
+            "p:0.5",
             "--map",
             "d",
             "--seed",

@@ -25,7 +25,9 @@ pub mod weight;
 pub mod autoencoder;
 pub mod clip;
 pub mod flux;
+pub mod redux;
 pub mod t5;
+pub mod vit;
 
 pub use ace_kernels::limit;
 

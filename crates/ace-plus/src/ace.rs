@@ -1,6 +1,7 @@
 //! The stages of an edit, composed. This is the only place where they are.
 
 mod loader;
+mod prompts;
 mod together;
 
 pub use together::Shape;
@@ -10,6 +11,7 @@ use crate::{
     edit::Settings,
     model::{Component, Files, Holding},
     pixels::{self, Tiling},
+    prompt::Prompter,
     sample::{self, Denoised, Event, Observer, Stage, Work, preview, tell, uncancelled},
     text::{self, TextConditioning, TokenIds, Tokenizers},
     text_cache::TextCache,
@@ -43,6 +45,8 @@ pub struct Ace {
     weights: Weights,
     /// LoRAs that were added, with what came of each.
     adapters: Vec<(PathBuf, AdapterReport)>,
+    /// What reads pictures as words, if the card has it and it stays.
+    prompter: Option<Arc<Prompter>>,
     /// Where embeddings of instructions are kept, if they are.
     text_cache: Option<TextCache>,
     dtype: FloatDType,
@@ -134,7 +138,7 @@ impl Ace {
     pub fn of(card: Card, networks: Networks, tokenizers: Tokenizers, dtype: FloatDType, device: &Device) -> Self {
         let weights = Weights::Resident(Box::new(networks));
         let (adapters, text_cache, tokenizers) = (Vec::new(), None, Arc::new(tokenizers));
-        Self { card, tokenizers, weights, adapters, text_cache, dtype, device: device.clone() }
+        Self { card, tokenizers, weights, adapters, prompter: None, text_cache, dtype, device: device.clone() }
     }
 
     /// Loads a model from files that were found before.
@@ -147,6 +151,10 @@ impl Ace {
         let tokenizers = Tokenizers::read(card, files.of(Component::T5Tokenizer), files.of(Component::ClipTokenizer))?;
         let loader = Loader { card, files: &files, holding, device };
         let mut adapters = Vec::new();
+        let prompter = match (placement, card.vision.is_some()) {
+            (Placement::OneAtATime | Placement::Streamed, _) | (_, false) => None,
+            (_, true) => Some(Arc::new(loader.prompter()?)),
+        };
         let weights = match placement {
             Placement::OneAtATime | Placement::Streamed => {
                 loader.check()?;
@@ -163,7 +171,7 @@ impl Ace {
             })),
         };
         let (card, device, text_cache, tokenizers) = (card.clone(), device.clone(), None, Arc::new(tokenizers));
-        Ok(Self { card, tokenizers, weights, adapters, text_cache, dtype, device })
+        Ok(Self { card, tokenizers, weights, adapters, prompter, text_cache, dtype, device })
     }
 
     /// Keeps embeddings of instructions in a folder, by what tells the encoders from others.
@@ -247,6 +255,7 @@ impl Ace {
             tokenizers: Arc::clone(&self.tokenizers),
             weights,
             adapters: self.adapters.clone(),
+            prompter: self.prompter.clone(),
             text_cache: self.text_cache.clone(),
             dtype: self.dtype,
             device: self.device.clone(),
@@ -288,10 +297,12 @@ impl Ace {
         let prepared = edit.prepare(&self.card)?;
         tell(observer, Event::Stage(Stage::Text))?;
         let text = self.encode_text(edit.words(), observer)?;
+        let text = self.with_pictures(edit, text, observer)?;
         self.run_prepared(edit, &prepared, &text, observer)
     }
 
-    /// As [`Ace::run`], of one region and with words that are embedded already, as [`Ace::encode_text`] does.
+    /// As [`Ace::run`], of one region and with words that are embedded already, as [`Ace::encode_text`] does, and pictures
+    /// among them, as [`Ace::with_pictures`] does.
     ///
     /// # Errors
     /// As [`Ace::edit`].

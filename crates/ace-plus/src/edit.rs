@@ -4,6 +4,7 @@ use crate::{
     Error, Result,
     canvas::Inputs,
     card::{Card, Need, Task},
+    prompt::{self, PicturePrompt},
     sample::{Cache, Choice, Sampler, Schedule, SeedNoise, Shift},
 };
 use burn::tensor::TensorData;
@@ -14,7 +15,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Compat {
-    /// diffusers' `FluxFillPipeline`: picture and mask as given, the whole decoded picture back, words uncleaned.
+    /// diffusers' pipeline of the model: for one that fills, picture and mask as given; for others, pictures stretched as it
+    /// does it. The whole decoded picture back, words uncleaned.
     Diffusers,
     /// The official ACE++ programs: 30 columns cut at the seam and the rest stretched over them, the whole decoded picture
     /// back, in the canvas's size if there is no reference; its bytes as the card says.
@@ -45,6 +47,7 @@ pub struct Edit {
     image: Option<RgbImage>,
     mask: Option<GrayImage>,
     references: Vec<RgbImage>,
+    picture_prompts: Vec<PicturePrompt>,
     map: Option<RgbImage>,
     regions: Vec<(GrayImage, String)>,
     task: Option<String>,
@@ -91,6 +94,7 @@ impl Edit {
             image: None,
             mask: None,
             references: Vec::new(),
+            picture_prompts: Vec::new(),
             map: None,
             regions: Vec::new(),
             task: None,
@@ -137,6 +141,18 @@ impl Edit {
         self
     }
 
+    /// One more picture that is read as words are, for models with Redux on top: what is made resembles it as a whole. It
+    /// counts `scale` times.
+    pub fn picture_prompt(self, picture: RgbImage, scale: f32) -> Self {
+        self.prompted_by(PicturePrompt { picture, scale, pooled_scale: 1.0 })
+    }
+
+    /// As [`Edit::picture_prompt`], with all that can be said of it.
+    pub fn prompted_by(mut self, prompt: PicturePrompt) -> Self {
+        self.picture_prompts.push(prompt);
+        self
+    }
+
     /// One more place of the image with words of its own. Regions are edited one after the other, each seeing what those
     /// before it have made, instead of mask and words of the whole.
     pub fn region(mut self, mask: GrayImage, instruction: impl Into<String>) -> Self {
@@ -156,7 +172,7 @@ impl Edit {
         self
     }
 
-    /// Width and height in pixels when there is no image.
+    /// Width and height in pixels when there is no image; with one, if the network is shown it as it is.
     pub fn size(mut self, width: u32, height: u32) -> Self {
         self.size = Some((width, height));
         self
@@ -273,9 +289,19 @@ impl Edit {
         &self.references
     }
 
+    /// Pictures that are read as words are.
+    pub fn picture_prompts(&self) -> &[PicturePrompt] {
+        &self.picture_prompts
+    }
+
     /// The user's own drawing of the image.
     pub fn drawing(&self) -> Option<&RgbImage> {
         self.map.as_ref()
+    }
+
+    /// Width and height that are asked for.
+    pub fn asked_size(&self) -> Option<(u32, u32)> {
+        self.size
     }
 
     /// The kind of edit, if one is named.
@@ -328,6 +354,8 @@ impl Edit {
     pub fn settings<'a>(&self, card: &'a Card) -> Result<Settings<'a>> {
         let task = self.task.as_deref().map(|name| card.find_task(name)).transpose()?;
         let sampling = &card.sampling;
+        // A network that is shown pictures as they are has nothing hidden from it.
+        let unsaid = if card.unit.shown().is_some() { 0.0 } else { 1.0 };
         Ok(Settings {
             task,
             course: Choice {
@@ -339,7 +367,7 @@ impl Edit {
                 masked_steps: self.masked_steps,
             },
             guidance: self.guidance.unwrap_or(sampling.guidance),
-            repainting_scale: self.repainting_scale.or(task.map(|task| task.repainting_scale)).unwrap_or(1.0),
+            repainting_scale: self.repainting_scale.or(task.map(|task| task.repainting_scale)).unwrap_or(unsaid),
             size: self.size.unwrap_or(sampling.size),
             tile: self.tile,
         })
@@ -392,7 +420,8 @@ impl Edit {
     }
 
     fn check_one(&self, card: &Card) -> Result<()> {
-        if self.instruction.trim().is_empty() {
+        prompt::check(&self.picture_prompts, card)?;
+        if self.instruction.trim().is_empty() && self.picture_prompts.is_empty() {
             return Err(Error::input("the instruction is empty", "say what should be seen or changed"));
         }
         if self.num_steps == Some(0) {

@@ -28,6 +28,7 @@ pub mod domain;
 pub mod edit;
 pub mod picture;
 mod prepare;
+pub mod prompt;
 
 pub mod flow;
 pub mod latents;
@@ -58,6 +59,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use message::Message;
 pub use model::Model;
 pub use prepare::Prepared;
+pub use prompt::PicturePrompt;
 pub use request::Request;
 pub use sample::{Event, SeedNoise, Stage};
 

@@ -9,7 +9,7 @@
 
 use crate::{
     Compat, Result, SeedNoise,
-    request::{InputFile, RegionRequest, Request},
+    request::{InputFile, PicturePromptRequest, RegionRequest, Request},
     sample::{Cache, Sampler, Schedule},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -33,6 +33,8 @@ pub struct Message {
     pub mask: Option<Picture>,
     /// Pictures to take something from.
     pub references: Vec<Picture>,
+    /// Pictures that are read as words are, by models with Redux on top.
+    pub picture_prompts: Vec<PictureWord>,
     /// The user's own drawing of the image.
     pub map: Option<Picture>,
     /// Places of the image with words of their own, instead of mask and words of the whole.
@@ -87,6 +89,23 @@ pub struct Region {
     pub mask: Picture,
     /// What should be seen there.
     pub instruction: String,
+}
+
+/// A picture that is read as words are, and how strongly it counts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PictureWord {
+    /// The picture.
+    pub picture: Picture,
+    /// How often its tokens, and the words beside them, are counted.
+    #[serde(default = "once")]
+    pub scale: f32,
+    /// How often the summary of the words is counted for it.
+    #[serde(default = "once")]
+    pub pooled_scale: f32,
+}
+
+fn once() -> f32 {
+    1.0
 }
 
 /// An adapter by its name, and how strongly it counts.
@@ -146,6 +165,11 @@ impl Message {
         for (picture, number) in self.references.into_iter().zip(1..) {
             references.push(file(&format!("reference-{number}"), picture)?);
         }
+        let mut picture_prompts = Vec::with_capacity(self.picture_prompts.len());
+        for (PictureWord { picture, scale, pooled_scale }, number) in self.picture_prompts.into_iter().zip(1..) {
+            let picture = file(&format!("prompt-{number}"), picture)?;
+            picture_prompts.push(PicturePromptRequest { picture, scale, pooled_scale });
+        }
         let mut regions = Vec::with_capacity(self.regions.len());
         for (Region { mask, instruction }, number) in self.regions.into_iter().zip(1..) {
             regions.push(RegionRequest { mask: file(&format!("region-{number}"), mask)?, instruction });
@@ -156,6 +180,7 @@ impl Message {
             image,
             mask,
             references,
+            picture_prompts,
             map,
             regions,
             size: self.size,
@@ -203,6 +228,7 @@ mod tests {
         let picture = "data:image/png;base64,AAAA";
         let text = json!({
             "instruction": "w", "task": "t", "image": picture, "mask": picture, "references": [picture], "map": picture,
+            "picture_prompts": [{"picture": picture, "scale": 0.5}],
             "regions": [{"mask": picture, "instruction": "r"}], "size": [64, 32], "seed": 1, "seed_noise": "torch",
             "num_steps": 2, "sampler": "heun", "schedule": "karras", "shift": 3.0, "cache": "0.1", "masked_steps": 2,
             "guidance": 4.0, "repainting_scale": 0.5, "keep_outside": false, "feather": 3, "tile": 64,
@@ -218,7 +244,7 @@ mod tests {
         let empty = |value: &Value| value.is_null() || value == &json!([]);
         let unsaid: Vec<_> = request.as_object().unwrap().iter().filter(|(_, value)| empty(value)).collect();
         assert_eq!(unsaid, [(&"noise".to_owned(), &Value::Null)]);
-        assert_eq!(kept, ["image 3", "mask 3", "map 3", "reference-1 3", "region-1 3"]);
+        assert_eq!(kept, ["image 3", "mask 3", "map 3", "reference-1 3", "prompt-1 3", "region-1 3"]);
     }
 
     #[test]

@@ -4,8 +4,9 @@
 use crate::{
     Compat, Edit, Error, Result,
     annotate::{self, Annotator},
-    canvas::{self, Canvas, CanvasPolicy, Inputs, OfficialBytes, Plane, Region},
+    canvas::{self, Canvas, CanvasPolicy, Fitting, Inputs, OfficialBytes, Plane, Region},
     card::Card,
+    unit::Shown,
 };
 use image::{GrayImage, RgbImage};
 
@@ -74,10 +75,23 @@ impl Edit {
         let annotated = self.annotated(card)?;
         let given = self.inputs(card)?;
         let inputs = Inputs { image: annotated.as_ref().or(given.image), ..given };
+        let shown = card.unit.shown();
+        let as_it_is = |shown, inputs: &Inputs, policy: &CanvasPolicy, fitting| {
+            canvas::compose_shown(inputs, self.asked_size(), shown, policy, fitting)
+        };
         match self.compatible_with() {
             Some(Compat::Diffusers) => {
-                let canvases = vec![canvas::compose_plain(&inputs, &card.canvas)?];
+                let (width, height) = card.sampling.size;
+                let fitting = Fitting::Diffusers { area: u64::from(width) * u64::from(height) };
+                let canvases = match shown {
+                    Some(shown) => as_it_is(shown, &inputs, &card.canvas, fitting)?,
+                    None => vec![canvas::compose_plain(&inputs, &card.canvas)?],
+                };
                 return Ok(Prepared { canvases, finish: Finish::Whole });
+            }
+            Some(Compat::Official) if shown.is_some() => {
+                let what = format!("card {} is none of ACE++'s, whose official programs these are", card.name);
+                return Err(Error::input(what, "prepare it as this project does"));
             }
             Some(Compat::Official) => {
                 let canvases = vec![canvas::compose_official(&inputs, &card.canvas)?];
@@ -85,17 +99,24 @@ impl Edit {
             }
             None => {}
         }
+        let compose = |inputs: &Inputs, policy: &CanvasPolicy| match shown {
+            Some(shown) => as_it_is(shown, inputs, policy, Fitting::Ours),
+            None => canvas::compose(inputs, policy),
+        };
         let (Some(image), Some(mask), true) = (given.image, given.mask, self.keeps_outside()) else {
-            return Ok(Prepared { canvases: canvas::compose(&inputs, &card.canvas)?, finish: Finish::Whole });
+            return Ok(Prepared { canvases: compose(&inputs, &card.canvas)?, finish: Finish::Whole });
         };
         let feather = self.fade();
-        if let (Some(region), Some(shown)) = (Region::around_mask(&inputs, &card.canvas), inputs.image) {
-            let (shown, part) = (region.of_rgb(shown), region.of_mask(mask));
-            let inputs = Inputs { image: Some(&shown), mask: Some(&part), ..inputs };
-            let canvases = canvas::compose(&inputs, &admitting(region, &card.canvas))?;
+        // Pictures of a context take nothing from the budget of what is made.
+        let alone =
+            Inputs { references: if shown == Some(Shown::Context) { &[] } else { inputs.references }, ..inputs };
+        if let (Some(region), Some(whole)) = (Region::around_mask(&alone, &card.canvas), inputs.image) {
+            let (part, mask_part) = (region.of_rgb(whole), region.of_mask(mask));
+            let inputs = Inputs { image: Some(&part), mask: Some(&mask_part), ..inputs };
+            let canvases = compose(&inputs, &admitting(region, &card.canvas))?;
             return Ok(Prepared { canvases, finish: Finish::Stitch { region, image, mask, feather } });
         }
-        let canvases = canvas::compose(&inputs, &card.canvas)?;
+        let canvases = compose(&inputs, &card.canvas)?;
         let (width, height) = image.dimensions();
         let region = Region { left: 0, top: 0, width, height };
         // Without a match of colours there is nothing to stitch but the fading, which needs all of the image.

@@ -196,6 +196,7 @@ impl First {
             image: self.image,
             mask: self.mask,
             references: self.references,
+            picture_prompts: Vec::new(),
             map: self.map,
             regions: self.regions.into_iter().map(region).collect(),
             size: self.size,

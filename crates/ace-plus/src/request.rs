@@ -7,6 +7,7 @@
 use crate::{
     Card, Compat, Edit, Error, Model, Placement, Result, SeedNoise,
     picture::{self, Noted},
+    prompt::PicturePrompt,
     sample::{Cache, Sampler, Schedule},
 };
 use ace_nn::weight::Packing;
@@ -34,6 +35,8 @@ pub struct Request {
     pub mask: Option<InputFile>,
     /// Pictures to take something from.
     pub references: Vec<InputFile>,
+    /// Pictures that are read as words are.
+    pub picture_prompts: Vec<PicturePromptRequest>,
     /// The user's own drawing of the image.
     pub map: Option<InputFile>,
     /// Places of the image with words of their own, instead of mask and words of the whole.
@@ -112,6 +115,24 @@ pub struct LoraRequest {
     pub file: InputFile,
     /// 1 as it was trained, 0 not at all.
     pub weight: f64,
+}
+
+/// A picture that is read as words are, and how strongly it counts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PicturePromptRequest {
+    /// The picture.
+    pub picture: InputFile,
+    /// How often its tokens, and the words beside them, are counted.
+    pub scale: f32,
+    /// How often the summary of the words is counted for it.
+    pub pooled_scale: f32,
+}
+
+impl Default for PicturePromptRequest {
+    fn default() -> Self {
+        Self { picture: InputFile::default(), scale: 1.0, pooled_scale: 1.0 }
+    }
 }
 
 /// A place of the image and what should be there.
@@ -230,6 +251,10 @@ impl Request {
             size: if has_picture { self.size } else { then.size },
             regions,
             references: if self.references.is_empty() { then.references } else { self.references },
+            picture_prompts: match self.picture_prompts.is_empty() {
+                true => then.picture_prompts,
+                false => self.picture_prompts,
+            },
             noise: if has_noise { self.noise } else { then.noise },
             seed: self.seed.or(then.seed),
             seed_noise: self.seed_noise.or(then.seed_noise),
@@ -253,7 +278,8 @@ impl Request {
         let single = [&mut self.image, &mut self.mask, &mut self.map, &mut self.noise];
         let masks = self.regions.iter_mut().map(|region| &mut region.mask);
         let loras = self.model.loras.iter_mut().map(|lora| &mut lora.file);
-        single.into_iter().flatten().chain(&mut self.references).chain(masks).chain(loras)
+        let prompts = self.picture_prompts.iter_mut().map(|prompt| &mut prompt.picture);
+        single.into_iter().flatten().chain(&mut self.references).chain(prompts).chain(masks).chain(loras)
     }
 
     /// Makes every path independent of the current folder, which is `base`.
@@ -377,6 +403,10 @@ impl Request {
         }
         for file in &self.references {
             edit = edit.reference(rgb(file)?);
+        }
+        for PicturePromptRequest { picture, scale, pooled_scale } in &self.picture_prompts {
+            let (scale, pooled_scale) = (*scale, *pooled_scale);
+            edit = edit.prompted_by(PicturePrompt { picture: rgb(picture)?, scale, pooled_scale });
         }
         if let Some(file) = &self.map {
             edit = edit.map(rgb(file)?);

@@ -1,8 +1,11 @@
 //! From canvases to the conditions that the transformer sees beside the noise. What belongs to one picture is a *unit*:
 //! the long-context condition unit (LCU) of ACE ([arXiv:2410.00086](https://arxiv.org/abs/2410.00086)), whose conditions
 //! follow the noisy latents on the sequence, or the LCU++ of ACE++
-//! ([arXiv:2501.02487](https://arxiv.org/abs/2501.02487)), whose conditions join them on the channels. The card says
-//! which, and which conditions a unit has.
+//! ([arXiv:2501.02487](https://arxiv.org/abs/2501.02487)), whose conditions join them on the channels. FLUX.1 Kontext
+//! ([arXiv:2506.15742](https://arxiv.org/abs/2506.15742)) has pictures of any size behind the noise, its *context*. The
+//! card says which, and which conditions a unit has.
+
+mod context;
 
 use crate::{
     canvas::{Canvas, Plane},
@@ -25,12 +28,21 @@ pub struct UnitPolicy {
     pub conditions: Vec<Condition>,
     /// Where the conditions join.
     pub join: Join,
+    /// Where several pictures of a [context](Join::Context) stand.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub positions: Positions,
+}
+
+fn is_default(positions: &Positions) -> bool {
+    *positions == Positions::default()
 }
 
 /// One condition of a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Condition {
+    /// Latents of the picture as it is: nothing of it is hidden, and it is never made anew.
+    Image,
     /// Latents of the canvas, masked as the canvas policy says.
     MaskedImage,
     /// Latents of what lies under the mask.
@@ -47,6 +59,30 @@ pub enum Join {
     Channels,
     /// As tokens of their own (latents ⊕ mask each): LCU.
     Sequence,
+    /// As tokens of their own, of pictures of any size; only what is made has noise: FLUX.1 Kontext.
+    Context,
+}
+
+/// Where several pictures of a context stand beside each other. Of one picture they say the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Positions {
+    /// Each at the origin, under its number on the first axis: 1, 2, …
+    #[default]
+    Index,
+    /// All under 1 on the first axis, each right of those before it or below them, whichever keeps the whole more square.
+    Offset,
+}
+
+/// What a network is shown of pictures that it is to see as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// Nothing: it makes pictures from words.
+    Nothing,
+    /// One, on the channels: a control image.
+    Beside,
+    /// Any number, behind the noise.
+    Context,
 }
 
 impl UnitPolicy {
@@ -62,7 +98,29 @@ impl UnitPolicy {
                 .map(|condition| if *condition == Condition::Mask { mask_features } else { latent_features })
                 .fold(latent_features, |sum, features| sum + features),
             Join::Sequence => latent_features + if self.has_mask() { mask_features } else { 0 },
+            Join::Context => latent_features,
         }
+    }
+
+    /// What the network is shown, if it is shown pictures as they are; `None` if it repaints what a mask leaves open.
+    pub fn shown(&self) -> Option<Shown> {
+        match (&self.conditions[..], self.join) {
+            ([], _) => Some(Shown::Nothing),
+            ([Condition::Image], Join::Channels) => Some(Shown::Beside),
+            ([Condition::Image], Join::Context) => Some(Shown::Context),
+            _ => None,
+        }
+    }
+
+    /// Refuses conditions that have no meaning together.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let is_shown = self.conditions.contains(&Condition::Image) || self.join == Join::Context;
+        if is_shown && !matches!(self.shown(), Some(Shown::Beside | Shown::Context)) {
+            return Err(
+                "unit.conditions: an image that is shown as it is stands alone, on the channels or as context".into()
+            );
+        }
+        Ok(())
     }
 
     /// Whether a change image is among the conditions.
@@ -76,7 +134,7 @@ impl UnitPolicy {
         let at = self.conditions.iter().position(|condition| *condition == Condition::Mask)?;
         let before = match self.join {
             Join::Channels => at * latent_features,
-            Join::Sequence => 0,
+            Join::Sequence | Join::Context => 0,
         };
         Some(before..before + mask_features)
     }
@@ -141,6 +199,9 @@ impl Units {
         device: &Device,
         encode: Encode<'_>,
     ) -> ControlFlow<(), Self> {
+        if policy.join == Join::Context {
+            return context::encode(canvases, policy.positions, cell, encode);
+        }
         let mut beside = Vec::new();
         let mut behind = Vec::new();
         let (mut ids, mut behind_ids) = (Vec::new(), Vec::new());
@@ -167,7 +228,8 @@ impl Units {
                         beside.push(Tensor::cat(parts, 2));
                     }
                 }
-                Join::Sequence => {
+                // The latter has gone its own way above.
+                Join::Sequence | Join::Context => {
                     let with_mask = |latents: Tensor<3>| match policy.has_mask() {
                         true => Tensor::cat(vec![latents, mask.clone()], 2),
                         false => latents,

@@ -249,7 +249,7 @@ impl Status {
 /// The request with adapters by their names, and without files, whose names say nothing to a client.
 fn without_pictures(ask: &Ask) -> Value {
     let request = serde_json::to_value(&ask.request).unwrap_or_default();
-    let hidden = ["model", "image", "mask", "references", "map", "regions", "noise"];
+    let hidden = ["model", "image", "mask", "references", "picture_prompts", "map", "regions", "noise"];
     let mut kept: Map<String, Value> = match request {
         Value::Object(fields) => fields.into_iter().filter(|(name, _)| !hidden.contains(&name.as_str())).collect(),
         _ => Map::new(),

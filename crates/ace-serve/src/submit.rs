@@ -65,9 +65,9 @@ fn check(app: &App, Order { mut message, shown, attended, key, client }: Order) 
     if !(1..=MOST_PICTURES).contains(&count) {
         return Err(Refusal::bad(format!("n is {count}")).param("n").hint(format!("choose 1 to {MOST_PICTURES}")));
     }
-    if message.references.len() > MOST_REFERENCES {
-        let many = message.references.len();
-        let refusal = Refusal::bad(format!("there are {many} references")).param("references");
+    let counts = [("references", message.references.len()), ("picture_prompts", message.picture_prompts.len())];
+    if let Some((field, many)) = counts.into_iter().find(|(_, many)| *many > MOST_REFERENCES) {
+        let refusal = Refusal::bad(format!("there are {many} {field}")).param(field);
         return Err(refusal.hint(format!("send at most {MOST_REFERENCES}")));
     }
     if let Some((width, height)) = message.size {

@@ -252,8 +252,9 @@ fn with_names(message: Message) -> Result<(Request, BTreeMap<PathBuf, Vec<u8>>)>
         let what = format!("size is {width}x{height}");
         return Err(Error::input(what, format!("choose one of at most {MAX_PIXELS} pixels")));
     }
-    if message.references.len() > MAX_REFERENCES {
-        let what = format!("there are {} references", message.references.len());
+    let many = message.references.len().max(message.picture_prompts.len());
+    if many > MAX_REFERENCES {
+        let what = format!("there are {many} references or picture prompts");
         return Err(Error::input(what, format!("give {MAX_REFERENCES} at most")));
     }
     let mut pictures = BTreeMap::new();

@@ -10,7 +10,7 @@ use crate::{
 use ace_nn::weight::Packing;
 use ace_plus::{
     Compat, Placement, Request, SeedNoise,
-    request::{InputFile, ModelRequest, RegionRequest},
+    request::{InputFile, ModelRequest, PicturePromptRequest, RegionRequest},
     sample::{Cache, Sampler, Schedule},
 };
 use burn::tensor::FloatDType;
@@ -54,11 +54,15 @@ pub struct SampleArgs {
     /// Picture to take something from; may be given several times
     #[arg(long = "reference", value_name = "FILE")]
     pub references: Vec<PathBuf>,
-    /// Width of a picture made from nothing, in pixels
-    #[arg(long, requires = "height", conflicts_with = "image", value_name = "PIXELS")]
+    /// Picture that is read as words are, for models with Redux on top (MODEL+redux), and how often its tokens (with the words) and
+    /// the words' summary count [default: 1 each]; may be given several times
+    #[arg(long = "picture-prompt", value_name = "FILE[:SCALE[:SUMMARY]]", value_parser = PictureWords::parse)]
+    pub picture_prompts: Vec<PictureWords>,
+    /// Width of a picture made from nothing, in pixels; beside --image for models that are shown it as it is, such as Kontext
+    #[arg(long, requires = "height", value_name = "PIXELS")]
     pub width: Option<u32>,
-    /// Height of a picture made from nothing, in pixels
-    #[arg(long, requires = "width", conflicts_with = "image", value_name = "PIXELS")]
+    /// Its height
+    #[arg(long, requires = "width", value_name = "PIXELS")]
     pub height: Option<u32>,
     /// The noise follows from it, the same on every backend; several, separated by commas, make a picture each [default: 0]
     #[arg(long, value_name = "N", value_delimiter = ',')]
@@ -179,6 +183,7 @@ impl SampleArgs {
             image: file(&self.image),
             mask: file(&self.mask),
             references: self.references.iter().cloned().map(InputFile::from).collect(),
+            picture_prompts: self.picture_prompts.iter().map(|words| words.0.clone()).collect(),
             map: file(&self.map),
             regions: self.regions.iter().map(region).collect(),
             size: self.width.zip(self.height),
@@ -234,6 +239,30 @@ pub struct RegionWords {
     pub mask: PathBuf,
     /// What should be seen there.
     pub words: String,
+}
+
+/// A picture that is read as words are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PictureWords(pub PicturePromptRequest);
+
+impl PictureWords {
+    /// What stands behind a colon is a scale if it is a number.
+    fn parse(text: &str) -> Result<Self, String> {
+        let number = |text: &str| text.parse::<f32>().ok().filter(|number| number.is_finite());
+        let mut file = text;
+        let mut scales = Vec::new();
+        while let Some((rest, scale)) = file.rsplit_once(':').and_then(|(rest, last)| Some((rest, number(last)?)))
+            && scales.len() < 2
+        {
+            scales.insert(0, scale);
+            file = rest;
+        }
+        if file.is_empty() {
+            return Err("a picture prompt is FILE, FILE:SCALE or FILE:SCALE:SUMMARY".to_owned());
+        }
+        let scale = |at: usize| scales.get(at).copied().unwrap_or(1.0);
+        Ok(Self(PicturePromptRequest { picture: file.into(), scale: scale(0), pooled_scale: scale(1) }))
+    }
 }
 
 impl RegionWords {

@@ -351,6 +351,19 @@ impl Flux {
         each(segments.image(), &[&img], |example, mut of| self.project(of.remove(0), vec.clone().narrow(0, example, 1)))
     }
 
+    /// Gives the input layer columns of zeros on the right until it takes `features` a token: the network stays what it
+    /// was, and an adapter may fill them.
+    ///
+    /// # Panics
+    /// If it takes more already, or its matrix is absent.
+    pub fn widen_input(&mut self, features: usize) {
+        let weight = self.img_in.weight.val();
+        let [rows, columns] = weight.dims();
+        assert!(features >= columns, "widen_input: {columns} features are more than {features}");
+        let zeros = Tensor::<2>::zeros([rows, features - columns], &weight.device()).cast(weight.dtype());
+        self.img_in.weight = Tensor::cat(vec![weight, zeros], 1).into();
+    }
+
     /// Calls `f` with the BFL path (`double_blocks.3.img_attn.qkv`) and each linear layer, for LoRA.
     pub fn for_each_linear(&mut self, f: &mut dyn FnMut(&str, &mut Linear)) {
         f("img_in", &mut self.img_in);

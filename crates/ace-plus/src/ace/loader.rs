@@ -2,8 +2,9 @@
 
 use super::StreamedFlux;
 use crate::{
-    Card, Result,
+    Card, Error, Result,
     model::{Component, Files, Holding},
+    prompt::Prompter,
 };
 use ace_nn::{autoencoder::AutoEncoder, clip::Clip, flux::Flux, t5::T5};
 use ace_weights::{
@@ -28,31 +29,37 @@ impl Loader<'_> {
     }
 
     pub(super) fn flux_and_adapters(&self, adapters: &mut Vec<(PathBuf, AdapterReport)>) -> Result<Flux> {
-        let mut flux = self.open(Component::Flux)?.flux(&self.card.flux, Some(self.holding.dtype), self.device)?;
+        let config = self.card.flux_in_file();
+        let mut flux = self.open(Component::Flux)?.flux(&config, Some(self.holding.dtype), self.device)?;
+        flux.widen_input(self.card.flux.in_channels);
         self.adapt(&mut flux, adapters)?;
         Ok(flux)
     }
 
     /// The transformer with its LoRAs, its blocks in the file.
     pub(super) fn streamed(&self, adapters: &mut Vec<(PathBuf, AdapterReport)>) -> Result<StreamedFlux> {
-        let (config, dtype) = (&self.card.flux, Some(self.holding.dtype));
+        let (config, dtype) = (self.card.flux_in_file(), Some(self.holding.dtype));
         let file = self.open(Component::Flux)?;
-        let mut flux = file.flux_without_blocks(config, dtype, self.device)?;
+        let mut flux = file.flux_without_blocks(&config, dtype, self.device)?;
+        flux.widen_input(self.card.flux.in_channels);
         self.adapt(&mut flux, adapters)?;
-        let blocks = Streamed::open_without_modulations(file, config, dtype, self.device)?;
+        let blocks = Streamed::open_without_modulations(file, &config, dtype, self.device)?;
         Ok(StreamedFlux { flux, blocks })
     }
 
     /// The transformer without the matrices of its modulations.
     pub(super) fn flux_without_modulations(&self) -> Result<Flux> {
         let file = self.open(Component::Flux)?;
-        Ok(file.flux_without_modulations(&self.card.flux, Some(self.holding.dtype), self.device)?)
+        let config = self.card.flux_in_file();
+        let mut flux = file.flux_without_modulations(&config, Some(self.holding.dtype), self.device)?;
+        flux.widen_input(self.card.flux.in_channels);
+        Ok(flux)
     }
 
     /// These.
     pub(super) fn modulations(&self) -> Result<ModulationSource> {
         let file = self.open(Component::Flux)?;
-        Ok(ModulationSource::open(file, &self.card.flux, Some(self.holding.dtype), self.device)?)
+        Ok(ModulationSource::open(file, &self.card.flux_in_file(), Some(self.holding.dtype), self.device)?)
     }
 
     /// T5, its layers and its table of words in the file.
@@ -82,6 +89,24 @@ impl Loader<'_> {
 
     pub(super) fn clip(&self) -> Result<Clip> {
         Ok(self.open(Component::Clip)?.clip(&self.card.clip, Some(self.holding.dtype), self.device)?)
+    }
+
+    /// What reads pictures as words.
+    ///
+    /// # Errors
+    /// If the card has none, or a file does not fit it.
+    pub(super) fn prompter(&self) -> Result<Prompter> {
+        let Some((vision, redux)) = self.card.prompter() else {
+            let what = format!("card {} takes no pictures as prompts", self.card.name);
+            return Err(Error::input(what, "use a model with Redux on top"));
+        };
+        let dtype = Some(self.holding.dtype);
+        let file = |component| self.files.of(component).open();
+        Ok(Prompter {
+            vision: file(Component::Vision)?.vit(&vision, dtype, self.device)?,
+            redux: file(Component::Redux)?.redux(&redux, dtype, self.device)?,
+            side: vision.image_size as u32,
+        })
     }
 
     pub(super) fn open(&self, component: Component) -> Result<WeightFile> {

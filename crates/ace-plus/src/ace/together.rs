@@ -36,7 +36,9 @@ impl Shape {
         let canvases = edit.prepare(card)?.canvases;
         let sizes: Vec<_> = canvases.iter().map(|canvas| (canvas.image.shape(), canvas.split)).collect();
         // Numbers are written so that they are read back as they were: equal texts are equal numbers.
-        Ok(Some(Self(format!("{sizes:?} {course:?} {} {:?}", settings.guidance, settings.tile))))
+        // Pictures among the words make them longer, however many.
+        let prompted = if edit.picture_prompts().is_empty() { "" } else { " prompted" };
+        Ok(Some(Self(format!("{sizes:?} {course:?} {} {:?}{prompted}", settings.guidance, settings.tile))))
     }
 
     /// As it can be stored: equal shapes are equal texts.
@@ -76,7 +78,8 @@ impl Ace {
         tell(observer, Event::Stage(Stage::Text))?;
         let mut texts = Vec::with_capacity(edits.len());
         for edit in edits {
-            texts.push(self.encode_text(edit.words(), observer)?);
+            let text = self.encode_text(edit.words(), observer)?;
+            texts.push(self.with_pictures(edit, text, observer)?);
         }
         tell(observer, Event::Stage(Stage::Encode))?;
         let (mut units, mut noises) = (Vec::with_capacity(edits.len()), Vec::with_capacity(edits.len()));

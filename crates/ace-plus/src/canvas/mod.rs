@@ -5,15 +5,17 @@
 //! and image are shrunk apart so that the seam lies between two tokens, and the result comes back in the image's size and
 //! place. [`compose_official`] does not differ. All of it is host floats; sampling and training call the same functions.
 
-mod bicubic;
+mod pillow;
 mod plane;
 mod region;
 mod resize;
+mod shown;
 
-pub use bicubic::bicubic;
+pub use pillow::{bicubic, lanczos};
 pub use plane::{MASK_THRESHOLD, OfficialBytes, Plane};
 pub use region::{Region, stitch};
 pub use resize::{bilinear_antialias, nearest_exact};
+pub use shown::{Fitting, compose_shown, fitted_size};
 
 use crate::error::{Error, Result};
 use image::{GrayImage, RgbImage, imageops};
@@ -53,6 +55,10 @@ pub struct CanvasPolicy {
     /// Pixels along one side of a token: the autoencoder's cell times the patch of 2.
     #[serde(default = "published_token")]
     pub token: usize,
+    /// Widths and heights to which pictures that are [shown](crate::unit::Shown) as they are get stretched, whichever is
+    /// nearest in the ratio of the sides; if there are none, they are only shrunk into the budget.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sizes: Vec<(u32, u32)>,
 }
 
 fn yes() -> bool {

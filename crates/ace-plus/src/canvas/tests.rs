@@ -12,6 +12,7 @@ fn policy() -> CanvasPolicy {
         official_bytes: OfficialBytes::Rounded,
         layout: Layout::Canvas,
         token: 16,
+        sizes: Vec::new(),
     }
 }
 

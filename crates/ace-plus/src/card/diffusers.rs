@@ -1,8 +1,8 @@
 //! A model folder in diffusers' layout as a card: everything is read from its own `config.json` files.
 //!
-//! Published: FLUX.1-Fill-dev's folder (`model_index.json`, `transformer/`, `vae/`, `text_encoder/` CLIP,
-//! `text_encoder_2/` T5, `tokenizer/`, `tokenizer_2/`, `scheduler/`). A folder that says something that we
-//! would compute differently is refused, not misread.
+//! Published: the folders of FLUX.1 and of its Fill, Kontext and Control models (`model_index.json`, `transformer/`, `vae/`,
+//! `text_encoder/` CLIP, `text_encoder_2/` T5, `tokenizer/`, `tokenizer_2/`, `scheduler/`). The class of the pipeline says
+//! what the network is shown. A folder that says something that we would compute differently is refused, not misread.
 
 use super::{Card, Sampling, TextPolicy, WeightPaths};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     canvas::{CanvasPolicy, Layout, OfficialBytes, ReferenceFit},
     latents::PATCH,
     sample::{Sampler, Schedule, Shift},
-    unit::{Condition, Join, UnitPolicy},
+    unit::{Condition, Join, Positions, UnitPolicy},
 };
 use ace_nn::{autoencoder::AutoEncoderConfig, flux::FluxConfig};
 use ace_weights::network::{self, read_config};
@@ -58,19 +58,64 @@ struct TokenizerConfig {
     model_max_length: Option<f64>,
 }
 
+/// `model_index.json`.
+#[derive(Deserialize)]
+struct Index {
+    #[serde(rename = "_class_name", default)]
+    class: String,
+}
+
+/// What follows from the class of the pipeline.
+struct Kind {
+    unit: UnitPolicy,
+    num_steps: usize,
+    guidance: f32,
+    /// Sizes that pictures are brought to.
+    sizes: Vec<(u32, u32)>,
+}
+
+impl Kind {
+    /// Steps and guidance are the pipeline's defaults, or what its documentation takes where it distils or edits.
+    fn of(class: &str, flux: &FluxConfig, autoencoder: &AutoEncoderConfig) -> std::result::Result<Self, String> {
+        let unit = |conditions, join| UnitPolicy { conditions, join, positions: Positions::default() };
+        let plain = |unit| Self { unit, num_steps: 28, guidance: 3.5, sizes: Vec::new() };
+        Ok(match class {
+            "FluxPipeline" if !flux.guidance_embed => {
+                Self { num_steps: 4, guidance: 0.0, ..plain(unit(Vec::new(), Join::Channels)) }
+            }
+            "FluxPipeline" => plain(unit(Vec::new(), Join::Channels)),
+            "FluxControlPipeline" => plain(unit(vec![Condition::Image], Join::Channels)),
+            "FluxKontextPipeline" => {
+                let published = Card::builtin("flux1-kontext-dev").map_err(|error| error.to_string())?;
+                let unit = unit(vec![Condition::Image], Join::Context);
+                Self { guidance: published.sampling.guidance, sizes: published.canvas.sizes, ..plain(unit) }
+            }
+            // FLUX-Fill's own defaults in diffusers; ACE++'s adapters want 28 steps and a guidance of 50.
+            _ => Self { num_steps: 50, guidance: 30.0, ..plain(filling(flux, autoencoder)?) },
+        })
+    }
+}
+
 /// The card of such a folder.
 pub(super) fn card(folder: &Path) -> Result<Card> {
+    let Index { class } = read_config(&folder.join(INDEX))?;
     let transformer = network::flux::from_config(&folder.join("transformer/config.json"))?;
     let autoencoder = network::autoencoder::from_config(&folder.join("vae/config.json"))?;
     let (clip, clip_end_id) = network::clip::from_config(&folder.join("text_encoder/config.json"))?;
     let t5 = network::t5::from_config(&folder.join("text_encoder_2/config.json"))?;
     let (schedule, shift) = times(&folder.join("scheduler/scheduler_config.json"))?;
     let cell = autoencoder.downscale();
-    let unit = unit(&transformer, &autoencoder)
+    let Kind { unit, num_steps, guidance, sizes } = Kind::of(&class, &transformer, &autoencoder)
         .map_err(|problem| Error::format(&folder.join("transformer/config.json"), problem, HINT))?;
     let tokenizer: TokenizerConfig = read_config(&folder.join("tokenizer/tokenizer_config.json"))?;
     let name = folder.file_name().map_or("diffusers".to_owned(), |name| name.to_string_lossy().into_owned());
     let change_image = unit.wants_change_image();
+    // FLUX.1-schnell reads half as many words.
+    let transformer_is_distilled = !transformer.guidance_embed;
+    // What a mask leaves is matched to what is around it, where the network has seen that.
+    let match_colours = unit.shown().is_none();
+    // Pictures that are shown as they are stand each for itself.
+    let layout = if match_colours { Layout::Canvas } else { Layout::Sequence };
     Ok(Card {
         name,
         description: "a folder in diffusers' layout".into(),
@@ -80,15 +125,18 @@ pub(super) fn card(folder: &Path) -> Result<Card> {
             autoencoder: "vae".into(),
             t5: "text_encoder_2".into(),
             clip: "text_encoder".into(),
+            vision: None,
+            redux: None,
         },
         flux: transformer,
         autoencoder,
         t5,
         clip,
+        vision: None,
         text: TextPolicy {
             t5_tokenizer: "tokenizer_2/tokenizer.json".into(),
             clip_tokenizer: "tokenizer".into(),
-            t5_max_length: T5_MAX_LENGTH,
+            t5_max_length: if transformer_is_distilled { T5_MAX_LENGTH / 2 } else { T5_MAX_LENGTH },
             placeholders: Vec::new(),
             prepend: None,
             // "No limit" is written as a number of 31 digits.
@@ -104,15 +152,16 @@ pub(super) fn card(folder: &Path) -> Result<Card> {
             change_image,
             official_bytes: OfficialBytes::default(),
             seam_crop: 30,
-            match_colours: true,
-            layout: Layout::Canvas,
+            match_colours,
+            layout,
             token: cell * PATCH,
+            sizes,
         },
+        widen_from: None,
         unit,
-        // FLUX-Fill's own defaults in diffusers; ACE++'s adapters want 28 steps and a guidance of 50.
         sampling: Sampling {
-            num_steps: 50,
-            guidance: 30.0,
+            num_steps,
+            guidance,
             size: (128 * cell as u32, 128 * cell as u32),
             sampler: Sampler::Euler,
             schedule,
@@ -126,7 +175,8 @@ pub(super) fn card(folder: &Path) -> Result<Card> {
     })
 }
 
-const HINT: &str = "FLUX.1 and FLUX.1-Fill folders are read, in the layout that diffusers writes";
+const HINT: &str =
+    "folders of FLUX.1 and of its Fill, Kontext and Control models are read, in the layout that diffusers writes";
 
 fn times(path: &Path) -> Result<(Schedule, Shift)> {
     let config: Scheduler = read_config(path)?;
@@ -154,12 +204,13 @@ fn times(path: &Path) -> Result<(Schedule, Shift)> {
     Ok((schedule, Shift { base, max, base_len: config.base_image_seq_len, max_len: config.max_image_seq_len }))
 }
 
-/// What accompanies the noise, from how many channels the transformer takes.
-fn unit(flux: &FluxConfig, autoencoder: &AutoEncoderConfig) -> std::result::Result<UnitPolicy, String> {
+/// What accompanies the noise of a network that repaints, from how many channels the transformer takes.
+fn filling(flux: &FluxConfig, autoencoder: &AutoEncoderConfig) -> std::result::Result<UnitPolicy, String> {
     use Condition::{ChangeImage, Mask, MaskedImage};
     let latent_features = PATCH * PATCH * autoencoder.latent_channels;
     let candidates = [vec![], vec![MaskedImage], vec![MaskedImage, Mask], vec![MaskedImage, ChangeImage, Mask]];
-    let policies = candidates.map(|conditions| UnitPolicy { conditions, join: Join::Channels });
+    let positions = Positions::default();
+    let policies = candidates.map(|conditions| UnitPolicy { conditions, join: Join::Channels, positions });
     let fits = |policy: &UnitPolicy| policy.in_channels(latent_features, autoencoder.downscale()) == flux.in_channels;
     let known: Vec<usize> =
         policies.iter().map(|policy| policy.in_channels(latent_features, autoencoder.downscale())).collect();

@@ -3,8 +3,10 @@
 //! diffusers' layout is its own card.
 //!
 //! A card may stand on another one (`base = "flux1-fill-dev"`) and say only what differs. Tables are merged field by
-//! field, lists and values replace those of the base; repositories are added to the base's.
+//! field, lists and values replace those of the base; repositories are added to the base's. `NAME+ADDITION` is a built-in card
+//! with something on top that goes with many: an adapter for fewer steps, picture prompts.
 
+mod additions;
 mod diffusers;
 mod places;
 
@@ -20,7 +22,10 @@ use crate::{
     tokenizer::Prepend,
     unit::UnitPolicy,
 };
-use ace_nn::{autoencoder::AutoEncoderConfig, clip::ClipConfig, flux::FluxConfig, t5::T5Config};
+use ace_nn::{
+    autoencoder::AutoEncoderConfig, clip::ClipConfig, flux::FluxConfig, redux::ReduxConfig, t5::T5Config,
+    vit::VitConfig,
+};
 use ace_weights::{Network, Sizes, network::Described};
 use serde::{Deserialize, Serialize};
 use std::{fs, path::Path};
@@ -33,6 +38,14 @@ const BUILTIN: &[(&str, &str)] = &[
     ("ace-plus-subject", include_str!("../../cards/ace-plus-subject.toml")),
     ("ace-plus-local-editing", include_str!("../../cards/ace-plus-local-editing.toml")),
     ("ace-plus-fft", include_str!("../../cards/ace-plus-fft.toml")),
+    ("flux1-schnell", include_str!("../../cards/flux1-schnell.toml")),
+    ("flux1-dev", include_str!("../../cards/flux1-dev.toml")),
+    ("flux1-krea-dev", include_str!("../../cards/flux1-krea-dev.toml")),
+    ("flux1-kontext-dev", include_str!("../../cards/flux1-kontext-dev.toml")),
+    ("flux1-canny-dev", include_str!("../../cards/flux1-canny-dev.toml")),
+    ("flux1-depth-dev", include_str!("../../cards/flux1-depth-dev.toml")),
+    ("flux1-canny-dev-lora", include_str!("../../cards/flux1-canny-dev-lora.toml")),
+    ("flux1-depth-dev-lora", include_str!("../../cards/flux1-depth-dev-lora.toml")),
 ];
 
 /// Cards that stand on each other: more are a mistake.
@@ -58,8 +71,15 @@ pub struct Card {
     pub t5: T5Config,
     /// Sizes of the pooled encoder.
     pub clip: ClipConfig,
+    /// Sizes of the image encoder that reads pictures as prompts, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vision: Option<VitConfig>,
     /// Tokenizers and their lengths.
     pub text: TextPolicy,
+    /// Features that the published transformer takes, if fewer than this model's: those that its adapters bring are zero
+    /// before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub widen_from: Option<usize>,
     /// From pixels to canvases.
     pub canvas: CanvasPolicy,
     /// From canvases to conditions.
@@ -92,6 +112,12 @@ pub struct WeightPaths {
     pub t5: Paths,
     /// Pooled encoder.
     pub clip: Paths,
+    /// Image encoder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vision: Option<Paths>,
+    /// The layers behind it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redux: Option<Paths>,
 }
 
 /// Tokenizers of a card.
@@ -206,14 +232,25 @@ const REPOSITORY: &str = "repository";
 fn merged(mut own: toml::Table, path: &Path, depth: usize) -> Result<toml::Table> {
     let Some(base) = own.remove(BASE) else { return Ok(own) };
     let wrong = |reason: String| Error::format(path, reason, "base is the name of a built-in card");
-    let known = base.as_str().and_then(|name| BUILTIN.iter().find(|(known, _)| *known == name));
-    let Some((_, text)) = known.filter(|_| depth > 0) else {
+    let below = base.as_str().filter(|_| depth > 0).map(|name| built_in(name, path, depth - 1)).transpose()?;
+    let Some(mut all) = below.flatten() else {
         return Err(wrong(format!("base = {base}: there is no such card")));
     };
-    let below: toml::Table = toml::from_str(text).map_err(|source| wrong(source.message().to_owned()))?;
-    let mut all = merged(below, path, depth - 1)?;
     lay_over(&mut all, own);
     Ok(all)
+}
+
+/// The whole table of a built-in card with its additions; `None` if there is no such card.
+fn built_in(name: &str, path: &Path, depth: usize) -> Result<Option<toml::Table>> {
+    let mut names = name.split(additions::PLUS);
+    let card = names.next().unwrap_or_default();
+    let Some((_, text)) = BUILTIN.iter().find(|(known, _)| *known == card) else { return Ok(None) };
+    let unread = |source: toml::de::Error| Error::format(path, source.message().to_owned(), "the base must be a card");
+    let mut all = merged(toml::from_str(text).map_err(unread)?, path, depth)?;
+    for addition in names {
+        additions::put_on(&mut all, addition, path)?;
+    }
+    Ok(Some(all))
 }
 
 fn lay_over(below: &mut toml::Table, own: toml::Table) {
@@ -234,16 +271,32 @@ impl Card {
         BUILTIN.iter().map(|(name, _)| *name)
     }
 
-    /// A card that is part of the library.
+    /// Names of what can be put on top of them, with what each does in a few words.
+    pub fn additions() -> impl Iterator<Item = (&'static str, String)> {
+        additions::names()
+    }
+
+    /// A card that is part of the library, `NAME` or `NAME+ADDITION`.
     ///
     /// # Errors
     /// If there is none of that name; the message lists them.
     pub fn builtin(name: &str) -> Result<Self> {
+        if name.contains(additions::PLUS) && !name.contains(['/', '\\']) {
+            let path = Path::new(name);
+            if let Some(table) = built_in(name, path, MOST_BASES)? {
+                return Self::of_table(table, path);
+            }
+        }
         let Some((_, text)) = BUILTIN.iter().find(|(known, _)| *known == name) else {
             let known: Vec<_> = BUILTIN.iter().map(|(name, _)| *name).collect();
+            let additions = || Self::additions().map(|(name, _)| format!("+{name}")).collect::<Vec<_>>().join(", ");
             return Err(Error::not_found(
                 format!("there is no built-in card {name:?}"),
-                format!("built in are: {}; or give a folder with a card.toml", known.join(", ")),
+                format!(
+                    "built in are: {}; on top go {}; or give a folder with a card.toml",
+                    known.join(", "),
+                    additions()
+                ),
             ));
         };
         Self::parse(text, Path::new(&format!("models/{name}/card.toml")))
@@ -293,10 +346,27 @@ impl Card {
         all.to_string().into_bytes()
     }
 
-    /// Sizes of a network.
+    /// Sizes of what reads pictures as prompts: the image encoder and the layers behind it.
+    pub fn prompter(&self) -> Option<(VitConfig, ReduxConfig)> {
+        let vision = self.vision.clone()?;
+        let redux = ReduxConfig { redux_dim: vision.hidden_size, txt_in_features: self.t5.d_model };
+        Some((vision, redux))
+    }
+
+    /// Tokens that pictures among the words are, however many.
+    pub fn prompt_tokens(&self) -> usize {
+        self.vision.as_ref().map_or(0, |vision| vision.grid().pow(2) + usize::from(vision.class_token))
+    }
+
+    /// Sizes of the transformer as its file has it, before it is [widened](Card::widen_from).
+    pub fn flux_in_file(&self) -> FluxConfig {
+        FluxConfig { in_channels: self.widen_from.unwrap_or(self.flux.in_channels), ..self.flux.clone() }
+    }
+
+    /// Sizes of a network as its file has it.
     pub fn sizes(&self, network: Network) -> Sizes {
         match network {
-            Network::Flux => Sizes::Flux(self.flux.clone()),
+            Network::Flux => Sizes::Flux(self.flux_in_file()),
             Network::AutoEncoder => Sizes::AutoEncoder(self.autoencoder.clone()),
             Network::T5 => Sizes::T5(self.t5.clone()),
             Network::Clip => Sizes::Clip(self.clip.clone()),
@@ -335,18 +405,29 @@ impl Card {
             Error::format(path, format!("{place}{}", source.message()), "models/README.md describes every field")
         };
         let own: toml::Table = toml::from_str(text).map_err(refused)?;
-        let card: Self = match own.contains_key(BASE) {
-            // Merged tables have no lines any more.
-            true => merged(own, path, MOST_BASES)?.try_into().map_err(refused)?,
-            false => toml::from_str(text).map_err(refused)?,
+        if own.contains_key(BASE) {
+            return Self::of_table(merged(own, path, MOST_BASES)?, path);
+        }
+        toml::from_str::<Self>(text).map_err(refused)?.checked(path)
+    }
+
+    /// Merged tables have no lines any more.
+    fn of_table(table: toml::Table, path: &Path) -> Result<Self> {
+        let refused = |source: toml::de::Error| {
+            Error::format(path, source.message().to_owned(), "models/README.md describes every field")
         };
-        card.check().map_err(|problem| Error::format(path, problem, "the sections of the card must fit each other"))?;
-        Ok(card)
+        table.try_into::<Self>().map_err(refused)?.checked(path)
+    }
+
+    fn checked(self, path: &Path) -> Result<Self> {
+        self.check().map_err(|problem| Error::format(path, problem, "the sections of the card must fit each other"))?;
+        Ok(self)
     }
 
     fn check(&self) -> std::result::Result<(), String> {
         self.flux.check()?;
         self.autoencoder.check()?;
+        self.unit.check()?;
         let cell = self.autoencoder.downscale();
         if self.canvas.token != cell * latents::PATCH {
             return Err(format!(
@@ -374,6 +455,14 @@ impl Card {
                 "flux.vec_in_dim {} is not clip.hidden_size {}",
                 self.flux.vec_in_dim, self.clip.hidden_size
             ));
+        }
+        let parts = [self.vision.is_some(), self.weights.vision.is_some(), self.weights.redux.is_some()];
+        if parts != [self.vision.is_some(); 3] {
+            return Err("vision, weights.vision and weights.redux belong together".into());
+        }
+        // Conditions come behind the latents: only a network that has none of them gets zeros at its right end.
+        if self.widen_from.is_some_and(|from| from != latent_features || from >= self.flux.in_channels) {
+            return Err(format!("widen_from must be {latent_features}, and less than flux.in_channels"));
         }
         if self.unit.wants_change_image() != self.canvas.change_image {
             return Err("unit.conditions and canvas.change_image disagree about the change image".into());

@@ -93,6 +93,18 @@ fn examine(card: &Card, component: Component, source: &Source, device: &Device) 
         Component::Clip => Network::Clip,
         Component::T5Tokenizer => return broken(T5Tokenizer::read(source, &card.text.placeholders)),
         Component::ClipTokenizer => return broken(ClipTokenizer::read(source)),
+        Component::Vision | Component::Redux => {
+            let (vision, redux) = card.prompter()?;
+            let file = match source.open() {
+                Ok(file) => file,
+                Err(error) => return Some(Problem::Broken(error.into())),
+            };
+            let fits = match component {
+                Component::Vision => file.check_vit(&vision, device),
+                _ => file.check_redux(&redux, device),
+            };
+            return fits.err().map(|error| Problem::Foreign(error.to_string()));
+        }
         Component::Adapter(_) => {
             let fits = |file| adapter::check(&mut card.flux.init(device), &file);
             return match source.open() {
@@ -112,8 +124,9 @@ fn examine(card: &Card, component: Component, source: &Source, device: &Device) 
     match Sizes::of(&file, &found) {
         Ok(sizes) if sizes.completed(&card.sizes(network)).is_none() => {
             let is_variant = |sizes: &Sizes| match sizes {
-                Sizes::Flux(config) if config.in_channels != card.flux.in_channels => {
-                    format!("it takes {} input features, the card's {}", config.in_channels, card.flux.in_channels)
+                Sizes::Flux(config) if config.in_channels != card.flux_in_file().in_channels => {
+                    let features = card.flux_in_file().in_channels;
+                    format!("it takes {} input features, the card's {features}", config.in_channels)
                 }
                 _ => "its sizes are not the card's".to_owned(),
             };

@@ -26,6 +26,10 @@ pub enum Component {
     T5Tokenizer,
     /// The pooled encoder's tokenizer: its folder, or its vocabulary in memory.
     ClipTokenizer,
+    /// The encoder of pictures that are prompts.
+    Vision,
+    /// The layers behind it.
+    Redux,
     /// The card's LoRA of this number.
     Adapter(usize),
 }
@@ -48,7 +52,7 @@ impl Component {
             Self::AutoEncoder => Some(Network::AutoEncoder),
             Self::T5 => Some(Network::T5),
             Self::Clip => Some(Network::Clip),
-            Self::T5Tokenizer | Self::ClipTokenizer | Self::Adapter(_) => None,
+            Self::T5Tokenizer | Self::ClipTokenizer | Self::Vision | Self::Redux | Self::Adapter(_) => None,
         }
     }
 }
@@ -59,6 +63,8 @@ impl fmt::Display for Component {
             (_, Some(network)) => f.write_str(network.word()),
             (Self::T5Tokenizer, _) => f.write_str("t5_tokenizer"),
             (Self::ClipTokenizer, _) => f.write_str("clip_tokenizer"),
+            (Self::Vision, _) => f.write_str("vision"),
+            (Self::Redux, _) => f.write_str("redux"),
             (Self::Adapter(0), _) => f.write_str("adapter"),
             (Self::Adapter(at), _) => write!(f, "adapter {}", at + 1),
             (_, None) => Ok(()),
@@ -105,15 +111,17 @@ impl Files {
 impl Card {
     /// Everything that it needs.
     pub fn components(&self) -> impl Iterator<Item = Component> + use<> {
-        use Component::{Adapter, AutoEncoder, Clip, ClipTokenizer, Flux, T5, T5Tokenizer};
+        use Component::{Adapter, AutoEncoder, Clip, ClipTokenizer, Flux, Redux, T5, T5Tokenizer, Vision};
+        let prompter: &'static [Component] = if self.vision.is_some() { &[Vision, Redux] } else { &[] };
         let adapters = (0..self.adapter.len()).map(Adapter);
-        [Flux, AutoEncoder, T5, Clip, T5Tokenizer, ClipTokenizer].into_iter().chain(adapters)
+        let always = [Flux, AutoEncoder, T5, Clip, T5Tokenizer, ClipTokenizer];
+        always.into_iter().chain(prompter.iter().copied()).chain(adapters)
     }
 
     /// Names under which a component may be found.
     ///
     /// # Panics
-    /// If the card has no adapter of that number.
+    /// If the card does not have it.
     pub fn paths(&self, component: Component) -> &Paths {
         match component {
             Component::Flux => &self.weights.flux,
@@ -122,6 +130,9 @@ impl Card {
             Component::Clip => &self.weights.clip,
             Component::T5Tokenizer => &self.text.t5_tokenizer,
             Component::ClipTokenizer => &self.text.clip_tokenizer,
+            // As documented.
+            Component::Vision => self.weights.vision.as_ref().expect("the card has an image encoder"),
+            Component::Redux => self.weights.redux.as_ref().expect("the card has an image encoder"),
             Component::Adapter(at) => &self.adapter[at].file,
         }
     }

@@ -18,7 +18,7 @@ use crate::{
     model::Component,
     unit::{Condition, Join},
 };
-use ace_weights::{Footprint, Network};
+use ace_weights::{Footprint, Network, Source};
 use burn::tensor::DType;
 
 /// What the program has besides: its tables, its threads, what it reads files with.
@@ -61,6 +61,9 @@ impl Extent {
         let sizes: Vec<[usize; 2]> = canvases.iter().map(|canvas| [canvas.image.height, canvas.image.width]).collect();
         let mut extent = Self::of_sizes(&sizes, settings.course.num_steps, card);
         extent.tile = settings.tile.map(|tile| tile as usize);
+        if !edit.picture_prompts().is_empty() {
+            extent.sequence.text += card.prompt_tokens();
+        }
         Ok(extent)
     }
 
@@ -68,8 +71,17 @@ impl Extent {
     pub fn of_sizes(sizes: &[[usize; 2]], num_steps: usize, card: &Card) -> Self {
         let pictures = card.unit.conditions.iter().filter(|condition| **condition != Condition::Mask).count();
         let token = 2 * card.autoencoder.downscale();
-        let tokens: usize = sizes.iter().map(|[height, width]| height / token * (width / token)).sum();
-        let behind = if card.unit.join == Join::Sequence { tokens * pictures } else { 0 };
+        let tokens_of = |[height, width]: [usize; 2]| height / token * (width / token);
+        let tokens: usize = sizes.iter().copied().map(tokens_of).sum();
+        let (tokens, behind) = match card.unit.join {
+            Join::Channels => (tokens, 0),
+            Join::Sequence => (tokens, tokens * pictures),
+            // The last canvas is what is made, the others are what it is shown.
+            Join::Context => {
+                let made = sizes.last().map_or(0, |size| tokens_of(*size));
+                (made, tokens - made)
+            }
+        };
         let canvas = sizes.iter().copied().max_by_key(|[height, width]| height * width).unwrap_or_default();
         let sequence = Sequence { image: tokens + behind, text: card.text.t5_max_length };
         Self { canvas, encoded: pictures.max(1), sequence, num_steps, tile: None }
@@ -87,6 +99,8 @@ pub struct Weights {
     pub clip: Footprint,
     /// The autoencoder.
     pub autoencoder: Footprint,
+    /// Numbers of what reads pictures as prompts, in bytes.
+    pub prompter: u64,
     /// Numbers of LoRAs, in bytes; the transformer then keeps its modulations while it runs.
     pub adapters: u64,
 }
@@ -99,18 +113,27 @@ impl Weights {
     pub fn of(model: &Model) -> Result<Self> {
         let (card, dtype) = (model.card(), model.holds_in());
         let files = model.files()?;
-        let mut adapters = 0;
-        for (source, _) in files.adapters() {
+        let bytes = |source: &Source| -> Result<u64> {
             let file = source.open()?;
             let numbers: usize = file.shapes()?.values().map(|shape| shape.iter().product::<usize>()).sum();
-            adapters += (numbers * DType::from(dtype).size()) as u64;
+            Ok((numbers * DType::from(dtype).size()) as u64)
+        };
+        let (mut adapters, mut prompter) = (0, 0);
+        for (source, _) in files.adapters() {
+            adapters += bytes(source)?;
+        }
+        if card.vision.is_some() {
+            for component in [Component::Vision, Component::Redux] {
+                prompter += bytes(files.of(component))?;
+            }
         }
         let autoencoder = files.of(Component::AutoEncoder).open()?;
         Ok(Self {
-            flux: model.open(Network::Flux)?.flux_footprint(&card.flux, dtype)?,
+            flux: model.open(Network::Flux)?.flux_footprint(&card.flux_in_file(), dtype)?,
             t5: model.open(Network::T5)?.t5_footprint(&card.t5, dtype)?,
             clip: model.open(Network::Clip)?.clip_footprint(&card.clip, dtype)?,
             autoencoder: autoencoder.autoencoder_footprint(&card.autoencoder)?,
+            prompter,
             adapters,
         })
     }
@@ -210,12 +233,12 @@ pub fn plan(
     (placement, text_placement): (Placement, Placement),
     tile: Option<usize>,
 ) -> Plan {
-    let Weights { flux, t5, clip, autoencoder, adapters } = weights;
+    let Weights { flux, t5, clip, autoencoder, prompter, adapters } = weights;
     let is_resident = placement == Placement::Resident;
     let (streams_flux, streams_t5) =
         (placement == Placement::Streamed, !is_resident && text_placement == Placement::Streamed);
     // What is there all the time.
-    let all = flux.all() + adapters + t5.all() + clip.all() + autoencoder.all();
+    let all = flux.all() + adapters + t5.all() + clip.all() + autoencoder.all() + prompter;
     let shell = |network: &Footprint| network.rest + network.repacked;
     let stays = match is_resident {
         true => all,
@@ -224,7 +247,7 @@ pub fn plan(
     let rows = (extent.sequence.text * card.t5.d_model * dtype.size()) as u64;
     let own = |bytes: u64| if is_resident { 0 } else { bytes };
     let streamed = |network: &Footprint| network.streamed() - shell(network);
-    let words = own((if streams_t5 { streamed(t5) + rows } else { t5.all() }).max(clip.all()));
+    let words = own((if streams_t5 { streamed(t5) + rows } else { t5.all() }).max(clip.all()).max(*prompter));
     let work = work::denoise(&card.flux, extent.sequence, dtype);
     let (denoise, pass) = match (streams_flux, *adapters > 0) {
         (true, _) => streaming(&flux.blocks, card.flux.depth, work),
@@ -292,7 +315,7 @@ mod tests {
             Footprint { blocks: vec![205_000_000; 24], table: 526_000_000, rest: 2_000_000, ..Footprint::default() };
         let clip = Footprint { rest: 492_000_000, ..Footprint::default() };
         let autoencoder = Footprint { rest: 335_000_000, ..Footprint::default() };
-        (card, Weights { flux, t5, clip, autoencoder, adapters: 0 })
+        (card, Weights { flux, t5, clip, autoencoder, prompter: 0, adapters: 0 })
     }
 
     fn all(extent: &Extent) -> Vec<Plan> {
@@ -340,5 +363,13 @@ mod tests {
         assert_eq!(Extent::of_sizes(&[[512, 256]], 2, &card).sequence.image, 512);
         card.unit.join = Join::Sequence;
         assert_eq!(Extent::of_sizes(&[[512, 256], [512, 512]], 2, &card).sequence.image, 2 * (512 + 1024));
+        // Of a context only what is made has noise, and it is the last.
+        let kontext = Card::builtin("flux1-kontext-dev").unwrap();
+        assert_eq!(Extent::of_sizes(&[[1024, 1024], [512, 512]], 2, &kontext).sequence.image, 4096 + 1024);
+        let mut edit = Edit::new("words").size(512, 512);
+        assert_eq!(Extent::of(&edit, &kontext).unwrap().sequence, Sequence { image: 1024, text: 512 });
+        let redux = Card::builtin("flux1-kontext-dev+redux").unwrap();
+        edit = edit.picture_prompt(image::RgbImage::new(8, 8), 1.0).picture_prompt(image::RgbImage::new(9, 9), 0.5);
+        assert_eq!(Extent::of(&edit, &redux).unwrap().sequence.text, 512 + 729);
     }
 }

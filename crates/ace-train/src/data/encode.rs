@@ -7,7 +7,7 @@ use ace_plus::{
     Card,
     canvas::{self, Plane},
     text::{self, TextConditioning, TokenIds, Tokenizers},
-    unit::Units,
+    unit::{Shown, Units},
 };
 use burn::{
     module::{Module, ModuleVisitor, Param},
@@ -132,6 +132,20 @@ impl TextEncoders {
     }
 }
 
+/// Refuses a card whose network is shown pictures as they are: examples are composed for networks that repaint.
+///
+/// # Errors
+/// If it is one of these.
+pub(crate) fn check_unit(card: &Card) -> ace_plus::Result<()> {
+    match card.unit.shown() {
+        None | Some(Shown::Nothing) => Ok(()),
+        Some(Shown::Beside | Shown::Context) => Err(ace_plus::Error::input(
+            format!("card {} is shown pictures as they are; such networks are not trained here", card.name),
+            "train a card of FLUX-Fill or ACE++, or one that is shown none",
+        )),
+    }
+}
+
 /// What the pictures of an example become.
 ///
 /// # Errors
@@ -143,6 +157,7 @@ pub fn encode_pictures(
     example: &Example,
     device: &Device,
 ) -> ace_plus::Result<EncodedPictures> {
+    check_unit(card)?;
     let inputs = example.inputs();
     let canvases = canvas::compose(&inputs, &card.canvas)?;
     let targets = canvas::compose_target(&example.target, &inputs, &card.canvas)?;

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     Error,
-    data::encode::{Encoders, TextEncoders},
+    data::encode::{Encoders, TextEncoders, check_unit},
     error::RecipeProblem,
 };
 use ace_nn::{
@@ -71,6 +71,7 @@ impl Start {
             },
             (None, None) => return Err(Error::recipe(path, RecipeProblem::NoModel)),
         };
+        check_unit(&card)?;
         let folders = match recipe.weights.is_empty() {
             true => vec![home.clone()],
             false => recipe.weights.iter().map(|weights| beside.join(weights)).collect(),

@@ -5,8 +5,10 @@
 pub mod autoencoder;
 pub mod clip;
 pub mod flux;
+mod redux;
 mod shapes;
 pub mod t5;
+pub mod vit;
 
 use crate::{
     Error, Result, WeightFile,
