@@ -3,12 +3,12 @@
 //! (`tests/reference/record_keys.py`). Modules are lazy and files are hollow: nothing here is allocated.
 
 use crate::support::{self, TestDir, device, shapes};
-use ace_nn::flux::FluxConfig;
+use ace_nn::{flux::FluxConfig, vit::VitConfig};
 use ace_plus::{
     Card,
     model::{Model, Problem, checkup},
 };
-use ace_weights::names::KeyMap;
+use ace_weights::{names::KeyMap, network::vit};
 use burn::module::Module;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -256,6 +256,33 @@ fn numbered(key: &str) -> Vec<String> {
     let (first, last) = range.split_once("..").expect("a range");
     let [first, last] = [first, last].map(|number| number.parse::<usize>().expect("a number"));
     (first..=last).flat_map(|number| numbered(&format!("{head}{number}{tail}"))).collect()
+}
+
+/// Asserts that a module has the recorded tensors, but for sides of one in front and those that are not used.
+fn assert_recorded<M: Module>(name: &str, module: &M, keys: &KeyMap, total: u64) {
+    let theirs = recorded(name);
+    assert_eq!(parameters(&theirs), total, "{name}: the list itself");
+    let mut ours: Shapes = shapes(module).iter().map(|(path, shape)| (keys.key(path), shape.clone())).collect();
+    for (key, shape) in &theirs {
+        match ours.remove(key) {
+            Some(own) => {
+                assert!(
+                    shape.ends_with(&own) && shape.iter().product::<usize>() == own.iter().product::<usize>(),
+                    "{name}: {key}"
+                );
+            }
+            None => assert!(keys.is_unused(key), "{name}: {key} has no place"),
+        }
+    }
+    assert!(ours.is_empty(), "{name}: left over {:?}", ours.keys());
+}
+
+#[test]
+fn vision_transformers_have_the_recorded_keys_at_full_size() {
+    let init = |config: VitConfig| config.init(&device());
+    assert_recorded("siglip", &init(VitConfig::SIGLIP_SO400M), &vit::TRANSFORMERS, 428_225_600);
+    assert_recorded("dinov2", &init(VitConfig::DINOV2_SMALL), &vit::DINOV2, 22_056_576);
+    assert_recorded("clip_vision", &init(VitConfig::CLIP_LARGE), &vit::TRANSFORMERS, 303_179_776);
 }
 
 /// A weight file with a true header and nothing but holes behind it: 24 GB that take no room.

@@ -55,7 +55,18 @@ from diffusers.models.upsampling import Upsample2D
 from diffusers.pipelines.flux.pipeline_flux_fill import calculate_shift
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    Dinov2Config,
+    Dinov2Model,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+    T5Config,
+    T5EncoderModel,
+)
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 from transformers.models.t5.modeling_t5 import T5LayerFF, T5LayerSelfAttention
 
@@ -586,6 +597,92 @@ def clip_layer():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Vision transformers
+
+
+def vit_config(hidden_act, eps, class_token, patch_bias, pre_norm, layer_scale):
+    """Our sizes: three layers, heads of 10 features, a grid of 4x4 patches."""
+    return {
+        "image_size": 18, "patch_size": 4, "hidden_size": 20, "intermediate_size": 44, "num_layers": 3, "num_heads": 2,
+        "hidden_act": hidden_act, "layer_norm_eps": eps, "class_token": class_token, "patch_bias": patch_bias,
+        "pre_norm": pre_norm, "layer_scale": layer_scale,
+    }  # fmt: skip
+
+
+def vit_sizes(config):
+    """The same in transformers' words."""
+    names = ("image_size", "patch_size", "hidden_size", "layer_norm_eps")
+    sizes = {name: config[name] for name in names}
+    return {**sizes, "num_hidden_layers": config["num_layers"], "num_attention_heads": config["num_heads"]}
+
+
+def record_vit(case, config, model, rename, sizes, **options):
+    """`output.last_<i>` and `output.after_<i>` (before the first layer, after the second) for pictures of several sizes: the
+    learned grid with pixels left over, then others, whose positions are resampled."""
+    random = Random(case)
+    random.fill(model)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith(("cls_token", "class_embedding", "position_embeddings")):
+                p.copy_(random.normal(*p.shape))
+    inputs = {f"pixels_{i}": random.normal(2, 3, *size) for i, size in enumerate(sizes)}
+    outputs = {}
+    for i, pixels in enumerate(inputs.values()):
+        with torch.no_grad():
+            resample = options if pixels.shape[2:] != (config["image_size"],) * 2 else {}
+            result = model(pixels, output_hidden_states=True, **resample)
+            last = result.last_hidden_state
+            if config["pre_norm"]:  # CLIP's own last state is without the norm, which only its pooling applies.
+                last = model.post_layernorm(last)
+                assert torch.equal(last[:, 0], result.pooler_output)
+        outputs[f"last_{i}"] = last
+        outputs[f"before_{i}"] = result.hidden_states[0]
+        outputs[f"after_{i}"] = result.hidden_states[2]
+    unused = ("head.", "embeddings.mask_token")
+    weights = {rename(key): tensor for key, tensor in model.state_dict().items() if not key.startswith(unused)}
+    save(case, config, weights, inputs, outputs)
+
+
+def siglip():
+    """SigLIP's vision tower without its pooling head."""
+    config = vit_config("gelu_tanh", 1e-6, False, True, False, False)
+    sizes = SiglipVisionConfig(
+        **vit_sizes(config), intermediate_size=config["intermediate_size"], hidden_act="gelu_pytorch_tanh"
+    )
+    record_vit(
+        "siglip", config, SiglipVisionModel(sizes), lambda key: f"vision_model.{key}", [(18, 18), (24, 13)],
+        interpolate_pos_encoding=True,
+    )  # fmt: skip
+
+
+def dinov2():
+    """DINOv2 with scaled layers; the names of the published files."""
+    config = vit_config("gelu", 1e-6, True, True, False, True)
+    config["intermediate_size"] = 40
+    sizes = Dinov2Config(**vit_sizes(config), mlp_ratio=2, hidden_act="gelu")
+    new = {"q_proj": "attention.query", "k_proj": "attention.key", "v_proj": "attention.value", "o_proj": "output.dense"}
+
+    def rename(key):
+        for ours, published in new.items():
+            key = key.replace(f"attention.{ours}", f"attention.{published}")
+        return key
+
+    record_vit("dinov2", config, Dinov2Model(sizes), rename, [(16, 16), (24, 12), (8, 28)])
+
+
+def clip_vision():
+    """CLIP's vision tower, with a norm before the layers and none of its patches' bias."""
+    config = vit_config("quick_gelu", 1e-5, True, False, True, False)
+    sizes = CLIPVisionConfig(
+        **vit_sizes(config), intermediate_size=config["intermediate_size"], hidden_act="quick_gelu"
+    )
+    record_vit(
+        "clip_vision", config, CLIPVisionModel(sizes), lambda key: f"vision_model.{key}", [(18, 18), (12, 24)],
+        interpolate_pos_encoding=True,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # LoRA
 
 
@@ -733,6 +830,9 @@ CASES = [
     t5_feed_forward,
     clip,
     clip_layer,
+    siglip,
+    dinov2,
+    clip_vision,
     lora_linear,
     fill_conditioning,
     schedule,

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Record what diffusers and transformers call the weights of FLUX.1-Fill-dev's networks at full size.
+"""Record what diffusers and transformers call the weights of networks at full size: those of FLUX.1-Fill-dev, and the vision
+transformers that look at pictures (these in the names of the published files, which version 5 shortens in memory).
 
 The networks are made from their published configurations on torch's `meta` device, so nothing is allocated and nothing
 is downloaded. Each line of `tests/data/keys/<network>.txt` is a key and its shape; `{0..18}` stands for each of these
@@ -15,7 +16,18 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
-from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    Dinov2Config,
+    Dinov2Model,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+    T5Config,
+    T5EncoderModel,
+)
 
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "keys"
 
@@ -39,6 +51,33 @@ CLIP = {
     "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
     "num_attention_heads": 12, "max_position_embeddings": 77, "hidden_act": "quick_gelu", "projection_dim": 768,
 }
+SIGLIP = {
+    "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16,
+    "image_size": 384, "patch_size": 14, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6,
+}
+DINOV2 = {
+    "hidden_size": 384, "mlp_ratio": 4, "num_hidden_layers": 12, "num_attention_heads": 6, "image_size": 518,
+    "patch_size": 14, "layer_norm_eps": 1e-6,
+}
+CLIP_VISION = {
+    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+    "image_size": 224, "patch_size": 14, "projection_dim": 768,
+}
+# What version 5 calls the layers of DINOv2's attention, and what published files do.
+PUBLISHED = {
+    "attention.q_proj": "attention.attention.query", "attention.k_proj": "attention.attention.key",
+    "attention.v_proj": "attention.attention.value", "attention.o_proj": "attention.output.dense",
+}
+
+
+def published(name: str, key: str) -> str:
+    """A key of a vision transformer as its published file has it."""
+    if name in ("siglip", "clip_vision"):
+        return f"vision_model.{key}"
+    if name in ("dinov2", "depth"):
+        for ours, theirs in PUBLISHED.items():
+            key = key.replace(f".{ours}.", f".{theirs}.")
+    return key
 
 
 def folded(shapes: dict[str, tuple[int, ...]]) -> list[str]:
@@ -67,9 +106,12 @@ def main() -> None:
             "vae": AutoencoderKL(**AUTOENCODER),
             "text_encoder_2": T5EncoderModel(T5Config(**T5)),
             "text_encoder": CLIPTextModel(CLIPTextConfig(**CLIP)),
+            "siglip": SiglipVisionModel(SiglipVisionConfig(**SIGLIP)),
+            "dinov2": Dinov2Model(Dinov2Config(**DINOV2)),
+            "clip_vision": CLIPVisionModel(CLIPVisionConfig(**CLIP_VISION)),
         }
     for name, network in networks.items():
-        shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+        shapes = {published(name, key): tuple(tensor.shape) for key, tensor in network.state_dict().items()}
         lines = folded(shapes)
         (FOLDER / f"{name}.txt").write_text("\n".join(lines) + "\n")
         parameters = sum(torch.Size(shape).numel() for shape in shapes.values())

@@ -143,13 +143,13 @@ impl GroupNorm {
     }
 }
 
-/// A 2-D convolution with bias; padding is given per side as `(before, after)` for both axes.
+/// A 2-D convolution; padding is given per side as `(before, after)` for both axes.
 #[derive(Module, Debug)]
 pub struct Conv2d {
     /// `[out, in, kernel, kernel]`
     pub weight: Param<Tensor<4>>,
     /// `[out]`
-    pub bias: Param<Tensor<1>>,
+    pub bias: Option<Param<Tensor<1>>>,
     stride: usize,
     padding_before: usize,
     padding_after: usize,
@@ -162,7 +162,13 @@ impl Conv2d {
     }
 
     /// A convolution with a square kernel.
-    pub fn new(
+    pub fn new(channels: [usize; 2], kernel: usize, stride: usize, padding: (usize, usize), device: &Device) -> Self {
+        let bias = Some(empty([channels[1]], device));
+        Self { bias, ..Self::without_bias(channels, kernel, stride, padding, device) }
+    }
+
+    /// A convolution with a square kernel and no bias.
+    pub fn without_bias(
         [input, output]: [usize; 2],
         kernel: usize,
         stride: usize,
@@ -171,7 +177,7 @@ impl Conv2d {
     ) -> Self {
         Self {
             weight: empty([output, input, kernel, kernel], device),
-            bias: empty([output], device),
+            bias: None,
             stride,
             padding_before: padding.0,
             padding_after: padding.1,
@@ -215,6 +221,6 @@ impl Conv2d {
     fn run(&self, x: Tensor<4>, plus: Option<Tensor<4>>, how: Convolution) -> Tensor<4> {
         let input = self.weight.lazy_shape()[1];
         assert_shape!(x, [_, input, _, _]);
-        ace_kernels::conv2d(x, self.weight.val(), Some(self.bias.val()), plus, how)
+        ace_kernels::conv2d(x, self.weight.val(), self.bias.as_ref().map(Param::val), plus, how)
     }
 }

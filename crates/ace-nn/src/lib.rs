@@ -26,6 +26,7 @@ pub mod autoencoder;
 pub mod clip;
 pub mod flux;
 pub mod t5;
+pub mod vit;
 
 pub use ace_kernels::limit;
 

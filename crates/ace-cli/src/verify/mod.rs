@@ -16,6 +16,7 @@ mod precision;
 mod published;
 mod recording;
 mod text;
+mod vision;
 
 use ace_plus::Card;
 use ace_weights::WeightFile;
@@ -89,6 +90,9 @@ const CHECKS: &[Check] = &[
     check!("t5", text::t5),
     check!("clip_layer", text::clip_layer),
     check!("clip", text::clip),
+    check!("siglip", vision::tower),
+    check!("dinov2", vision::dinov2),
+    check!("clip_vision", vision::tower),
     check!("lora_linear", lora::linear),
     check!("fill_conditioning", formulas::fill_conditioning),
     check!("schedule", formulas::schedule),

@@ -10,7 +10,7 @@ use crate::{
     poll::{Poll, to_the_end},
     weight::Weight,
 };
-use ace_kernels::{gelu, quick_gelu};
+use ace_kernels::{gelu, gelu_tanh, quick_gelu};
 use burn::{
     module::{Module, Param},
     prelude::*,
@@ -52,6 +52,19 @@ pub enum Activation {
     QuickGelu,
     /// `x·Φ(x)`: towers trained by others.
     Gelu,
+    /// `x·Φ(x)` by its approximation with a hyperbolic tangent: SigLIP.
+    GeluTanh,
+}
+
+impl Activation {
+    /// Of every number.
+    pub fn forward<const N: usize>(self, x: Tensor<N>) -> Tensor<N> {
+        match self {
+            Self::QuickGelu => quick_gelu(x),
+            Self::Gelu => gelu(x),
+            Self::GeluTanh => gelu_tanh(x),
+        }
+    }
 }
 
 fn epsilon() -> f64 {
@@ -71,6 +84,19 @@ pub struct SelfAttention {
     pub out_proj: Linear,
 }
 
+impl SelfAttention {
+    /// Four projections with empty weights.
+    pub fn new(width: usize, device: &Device) -> Self {
+        let project = || Linear::new(width, width, device);
+        Self { q_proj: project(), k_proj: project(), v_proj: project(), out_proj: project() }
+    }
+
+    pub(crate) fn linears(&mut self) -> [&mut Linear; 4] {
+        let Self { q_proj, k_proj, v_proj, out_proj } = self;
+        [q_proj, k_proj, v_proj, out_proj]
+    }
+}
+
 /// Two linear layers with an activation between.
 #[derive(Module, Debug)]
 pub struct Mlp {
@@ -78,10 +104,16 @@ pub struct Mlp {
     pub fc1: Linear,
     /// `[D, intermediate_size]`
     pub fc2: Linear,
-    quick: bool,
+    #[module(skip)]
+    hidden_act: Activation,
 }
 
 impl Mlp {
+    /// Layers with empty weights: to `inner` features and back.
+    pub fn new(width: usize, inner: usize, hidden_act: Activation, device: &Device) -> Self {
+        Self { fc1: Linear::new(width, inner, device), fc2: Linear::new(inner, width, device), hidden_act }
+    }
+
     /// # Shapes
     /// - x, output: `[B, T, D]`
     ///
@@ -89,7 +121,7 @@ impl Mlp {
     /// If `x` has another width.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let hidden = self.fc1.forward(x);
-        self.fc2.forward(if self.quick { quick_gelu(hidden) } else { gelu(hidden) })
+        self.fc2.forward(self.hidden_act.forward(hidden))
     }
 }
 
@@ -111,16 +143,11 @@ impl Layer {
     /// A layer with empty weights.
     pub fn new(config: &ClipConfig, device: &Device) -> Self {
         let d = config.hidden_size;
-        let project = || Linear::new(d, d, device);
         Self {
             layer_norm1: LayerNorm::new(d, config.layer_norm_eps, device),
-            self_attn: SelfAttention { q_proj: project(), k_proj: project(), v_proj: project(), out_proj: project() },
+            self_attn: SelfAttention::new(d, device),
             layer_norm2: LayerNorm::new(d, config.layer_norm_eps, device),
-            mlp: Mlp {
-                fc1: Linear::new(d, config.intermediate_size, device),
-                fc2: Linear::new(config.intermediate_size, d, device),
-                quick: config.hidden_act == Activation::QuickGelu,
-            },
+            mlp: Mlp::new(d, config.intermediate_size, config.hidden_act, device),
             num_heads: config.num_heads,
         }
     }
@@ -171,8 +198,7 @@ impl ClipConfig {
 impl Linears for Clip {
     fn each_linear(&mut self, f: &mut dyn FnMut(&mut Linear)) {
         for Layer { self_attn, mlp, .. } in &mut self.layers {
-            let SelfAttention { q_proj, k_proj, v_proj, out_proj } = self_attn;
-            [q_proj, k_proj, v_proj, out_proj, &mut mlp.fc1, &mut mlp.fc2].into_iter().for_each(&mut *f);
+            self_attn.linears().into_iter().chain([&mut mlp.fc1, &mut mlp.fc2]).for_each(&mut *f);
         }
     }
 

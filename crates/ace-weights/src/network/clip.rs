@@ -123,7 +123,11 @@ pub fn from_config(path: &Path) -> Result<(ClipConfig, i64)> {
     let hidden_act = match config.hidden_act.as_str() {
         "quick_gelu" => Activation::QuickGelu,
         "gelu" => Activation::Gelu,
-        other => return Err(Error::format(path, format!("hidden_act is {other:?}"), "quick_gelu and gelu are known")),
+        "gelu_pytorch_tanh" => Activation::GeluTanh,
+        other => {
+            let hint = "quick_gelu, gelu and gelu_pytorch_tanh are known";
+            return Err(Error::format(path, format!("hidden_act is {other:?}"), hint));
+        }
     };
     let sizes = ClipConfig {
         vocab_size: config.vocab_size,
@@ -147,6 +151,7 @@ pub(super) fn to_config(config: &ClipConfig, end: i64) -> Value {
         "hidden_act": match config.hidden_act {
             Activation::QuickGelu => "quick_gelu",
             Activation::Gelu => "gelu",
+            Activation::GeluTanh => "gelu_pytorch_tanh",
         },
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,

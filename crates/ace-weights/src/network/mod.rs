@@ -7,6 +7,7 @@ pub mod clip;
 pub mod flux;
 mod shapes;
 pub mod t5;
+pub mod vit;
 
 use crate::{
     Error, Result, WeightFile,
