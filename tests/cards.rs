@@ -79,8 +79,8 @@ fn tasks_have_the_official_defaults() {
     for (name, annotator) in [
         ("canny", Annotator::Canny),
         ("mosaic", Annotator::Mosaic),
-        ("contour", Annotator::Map),
-        ("depth", Annotator::Map),
+        ("contour", Annotator::Contour),
+        ("depth", Annotator::Depth),
         ("recolor", Annotator::Gray),
     ] {
         assert_eq!(task("ace-plus-local-editing", name), (0.5, annotator, both()), "{name}");
@@ -101,9 +101,10 @@ fn tasks_have_the_official_defaults() {
 fn a_task_that_wants_a_map_says_so() {
     let card = Card::builtin("ace-plus-fft").expect("a sound card");
     let edit = Edit::new("a cat").image(RgbImage::new(64, 64)).task("contour");
+    assert_eq!(edit.undrawn(&card).expect("a task"), Some(Annotator::Contour));
     let error = edit.prepare(&card).expect_err("no map");
     assert!(
-        error.to_string().contains("needs a drawing") && error.hint().is_some_and(|hint| hint.contains("networks"))
+        error.to_string().contains("needs the contour") && error.hint().is_some_and(|hint| hint.contains("network"))
     );
     let drawn = edit.clone().map(RgbImage::from_pixel(64, 64, image::Rgb([255; 3])));
     let canvas = drawn.prepare(&card).expect("a map").canvases.remove(0);

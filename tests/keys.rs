@@ -3,12 +3,15 @@
 //! (`tests/reference/record_keys.py`). Modules are lazy and files are hollow: nothing here is allocated.
 
 use crate::support::{self, TestDir, device, shapes};
-use ace_nn::{flux::FluxConfig, vit::VitConfig};
+use ace_nn::{contour::ContourConfig, depth::DepthConfig, flux::FluxConfig, vit::VitConfig};
 use ace_plus::{
     Card,
     model::{Model, Problem, checkup},
 };
-use ace_weights::{names::KeyMap, network::vit};
+use ace_weights::{
+    names::KeyMap,
+    network::{annotators, vit},
+};
 use burn::module::Module;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -278,10 +281,13 @@ fn assert_recorded<M: Module>(name: &str, module: &M, keys: &KeyMap, total: u64)
 }
 
 #[test]
-fn vision_transformers_have_the_recorded_keys_at_full_size() {
+fn networks_that_look_at_pictures_have_the_recorded_keys_at_full_size() {
     let init = |config: VitConfig| config.init(&device());
     assert_recorded("siglip", &init(VitConfig::SIGLIP_SO400M), &vit::TRANSFORMERS, 428_225_600);
     assert_recorded("dinov2", &init(VitConfig::DINOV2_SMALL), &vit::DINOV2, 22_056_576);
+    let contour = ContourConfig::PUBLISHED.init(&device());
+    assert_recorded("contour", &contour, &annotators::CONTOUR, 4_290_945);
+    assert_recorded("depth", &DepthConfig::SMALL.init(&device()), &annotators::DEPTH, 24_785_089);
     assert_recorded("clip_vision", &init(VitConfig::CLIP_LARGE), &vit::TRANSFORMERS, 303_179_776);
 }
 

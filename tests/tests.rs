@@ -42,6 +42,9 @@ mod cards;
 // The official programs' way from pixels to canvases and back.
 mod official;
 
+// Networks that draw of a picture what an edit keeps, and the files that they are published in.
+mod annotate;
+
 // Picture after picture: turns, branches, replay.
 mod session;
 

@@ -21,6 +21,8 @@ from transformers import (
     CLIPTextModel,
     CLIPVisionConfig,
     CLIPVisionModel,
+    DepthAnythingConfig,
+    DepthAnythingForDepthEstimation,
     Dinov2Config,
     Dinov2Model,
     SiglipVisionConfig,
@@ -58,6 +60,11 @@ SIGLIP = {
 DINOV2 = {
     "hidden_size": 384, "mlp_ratio": 4, "num_hidden_layers": 12, "num_attention_heads": 6, "image_size": 518,
     "patch_size": 14, "layer_norm_eps": 1e-6,
+}
+EYE = {**DINOV2, "out_indices": [3, 6, 9, 12], "apply_layernorm": True, "reshape_hidden_states": False}
+DEPTH = {
+    "reassemble_hidden_size": 384, "patch_size": 14, "neck_hidden_sizes": [48, 96, 192, 384], "fusion_hidden_size": 64,
+    "head_hidden_size": 32,
 }
 CLIP_VISION = {
     "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
@@ -99,6 +106,9 @@ def folded(shapes: dict[str, tuple[int, ...]]) -> list[str]:
 
 
 def main() -> None:
+    # It imports this module.
+    from record_drawing import Generator
+
     FOLDER.mkdir(parents=True, exist_ok=True)
     with torch.device("meta"):
         networks = {
@@ -109,6 +119,8 @@ def main() -> None:
             "siglip": SiglipVisionModel(SiglipVisionConfig(**SIGLIP)),
             "dinov2": Dinov2Model(Dinov2Config(**DINOV2)),
             "clip_vision": CLIPVisionModel(CLIPVisionConfig(**CLIP_VISION)),
+            "depth": DepthAnythingForDepthEstimation(DepthAnythingConfig(**DEPTH, backbone_config=Dinov2Config(**EYE))),
+            "contour": Generator(),
         }
     for name, network in networks.items():
         shapes = {published(name, key): tuple(tensor.shape) for key, tensor in network.state_dict().items()}

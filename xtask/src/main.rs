@@ -25,7 +25,8 @@ Usage: cargo xtask <verb> [--backend NAME] [options of the verb]
 Backends: flex (default: pure Rust on the CPU), wgpu, vulkan, metal, cuda, rocm, and wgpu-software, which is wgpu for a
 software Vulkan device. Each but flex has a target folder of its own, because a build of one takes long.";
 
-const VERBS: [&str; 9] = ["sample", "serve", "session", "train", "eval", "verify", "bench", "calibrate", "worker"];
+const VERBS: [&str; 10] =
+    ["sample", "annotate", "serve", "session", "train", "eval", "verify", "bench", "calibrate", "worker"];
 /// Verbs that compute nothing and know no backend.
 const FILE_VERBS: [&str; 7] = ["fetch", "doctor", "inspect", "convert", "data", "plan", "report"];
 const CPU: &str = "flex";

@@ -103,6 +103,41 @@ pub enum Verb {
     Inspect(InspectArgs),
     /// Write a network's weights, or a LoRA, in another spelling or precision
     Convert(ConvertArgs),
+    /// Draw of a picture what an edit can keep: edges, greys, contours, depths
+    Annotate(AnnotateArgs),
+}
+
+const ANNOTATE_EXAMPLES: &str = "\
+canny, gray and mosaic need nothing more. contour and depth are networks: their weights are looked for in models/annotators and in the
+Hugging Face cache (models/README.md says where they are published).
+
+Examples:
+  ace annotate canny in.png -o edges.png
+  ace annotate depth in.png -o depth.png --fetch
+  ace annotate contour in.png -o contour.png --annotator informative_drawing_contour_style.pth";
+
+/// `ace annotate`.
+#[derive(Debug, Args)]
+#[command(after_help = ANNOTATE_EXAMPLES)]
+pub struct AnnotateArgs {
+    /// gray, mosaic, canny, contour or depth
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Picture to look at
+    #[arg(value_name = "FILE")]
+    pub image: PathBuf,
+    /// PNG to write
+    #[arg(short, long, value_name = "PNG", default_value = "out/annotate.png")]
+    pub out: PathBuf,
+    /// Weights of an annotator that is a network: safetensors, or a .pth as it is published
+    #[arg(long, value_name = "FILE")]
+    pub annotator: Option<PathBuf>,
+    /// Get its weights from the Hugging Face Hub if they are missing
+    #[arg(long)]
+    pub fetch: bool,
+    /// Where to compute: flex, wgpu, vulkan, metal, cuda or rocm, as far as compiled in
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<String>,
 }
 
 const DATA_EXAMPLES: &str = "\
@@ -202,13 +237,14 @@ Memory is that of a few tensors, whatever the file. What is there is replaced on
 Examples:
   ace convert flux1-fill-dev-Q8_0.gguf flux1-fill-dev.safetensors --format bfl
   ace convert FLUX.1-Fill-dev/transformer flux1-fill-dev-fp8.safetensors --format comfyui --dtype fp8
-  ace convert flux1-fill-dev.safetensors transformer --format diffusers";
+  ace convert flux1-fill-dev.safetensors transformer --format diffusers
+  ace convert informative_drawing_contour_style.pth informative_drawing_contour_style.safetensors";
 
 /// `ace convert`.
 #[derive(Debug, Args)]
 #[command(after_help = CONVERT_EXAMPLES)]
 pub struct ConvertArgs {
-    /// safetensors or GGUF file, index of several, or folder with one of them
+    /// safetensors or GGUF file, .pth as torch.save writes it, index of several, or folder with one of them
     pub input: PathBuf,
     /// File to write; for diffusers a folder
     pub output: PathBuf,

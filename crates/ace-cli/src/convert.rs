@@ -30,16 +30,18 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<ExitCode> {
     })?;
     drop(progress);
     let format = Format::ALL.iter().find(|(_, format)| *format == report.format).map_or("", |(name, _)| name);
+    let kind = if report.content == Content::Tensors { String::new() } else { format!(" as {format}") };
     let content = match report.content {
         Content::Network(network) => network.title().to_owned(),
         Content::Lora(dialect) => format!("LoRA ({})", dialect.name()),
+        Content::Tensors => "what torch saved".to_owned(),
     };
     if let [first, ..] = &report.skipped[..] {
         report::note(&format!("left out what is for the text encoders: {first}, {} keys in all", report.skipped.len()));
     }
     let files: Vec<_> = report.files.iter().map(|file| file.display().to_string()).collect();
     report::print(&format!(
-        "{content} as {format}: {} tensors, {} → {}",
+        "{content}{kind}: {} tensors, {} → {}",
         report.tensors,
         report::bytes(report.bytes),
         files.join(", ")

@@ -1,6 +1,7 @@
 //! `ace doctor`: what is missing or broken of a model, and the one command that mends it.
 
 use crate::{
+    annotate,
     args::DoctorArgs,
     model::{self, ModelArgs},
     progress::Progress,
@@ -25,6 +26,9 @@ const MEGABYTE: u64 = 1_000_000;
 /// # Errors
 /// If there is no such card, or the cache cannot be read. A model that is not whole is no error: the exit code is 1.
 pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
+    if let Some((annotator, card)) = annotate::card(&args.card) {
+        return annotate::examine(annotator, &card);
+    }
     let named =
         ModelArgs { model: Some(args.card.clone()), weights: args.weights.clone(), overrides: args.overrides.clone() };
     let model = model::find(&named.request(), Path::new(""))?;

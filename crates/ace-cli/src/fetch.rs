@@ -1,6 +1,7 @@
 //! `ace fetch`: what a card needs, from the Hugging Face Hub into its ordinary cache.
 
 use crate::{
+    annotate,
     args::FetchArgs,
     model::{self, ModelArgs},
     progress::Progress,
@@ -18,6 +19,9 @@ const MEGABYTE: u64 = 1_000_000;
 /// # Errors
 /// If something cannot be fetched; what has arrived is kept, and the next fetch goes on from there.
 pub fn run(args: &FetchArgs) -> anyhow::Result<ExitCode> {
+    if let Some((annotator, _)) = annotate::card(&args.card) {
+        return annotate::get(&args.card, annotator);
+    }
     let named = ModelArgs { model: Some(args.card.clone()), weights: args.weights.clone(), ..ModelArgs::default() };
     let model = model::find(&named.request(), Path::new(""))?;
     if args.verify
@@ -51,12 +55,13 @@ pub fn fetch(model: &Model) -> anyhow::Result<()> {
 
 /// The bar of the file that is on its way.
 #[derive(Default)]
-struct Shown {
+pub struct Shown {
     bar: Option<(String, Progress)>,
 }
 
 impl Shown {
-    fn show(&mut self, source: &HubFile, step: Step) {
+    /// Shows how far it is.
+    pub fn show(&mut self, source: &HubFile, step: Step) {
         let (what, done, total) = match step {
             Step::Downloading { done, total } => ("fetching MB", done, total),
             Step::Verifying { done, total } => ("checking MB", done, total),

@@ -6,6 +6,7 @@
 // through `report::print`, everything on the way to stderr.
 #![allow(clippy::print_stderr)]
 
+mod annotate;
 mod args;
 mod calibrate;
 mod chart;
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Convert(args) => convert::run(&args),
+        Verb::Annotate(args) => annotate::run(&args),
     });
     result.unwrap_or_else(|error| {
         eprintln!("error: {}", report::message(&error));

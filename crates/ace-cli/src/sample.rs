@@ -1,6 +1,7 @@
 //! `ace sample`: pictures, made or edited. What is asked is checked whole before any weight is read.
 
 use crate::{
+    annotate::{Wanted, Way},
     args::SampleArgs,
     clock::{self, Clock},
     device, files,
@@ -61,6 +62,7 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<ExitCode> {
         // It comes with a sheet, to show what was done.
         asked.output.sheet = asked.output.sheet.or(Some(None));
     }
+    let wanted = asked.want_map(model.card(), &Way::of(args))?;
     asked.check(model.card())?;
     asked.note_foreign(model.card());
     if args.fetch {
@@ -91,6 +93,7 @@ pub fn run(args: &SampleArgs) -> anyhow::Result<ExitCode> {
     }
     let model = if args.no_text_cache { model } else { model::keeping_text(model) };
     crate::listen_to_interrupts("stopping; finished pictures stay, of this one nothing will be written");
+    asked.draw_map(wanted.as_ref())?;
     let mut studio = Studio::open(&model, args.backend.as_deref(), files)?;
     studio.compared = plan.map(Compared::with);
     studio.make(&asked)?;
@@ -107,8 +110,10 @@ pub fn edits(args: &SampleArgs) -> anyhow::Result<(Model, Vec<Edit>)> {
         example(&mut request, &output)?;
     }
     let model = model::find(&request.model, base)?;
-    let asked = Asked::understand(request, base, output, model.card())?;
+    let mut asked = Asked::understand(request, base, output, model.card())?;
+    let wanted = asked.want_map(model.card(), &Way::of(args))?;
     asked.check(model.card())?;
+    asked.draw_map(wanted.as_ref())?;
     let edits = asked.jobs.iter().map(|job| asked.edit_of(job)).collect();
     Ok((model, edits))
 }
@@ -307,6 +312,31 @@ impl Asked {
             WeightFile::open(&base.join(&lora.file.path))?;
         }
         Ok(asked)
+    }
+
+    /// Finds the network that is to draw the map of the edit, if its task wants one and there is none. Until it is drawn the
+    /// image stands in its place, so that all else can be checked.
+    ///
+    /// # Errors
+    /// If the network's weights are missing.
+    pub fn want_map(&mut self, card: &Card, way: &Way) -> anyhow::Result<Option<Wanted>> {
+        let (Some(annotator), Some(image)) = (self.edit.undrawn(card)?, self.edit.input().cloned()) else {
+            return Ok(None);
+        };
+        let wanted = Wanted::find(annotator, way)?;
+        self.edit = self.edit.clone().map(image);
+        Ok(Some(wanted))
+    }
+
+    /// Draws the map that is wanted.
+    ///
+    /// # Errors
+    /// If it cannot be drawn.
+    pub fn draw_map(&mut self, wanted: Option<&Wanted>) -> anyhow::Result<()> {
+        if let Some(wanted) = wanted {
+            self.edit = wanted.draw(self.edit.clone())?;
+        }
+        Ok(())
     }
 
     /// Makes the pictures in tiles, if a plan says so; it is remembered, because it changes them.

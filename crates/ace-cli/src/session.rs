@@ -1,6 +1,7 @@
 //! `ace session`: picture after picture, in a folder; [`ace_plus::session`] says what is in it.
 
 use crate::{
+    annotate::Way,
     args::{SampleArgs, SessionArgs, SessionLine},
     interrupted, model,
     report::{self, Failure},
@@ -119,6 +120,7 @@ struct Run {
     first: Request,
     backend: Option<String>,
     fetch: bool,
+    way: Way,
 }
 
 impl Run {
@@ -129,7 +131,8 @@ impl Run {
         let model = model::find(&held, session.folder())?;
         let (backend, fetch) = (args.turn.backend.clone(), args.turn.fetch);
         let model = if args.turn.no_text_cache { model } else { model::keeping_text(model) };
-        Ok(Self { session, model, studio: None, first, backend, fetch })
+        let way = Way::of(&args.turn);
+        Ok(Self { session, model, studio: None, first, backend, fetch, way })
     }
 
     /// One more turn.
@@ -150,8 +153,10 @@ impl Run {
     }
 
     fn make(&mut self, request: Request, output: Output) -> anyhow::Result<()> {
-        let asked = Asked::understand(request, self.session.folder(), output, self.model.card())?;
+        let mut asked = Asked::understand(request, self.session.folder(), output, self.model.card())?;
+        let wanted = asked.want_map(self.model.card(), &self.way)?;
         asked.check(self.model.card())?;
+        asked.draw_map(wanted.as_ref())?;
         asked.note_foreign(self.model.card());
         let studio = match &mut self.studio {
             Some(studio) => studio,

@@ -20,10 +20,13 @@ pub mod lora;
 pub mod poll;
 pub mod rope;
 pub mod segments;
+pub mod transposed;
 pub mod weight;
 
 pub mod autoencoder;
 pub mod clip;
+pub mod contour;
+pub mod depth;
 pub mod flux;
 pub mod redux;
 pub mod t5;

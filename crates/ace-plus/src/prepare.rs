@@ -128,6 +128,17 @@ impl Edit {
         Ok(Prepared { canvases, finish })
     }
 
+    /// The annotator whose network is to draw the edit's map before it is prepared, if there is no map yet; an
+    /// [`Eye`](annotate::Eye) draws it, and [`Edit::map`] takes it.
+    ///
+    /// # Errors
+    /// If the card has no such task.
+    pub fn undrawn(&self, card: &Card) -> Result<Option<Annotator>> {
+        let annotator = self.settings(card)?.task.map_or(Annotator::None, |task| task.annotator);
+        let is_wanted = annotator.is_network() && self.drawing().is_none() && self.input().is_some();
+        Ok(is_wanted.then_some(annotator))
+    }
+
     /// The image with what its annotator draws under the mask, if one does.
     fn annotated(&self, card: &Card) -> Result<Option<RgbImage>> {
         let annotator = self.settings(card)?.task.map_or(Annotator::None, |task| task.annotator);

@@ -100,9 +100,12 @@ pub struct SampleArgs {
     /// What is blanked under the mask: 1 hides it from the network, 0 shows it [default: the task's, or 1]
     #[arg(long, value_name = "X", value_parser = finite, allow_negative_numbers = true)]
     pub repainting_scale: Option<f32>,
-    /// Your own drawing of the image for tasks that want one: contours, depths
+    /// Your own drawing of the image for tasks that want one: contours, depths [default: drawn by the task's annotator]
     #[arg(long, value_name = "FILE")]
     pub map: Option<PathBuf>,
+    /// Weights of the network that draws the map, as ace annotate takes them
+    #[arg(long, value_name = "FILE", conflicts_with = "map")]
+    pub annotator: Option<PathBuf>,
     /// One of several places of the image with words of its own, one after the other; instead of --mask and --prompt
     #[arg(long = "region", value_name = "MASK=TEXT", value_parser = RegionWords::parse,
           conflicts_with_all = ["mask", "prompt", "prompts", "map"])]

@@ -93,6 +93,8 @@ const CHECKS: &[Check] = &[
     check!("siglip", vision::tower),
     check!("dinov2", vision::dinov2),
     check!("clip_vision", vision::tower),
+    check!("contour", vision::contour),
+    check!("depth", vision::depth),
     check!("lora_linear", lora::linear),
     check!("fill_conditioning", formulas::fill_conditioning),
     check!("schedule", formulas::schedule),

@@ -1,8 +1,11 @@
 //! Networks that look at pictures.
 
 use super::{Findings, recording::Recording};
-use ace_nn::vit::VitConfig;
-use ace_weights::{names::KeyMap, network::vit};
+use ace_nn::{contour::ContourConfig, depth::DepthConfig, vit::VitConfig};
+use ace_weights::{
+    names::KeyMap,
+    network::{annotators, vit},
+};
 use anyhow::Result;
 
 /// SigLIP's or CLIP's tower.
@@ -30,6 +33,32 @@ fn transformer(recording: &Recording, keys: &KeyMap, sizes: usize) -> Result<Fin
         }
         let what = format!("last_{size}");
         findings.push((what.clone(), recording.error(&format!("output.{what}"), network.forward(pixels))?));
+    }
+    Ok(findings)
+}
+
+/// The generator of contours.
+pub fn contour(recording: &Recording) -> Result<Findings> {
+    let device = recording.device();
+    let config: ContourConfig = serde_json::from_value(recording.config()?)?;
+    let network = recording.weights(config.init(device), &annotators::CONTOUR, device)?;
+    let mut findings = Findings::new();
+    for size in 0..2 {
+        let ours = network.forward(recording.tensor(&format!("input.pixels_{size}"))?);
+        findings.push((format!("contours_{size}"), recording.error(&format!("output.contours_{size}"), ours)?));
+    }
+    Ok(findings)
+}
+
+/// Depth Anything.
+pub fn depth(recording: &Recording) -> Result<Findings> {
+    let device = recording.device();
+    let config: DepthConfig = serde_json::from_value(recording.config()?)?;
+    let network = recording.weights(config.init(device), &annotators::DEPTH, device)?;
+    let mut findings = Findings::new();
+    for size in 0..3 {
+        let ours = network.forward(recording.tensor(&format!("input.pixels_{size}"))?);
+        findings.push((format!("depth_{size}"), recording.error(&format!("output.depth_{size}"), ours)?));
     }
     Ok(findings)
 }

@@ -7,19 +7,26 @@
 //! | `gray` | greys | recolour | `GrayAnnotator` |
 //! | `mosaic` | cells of 64×64 pixels | keep colours, redraw shapes | `ColorAnnotator` |
 //! | `canny` | white edges on black | keep edges, redraw all else | `CannyAnnotator` |
-//! | `map` | a map of the user's | keep contours or depths | two networks |
+//! | `contour` | contours, white on black | keep contours, redraw all else | `InfoDrawContourAnnotator` |
+//! | `depth` | depths, white is near | keep the space | `MidasDetector`; here another network |
+//! | `map` | a map of the user's | keep what is drawn there | no annotator |
 //!
 //! They compute what OpenCV computes, because the weights were trained on its pictures: `gray` and `canny` to the byte,
 //! `mosaic` to one grey level ([`mosaic`] says where). The crates of the same purpose compute something else:
 //! `imageproc`'s Canny blurs first, knows one channel and sorts directions by angle; `image`'s greys have other weights,
 //! and its cubic resize has another `a`.
 //!
-//! Contours and depths come from networks of their own, which are not part of this crate: the user gives their maps.
+//! Contours and depths are drawn by networks with weights of their own: an [`Eye`] draws them before the edit, as its map. A user's
+//! own drawing takes their place.
 
 mod canny;
+mod card;
+mod eye;
 mod mosaic;
 
 pub use canny::canny;
+pub use card::AnnotatorCard;
+pub use eye::Eye;
 pub use mosaic::mosaic;
 
 use crate::{Error, Result, picture::blend};
@@ -39,7 +46,11 @@ pub enum Annotator {
     Mosaic,
     /// Its edges: [`canny`].
     Canny,
-    /// A map that the user has drawn of it: contours, depths.
+    /// Its contours, drawn by a network: [`Eye`].
+    Contour,
+    /// How near things are in it, drawn by a network: [`Eye`].
+    Depth,
+    /// A map that the user has drawn of it.
     Map,
 }
 
@@ -51,7 +62,8 @@ impl From<Annotator> for String {
 
 impl Annotator {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::None, Self::Gray, Self::Mosaic, Self::Canny, Self::Map];
+    pub const ALL: [Self; 7] =
+        [Self::None, Self::Gray, Self::Mosaic, Self::Canny, Self::Contour, Self::Depth, Self::Map];
 
     /// What it is called in cards and on the command line.
     pub fn name(self) -> &'static str {
@@ -60,6 +72,8 @@ impl Annotator {
             Self::Gray => "gray",
             Self::Mosaic => "mosaic",
             Self::Canny => "canny",
+            Self::Contour => "contour",
+            Self::Depth => "depth",
             Self::Map => "map",
         }
     }
@@ -67,29 +81,36 @@ impl Annotator {
     /// The annotator of that name.
     ///
     /// # Errors
-    /// If there is none. For `contour` and `depth`, which are networks, the message says so.
+    /// If there is none.
     pub fn from_name(name: &str) -> Result<Self> {
         if let Some(annotator) = Self::ALL.into_iter().find(|annotator| annotator.name() == name) {
             return Ok(annotator);
-        }
-        if matches!(name, "contour" | "depth") {
-            let what = format!("annotator \"{name}\" is a network of its own, which is not part of this");
-            return Err(Error::input(what, format!("annotator map takes your own {name} map")));
         }
         let names = Self::ALL.map(Self::name).join(", ");
         Err(Error::input(format!("there is no annotator \"{name}\""), format!("there are {names}")))
     }
 
-    /// What it shows of `image`, in the same size; `map` is the user's own.
+    /// Whether it draws with a network.
+    pub const fn is_network(self) -> bool {
+        matches!(self, Self::Contour | Self::Depth)
+    }
+
+    /// What it shows of `image`, in the same size; `map` is the user's own, or what a network has drawn.
     ///
     /// # Errors
-    /// If it is [`Annotator::Map`] and there is none, or there is one that it does not take.
+    /// If it takes a map and there is none, or there is one that it does not take.
     pub fn draw(self, image: &RgbImage, map: Option<&RgbImage>) -> Result<RgbImage> {
         Ok(match (self, map) {
-            (Self::Map, Some(map)) => map.clone(),
+            (Self::Map | Self::Contour | Self::Depth, Some(map)) => map.clone(),
             (Self::Map, None) => {
-                let hint = "contours and depths come from networks of their own, which are not part of this";
-                return Err(Error::input("this task needs a drawing of your own as its map", hint));
+                return Err(Error::input("this task needs a drawing of your own as its map", "give one"));
+            }
+            (Self::Contour | Self::Depth, None) => {
+                let what = format!("this task needs the {} of its image as a map", self.name());
+                return Err(Error::input(
+                    what,
+                    "let the annotator's network draw it first, or give a drawing of your own",
+                ));
             }
             (Self::None, Some(_)) => {
                 let hint = "choose a task that takes one, as contour and depth do, or leave the map out";

@@ -58,12 +58,9 @@ fn annotators_go_by_their_names() {
     for annotator in Annotator::ALL {
         assert_eq!(Annotator::from_name(annotator.name()).unwrap(), annotator);
     }
-    let error = Annotator::from_name("contour").unwrap_err();
-    assert_eq!(error.to_string(), "annotator \"contour\" is a network of its own, which is not part of this");
-    assert_eq!(error.hint(), Some("annotator map takes your own contour map"));
     let error = Annotator::from_name("grey").unwrap_err();
     assert_eq!(error.to_string(), "there is no annotator \"grey\"");
-    assert_eq!(error.hint(), Some("there are none, gray, mosaic, canny, map"));
+    assert_eq!(error.hint(), Some("there are none, gray, mosaic, canny, contour, depth, map"));
 
     #[derive(Deserialize)]
     struct Task {
@@ -73,5 +70,22 @@ fn annotators_go_by_their_names() {
     let read = |text: &str| toml::from_str::<Task>(text).map(|task| task.annotator);
     assert_eq!(read("annotator = \"canny\"").unwrap(), Annotator::Canny);
     assert_eq!(read("").unwrap(), Annotator::None);
-    assert!(read("annotator = \"depth\"").unwrap_err().to_string().contains("a network of its own"));
+    assert_eq!(read("annotator = \"depth\"").unwrap(), Annotator::Depth);
+    assert!(read("annotator = \"pose\"").unwrap_err().to_string().contains("there is no annotator"));
+}
+
+#[test]
+fn every_network_has_a_card_and_takes_a_drawing_in_its_place() {
+    let image = rgb("cat");
+    for annotator in Annotator::ALL {
+        let card = AnnotatorCard::of(annotator);
+        assert_eq!(card.is_some(), annotator.is_network());
+        let Some(card) = card else { continue };
+        assert_eq!(card.name, annotator.name());
+        assert!(card.missing().hint().unwrap().contains(&card.source));
+        assert_eq!(annotator.draw(&image, Some(&gray(&image))).unwrap(), gray(&image));
+        let error = annotator.draw(&image, None).unwrap_err();
+        assert_eq!(error.to_string(), format!("this task needs the {} of its image as a map", card.name));
+        assert_eq!(card.find(&[], None).unwrap(), None);
+    }
 }

@@ -10,6 +10,7 @@
 
 mod adapter;
 mod place;
+mod plain;
 mod plan;
 
 use crate::{
@@ -115,6 +116,8 @@ pub enum Content {
     Network(Network),
     /// A LoRA in somebody's spelling.
     Lora(Dialect),
+    /// Tensors of something else that torch saved.
+    Tensors,
 }
 
 /// What was written.
@@ -154,6 +157,9 @@ pub fn convert(
     place::check(input, &file, output, options.force)?;
     if let Some(dialect) = crate::adapter::dialect(&file)? {
         return adapter::convert(&file, dialect, output, options, device);
+    }
+    if file.is_torch() && options.network.is_none() && file.networks().is_empty() {
+        return plain::convert(&file, output, options, observer);
     }
     let found = one(&file, options.network)?;
     let own = || match options.precision {

@@ -2,6 +2,7 @@
 //! shapes, and `config.json` both ways. Everything about one network is in its own file; [`Network`], [`Sizes`] and the
 //! list of facts below are all that a new one touches besides.
 
+pub mod annotators;
 pub mod autoencoder;
 pub mod clip;
 pub mod flux;

@@ -1,4 +1,4 @@
-//! Weight files as people have them: one safetensors or GGUF file, or several with an index, or a folder of either.
+//! Weight files as people have them: one safetensors or GGUF file, or one that torch saved, or several with an index, or a folder of either.
 
 mod lent;
 
@@ -112,7 +112,7 @@ struct Index {
 }
 
 impl WeightFile {
-    /// Opens a safetensors or GGUF file, an index (`….safetensors.index.json`) with the files it names, or a folder with
+    /// Opens a safetensors or GGUF file, what `torch.save` wrote, an index (`….safetensors.index.json`) with the files it names, or a folder with
     /// one of them. Headers are checked, weights are not read yet.
     ///
     /// # Errors
@@ -276,6 +276,11 @@ impl WeightFile {
     /// Whether it is a GGUF file.
     pub fn is_gguf(&self) -> bool {
         self.parts.iter().any(|part| part.is_gguf)
+    }
+
+    /// Whether `torch.save` wrote it.
+    pub fn is_torch(&self) -> bool {
+        self.parts.iter().any(|part| part.bytes.starts_with(super::torch::MARK))
     }
 
     /// Every key, sorted; scales of 8-bit weights are not among them.

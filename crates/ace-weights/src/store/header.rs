@@ -5,7 +5,7 @@
 //! memory before it is refused; so the map is read here, entry by entry.
 
 use super::Stored;
-use super::gguf::Gguf;
+use super::{gguf::Gguf, torch};
 use crate::Error;
 use safetensors::tensor::TensorInfo;
 use serde::{
@@ -44,20 +44,27 @@ pub(super) struct Declared {
 }
 
 impl Header {
-    /// Reads the header of a whole file, safetensors or GGUF, told apart by what it begins with.
+    /// Reads the header of a whole file, safetensors, GGUF or PyTorch's, told apart by what it begins with.
     ///
     /// # Errors
-    /// If it is neither, ends early, contradicts itself or says something twice.
+    /// If it is none of them, ends early, contradicts itself or says something twice.
     pub fn of(path: &Path, bytes: &[u8]) -> crate::Result<Self> {
         if bytes.starts_with(b"GGUF") {
             return Self::gguf(bytes).map_err(|error| error.of(path));
         }
-        Self::safetensors(bytes).map_err(|mut reason| {
-            // It may quote the file, whatever that says there and at whatever length.
-            if let Some((end, _)) = reason.char_indices().nth(MAX_REASON) {
-                reason.replace_range(end.., "…");
-            }
-            let reason = format!("not a whole safetensors file: {reason}");
+        if bytes.starts_with(torch::MARK) {
+            let tensors = torch::tensors(bytes).map_err(|reason| {
+                let reason = format!("not weights that torch.save wrote: {}", cut(reason));
+                Error::format(path, reason, "nothing of it was run; only tensors and plain values are read")
+            })?;
+            return Ok(Self { tensors, metadata: BTreeMap::new(), is_gguf: false });
+        }
+        if bytes.starts_with(torch::OLD) {
+            let hint = "open it with torch and save it again";
+            return Err(Error::format(path, "torch before version 1.6 wrote it, in a form that is not read", hint));
+        }
+        Self::safetensors(bytes).map_err(|reason| {
+            let reason = format!("not a whole safetensors file: {}", cut(reason));
             Error::format(path, reason, "it may be truncated or of another format; get it again")
         })
     }
@@ -105,6 +112,14 @@ impl Header {
         is_gapless(&tensors, begin, bytes.len())?;
         Ok(Self { tensors, metadata: parsed.metadata, is_gguf: false })
     }
+}
+
+/// A reason that may quote the file, whatever that says there and at whatever length.
+fn cut(mut reason: String) -> String {
+    if let Some((end, _)) = reason.char_indices().nth(MAX_REASON) {
+        reason.replace_range(end.., "…");
+    }
+    reason
 }
 
 /// Where a tensor's bytes are in a file of `len` bytes whose tensors begin at `begin`.
