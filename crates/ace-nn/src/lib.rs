@@ -25,6 +25,7 @@ pub mod weight;
 pub mod autoencoder;
 pub mod clip;
 pub mod flux;
+pub mod sam;
 pub mod t5;
 
 pub use ace_kernels::limit;

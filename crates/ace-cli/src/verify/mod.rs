@@ -15,6 +15,7 @@ mod miniature;
 mod precision;
 mod published;
 mod recording;
+mod sam;
 mod text;
 
 use ace_plus::Card;
@@ -89,6 +90,8 @@ const CHECKS: &[Check] = &[
     check!("t5", text::t5),
     check!("clip_layer", text::clip_layer),
     check!("clip", text::clip),
+    check!("sam_encoder", sam::encoder),
+    check!("sam_decoder", sam::decoder),
     check!("lora_linear", lora::linear),
     check!("fill_conditioning", formulas::fill_conditioning),
     check!("schedule", formulas::schedule),

@@ -5,6 +5,7 @@
 pub mod autoencoder;
 pub mod clip;
 pub mod flux;
+pub mod sam;
 mod shapes;
 pub mod t5;
 
