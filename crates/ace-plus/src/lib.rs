@@ -28,6 +28,7 @@ pub mod domain;
 pub mod edit;
 pub mod picture;
 mod prepare;
+pub mod segment;
 
 pub mod flow;
 pub mod latents;
@@ -60,6 +61,7 @@ pub use model::Model;
 pub use prepare::Prepared;
 pub use request::Request;
 pub use sample::{Event, SeedNoise, Stage};
+pub use segment::Segmenter;
 
 pub use ace_weights::{Placement, hub::Hub};
 pub use {burn, image};

@@ -5,12 +5,12 @@
 //! and image are shrunk apart so that the seam lies between two tokens, and the result comes back in the image's size and
 //! place. [`compose_official`] does not differ. All of it is host floats; sampling and training call the same functions.
 
-mod bicubic;
+mod pillow;
 mod plane;
 mod region;
 mod resize;
 
-pub use bicubic::bicubic;
+pub use pillow::{bicubic, bilinear};
 pub use plane::{MASK_THRESHOLD, OfficialBytes, Plane};
 pub use region::{Region, stitch};
 pub use resize::{bilinear_antialias, nearest_exact};
