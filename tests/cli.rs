@@ -480,3 +480,47 @@ fn a_queue_elsewhere_is_refused_where_it_is_not_built_in_or_not_there() {
         }
     }
 }
+
+/// A picture, a small MobileSAM with random weights, and a picture of theirs.
+fn segment(name: &str) -> String {
+    support::data("segment").join(name).to_string_lossy().into_owned()
+}
+
+#[test]
+fn a_click_becomes_a_mask_that_an_edit_takes() {
+    let dir = TestDir::new("cli-mask");
+    let (picture, weights) = (segment("small.png"), segment("weights.safetensors"));
+    let clicked = run(&dir, &["mask", &picture, "--click", "14,30", "--weights", &weights, "-o", "out/one.png"]);
+    assert!(clicked.status.success(), "{}", stderr(&clicked));
+    assert!(stdout(&clicked).contains("% of the picture"), "{}", stdout(&clicked));
+    let mask = ace_plus::picture::read_mask(&dir.file("out/one.png")).expect("a mask");
+    assert_eq!(mask.dimensions(), (37, 61));
+    let inside = mask.pixels().filter(|pixel| pixel.0[0] == 255).count();
+    assert!(inside > 0 && inside < 37 * 61 && mask.pixels().all(|pixel| [0, 255].contains(&pixel.0[0])));
+    let boxed = run(&dir, &["mask", &picture, "--box", "5,7,28,49", "--click-out", "3,2", "--weights", &weights]);
+    assert!(boxed.status.success(), "{}", stderr(&boxed));
+    assert!(dir.file("mask.png").exists());
+}
+
+#[test]
+fn mask_says_what_is_missing_and_what_is_outside() {
+    let dir = TestDir::new("cli-mask-fails");
+    let (picture, weights) = (segment("small.png"), segment("weights.safetensors"));
+    let named = ["--weights", weights.as_str()];
+    fails(
+        &dir,
+        &["mask", &picture, "--click", "1,1"],
+        2,
+        "no file with its weights",
+        "mobile_sam.pt (41 MB, Apache-2.0)",
+    );
+    let outside = "the click at 37,3 is outside of the picture, which has 37×61 pixels";
+    fails(&dir, &[&["mask", &picture, "--click", "37,3"], &named[..]].concat(), 2, outside, "x goes from 0 to 36");
+    fails(&dir, &[&["mask", &picture], &named[..]].concat(), 2, "neither a click nor a box", "click on what is meant");
+    let flat = [&["mask", &picture, "--box", "5,5,5,9"], &named[..]].concat();
+    fails(&dir, &flat, 2, "the box 5,5,5,9 is not within", "left,top,right,bottom");
+    let other = segment("mask.safetensors");
+    let output = run(&dir, &["mask", &picture, "--click", "1,1", "--weights", &other]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).starts_with("error: ") && !dir.file("mask.png").exists(), "{}", stderr(&output));
+}

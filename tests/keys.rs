@@ -363,3 +363,31 @@ fn files_with_the_recorded_keys_are_taken_at_full_size_and_others_are_not() {
     hollow(&single.file("flux1-fill-dev.safetensors"), &published_flux(64).0);
     assert!(problems("flux1-fill-dev", single.path())[0].1.contains("64 input features, the card's 384"));
 }
+
+#[test]
+fn mobile_sam_has_the_published_names_and_shapes() {
+    let published = Published(recorded("mobile_sam"));
+    let sam = ace_nn::sam::SamConfig::mobile().init(&device());
+    // 9,808,708 parameters, and two statistics for every channel of a batch norm.
+    assert_published(&sam, &ace_weights::network::sam::SAM, &published, 408, 9_818_564);
+}
+
+#[test]
+fn mobile_sam_is_read_with_what_its_file_has_besides_and_with_nothing_missing() {
+    let folder = TestDir::new("mobile-sam");
+    let path = folder.file("mobile_sam.safetensors");
+    let config = ace_nn::sam::SamConfig::mobile();
+    let mut shapes = recorded("mobile_sam");
+    shapes.insert("image_encoder.head.weight".into(), vec![1000, 320]);
+    shapes.insert("image_encoder.layers.0.blocks.0.conv1.bn.num_batches_tracked".into(), vec![]);
+    let load = |shapes: &Shapes| {
+        hollow(&path, shapes);
+        ace_weights::WeightFile::open(&path).and_then(|file| file.sam(&config, &device()).map(drop))
+    };
+    load(&shapes).expect("the published file");
+    shapes.insert("mask_decoder.more.weight".into(), vec![4]);
+    assert!(load(&shapes).expect_err("a key too many").to_string().contains("mask_decoder.more.weight"));
+    shapes.remove("mask_decoder.more.weight");
+    shapes.remove("prompt_encoder.no_mask_embed.weight");
+    assert!(load(&shapes).expect_err("a key too few").to_string().contains("no_mask_embed"));
+}

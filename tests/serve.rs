@@ -499,3 +499,75 @@ fn the_openapi_document_names_the_routes_that_there_are_and_every_field() {
     assert!(said.is_empty(), "not described: {said:?}");
     assert_eq!(described.len(), fields.as_object().unwrap().len());
 }
+
+/// A server that makes masks with a small network of random weights.
+fn segmenting(dir: &TestDir) -> Server {
+    let weights = crate::support::data("segment").join("weights.safetensors");
+    Server::start(dir, &["--segmenter", weights.to_str().unwrap()])
+}
+
+#[test]
+fn a_click_becomes_the_mask_that_ace_mask_makes_and_the_picture_is_sent_once() {
+    let dir = TestDir::new("serve-mask");
+    let server = segmenting(&dir);
+    assert_eq!(server.get("/ace/v1/models").json()["masks"], true);
+    let picture = crate::support::data("segment").join("small.png");
+    let sent = server.post("/ace/v1/mask", &json!({ "image": url(&fs::read(&picture).unwrap()) }));
+    assert_eq!(sent.status, 200, "{}", sent.text());
+    let sent = sent.json();
+    assert_eq!((&sent["width"], &sent["height"], &sent["mask"]), (&37.into(), &61.into(), &Value::Null));
+    let question = json!({ "embedding": sent["embedding"], "clicks": [{ "x": 14, "y": 30 }, { "x": 3, "y": 2, "inside": false }] });
+    let answer = server.post("/ace/v1/mask", &question).json();
+    assert_eq!(answer["embedding"], sent["embedding"]);
+    assert!(answer["score"].is_number(), "{answer}");
+    let mask = answer["mask"].as_str().unwrap().split_once("base64,").unwrap().1;
+    let mask = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, mask).unwrap();
+    let weights = crate::support::data("segment").join("weights.safetensors");
+    let Output { status, .. } = ace()
+        .args(["mask", "--click", "14,30", "--click-out", "3,2", "-o", "m.png", "--weights"])
+        .args([&weights, &picture])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    assert!(status.success());
+    assert_eq!(pixels(&mask), pixels(&fs::read(dir.file("m.png")).unwrap()));
+    // A picture and its first question together, and a box.
+    let both = json!({ "image": url(&fs::read(&picture).unwrap()), "box": [5, 7, 28, 49] });
+    assert!(server.post("/ace/v1/mask", &both).json()["mask"].is_string());
+}
+
+#[test]
+fn what_cannot_become_a_mask_is_said() {
+    let dir = TestDir::new("serve-mask-refused");
+    let picture = url(&fs::read(crate::support::data("segment").join("small.png")).unwrap());
+    {
+        let server = Server::start(&dir, &[]);
+        assert_eq!(server.get("/ace/v1/models").json()["masks"], false);
+        let answer = server.post("/ace/v1/mask", &json!({ "image": picture }));
+        assert_eq!(
+            (answer.status, answer.json()["error"]["message"].as_str()),
+            (404, Some("this server makes no masks"))
+        );
+    }
+    let server = segmenting(&dir);
+    for (question, status, message) in [
+        (json!({}), 400, "either image or embedding"),
+        (json!({ "image": picture, "embedding": "x" }), 400, "either image or embedding"),
+        (json!({ "embedding": "x", "clicks": [] }), 404, "not kept any more"),
+        (json!({ "image": picture, "clicks": [{ "x": 37, "y": 1 }] }), 400, "the click at 37,1 is outside"),
+        (json!({ "image": picture, "box": [3, 3, 2, 9] }), 400, "the box 3,3,2,9 is not within"),
+        (json!({ "image": "data:image/png;base64,AAAA", "clicks": [] }), 400, "image"),
+        (json!({ "image": picture, "click": [] }), 400, "unknown field"),
+    ] {
+        let answer = server.post("/ace/v1/mask", &question);
+        let (said, text, _) = refused(&answer);
+        assert!(said == status && text.contains(message), "{question}: {said} {text}");
+    }
+    // The last sixteen pictures are kept.
+    let first = server.post("/ace/v1/mask", &json!({ "image": picture })).json()["embedding"].clone();
+    for _ in 0..16 {
+        server.post("/ace/v1/mask", &json!({ "image": picture }));
+    }
+    let gone = server.post("/ace/v1/mask", &json!({ "embedding": first, "clicks": [{ "x": 1, "y": 1 }] }));
+    assert_eq!(gone.status, 404);
+}

@@ -1,8 +1,9 @@
-"""Times diffusers on what `ace bench flux|vae|t5|edit` measures: the same sizes, random weights, the same fields of JSON.
+"""Times diffusers on what `ace bench flux|vae|t5|edit|sam` measures: the same sizes, random weights, the same fields of JSON.
 
 `flux` is one pass of a FLUX-Fill transformer (hidden 1024, 4 double and 8 single blocks, 1024 picture and 512 text tokens),
 `vae` encoding and decoding with the published autoencoder at 512 x 512, `t5` four layers of the published width, `edit` a whole
-edit with the first two, its words embedded beforehand. Memory is what the process held at most, as the kernel counts it, without
+edit with the first two, its words embedded beforehand, `sam` a look at a picture with MobileSAM (record_sam.py) and the answer
+to a click. Memory is what the process held at most, as the kernel counts it, without
 Python and the libraries themselves.
 
     python tests/reference/bench_infer.py flux [--dtype bf16] [--threads 2] [--repeat 3]
@@ -15,7 +16,7 @@ import statistics
 import time
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("what", choices=["flux", "vae", "t5", "edit"])
+parser.add_argument("what", choices=["flux", "vae", "t5", "edit", "sam"])
 parser.add_argument("--hidden", type=int, default=1024)
 parser.add_argument("--head", type=int, default=128, help="features of one attention head")
 parser.add_argument("--blocks", default="4,8", help="double and single blocks")
@@ -152,6 +153,31 @@ def works():
         model = made(lambda: T5EncoderModel(config))
         ids = (torch.arange(args.text_tokens) * 7919 % 32128).unsqueeze(0)
         yield "t5", [model], lambda lap: (model(ids), lap("t5"))
+    if args.what == "sam":
+        from record_sam import MOBILE, Encoder, decoder
+
+        encoder, model = Encoder(MOBILE["encoder"], 256).eval(), decoder(MOBILE)
+        model.vision_encoder = None
+        square = torch.rand(1, 3, 1024, 1024)
+        embedding = encoder(square)
+        positions = model.get_image_wide_positional_embeddings()
+        point, label = torch.tensor([[[[400.0, 300.0]]]]), torch.tensor([[[1]]])
+
+        def click(lap):
+            sparse, dense = model.prompt_encoder(
+                input_points=point, input_labels=label, input_boxes=None, input_masks=None
+            )
+            masks, scores = model.mask_decoder(
+                image_embeddings=embedding, image_positional_embeddings=positions, sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense, multimask_output=True,
+            )
+            best = masks[0, 0, scores[0, 0].argmax()][None, None]
+            square = torch.nn.functional.interpolate(best, (1024, 1024), mode="bilinear")[..., :768, :]
+            torch.nn.functional.interpolate(square, (768, 1024), mode="bilinear") > 0
+            lap("click")
+
+        yield "look", [encoder], lambda lap: (encoder(square), lap("look"))
+        yield "click", [model], click
     if args.what == "edit":
         model, step = flux_work()
         vae = autoencoder()

@@ -13,7 +13,7 @@ use std::{
 const USAGE: &str = "\
 Usage: cargo xtask <verb> [--backend NAME] [options of the verb]
 
-  sample | serve | session | train | eval | verify | bench | calibrate | worker
+  sample | serve | session | train | eval | verify | bench | calibrate | worker | mask
                                    builds `ace` for one backend and runs it; --help after the verb lists its options
   fetch | doctor                   get a model from the Hugging Face Hub, and see whether it is whole
   inspect | convert                weight files; nothing is computed
@@ -25,8 +25,8 @@ Usage: cargo xtask <verb> [--backend NAME] [options of the verb]
 Backends: flex (default: pure Rust on the CPU), wgpu, vulkan, metal, cuda, rocm, and wgpu-software, which is wgpu for a
 software Vulkan device. Each but flex has a target folder of its own, because a build of one takes long.";
 
-const VERBS: [&str; 10] =
-    ["sample", "annotate", "serve", "session", "train", "eval", "verify", "bench", "calibrate", "worker"];
+const VERBS: [&str; 11] =
+    ["sample", "annotate", "mask", "serve", "session", "train", "eval", "verify", "bench", "calibrate", "worker"];
 /// Verbs that compute nothing and know no backend.
 const FILE_VERBS: [&str; 7] = ["fetch", "doctor", "inspect", "convert", "data", "plan", "report"];
 const CPU: &str = "flex";

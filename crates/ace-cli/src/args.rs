@@ -1,6 +1,7 @@
 //! What can be said on the command line. What is said here and cannot be, clap answers; the rest, the verbs.
 
 mod bench;
+mod mask;
 mod sample;
 mod serve;
 mod train;
@@ -10,6 +11,7 @@ pub use bench::{
     BenchArgs, BenchVerb, BlockArgs, EditBenchArgs, FluxBenchArgs, HeldArgs, PlanArgs, PlanSampleArgs, PlanVerb,
     T5BenchArgs, TimesArgs, VaeBenchArgs,
 };
+pub use mask::MaskArgs;
 pub use sample::{CourseArgs, SampleArgs};
 pub use serve::{MakingArgs, ModelsArgs, ServeArgs, WorkerArgs};
 pub use train::{ReportArgs, TrainArgs};
@@ -87,6 +89,8 @@ pub enum Verb {
     Eval(EvalArgs),
     /// Measure what --cache mag wants to know of a model; options as those of sample
     Calibrate(Box<SampleArgs>),
+    /// Make a mask of what clicks or a box mean
+    Mask(MaskArgs),
     /// Compare every network with its recording
     Verify(VerifyArgs),
     /// Edit picture after picture: turns, branches, replay

@@ -35,6 +35,7 @@ mod eval;
 mod fetch;
 mod hold;
 mod inspect;
+mod mask;
 mod page;
 mod plan;
 mod sample;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         Verb::Bench { backend, what } => bench::run(&what, backend.as_deref()),
         Verb::Eval(args) => eval::run(&args),
         Verb::Calibrate(args) => calibrate::run(&args),
+        Verb::Mask(args) => mask::run(&args),
         Verb::Verify(args) => verify(&args),
         Verb::Serve(args) => serve::run(&args),
         Verb::Worker(args) => worker::run(&args),

@@ -2,7 +2,7 @@
 
 use crate::{
     args::{MakingArgs, ModelsArgs, ServeArgs, dtype_name},
-    device, miniature, model,
+    device, mask, miniature, model,
     report::{self, Failure},
 };
 use ace_plus::{
@@ -56,6 +56,11 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     let ids: Vec<_> = served.iter().map(|served| served.id.clone()).collect();
     let config = Config {
         example: example(&served),
+        segmenter: args
+            .segmenter
+            .as_deref()
+            .map(|file| mask::open(Some(file), making.backend.as_deref()))
+            .transpose()?,
         hosts: hosts(args, &tokens),
         served,
         place,

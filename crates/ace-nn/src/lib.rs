@@ -29,6 +29,7 @@ pub mod contour;
 pub mod depth;
 pub mod flux;
 pub mod redux;
+pub mod sam;
 pub mod t5;
 pub mod vit;
 

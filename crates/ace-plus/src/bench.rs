@@ -3,8 +3,9 @@
 //! What is here makes the work and does it; whoever measures has the clock.
 
 use crate::{
-    Ace, Card, Edit, Error, Event, Networks, Result, Stage,
+    Ace, Card, Edit, Error, Event, Networks, Result, Segmenter, Stage,
     cost::{self, Sequence, autoencoder, flux as transformer, text},
+    segment::Click,
     text::{TextConditioning, Tokenizers},
 };
 use ace_nn::{
@@ -12,6 +13,7 @@ use ace_nn::{
     flux::{Flux, FluxInput},
     limit,
     lora::{Linear, Linears},
+    sam::SamConfig,
     t5::T5,
     weight::{PackedMatrix, Packing, Weight},
 };
@@ -23,6 +25,7 @@ use burn::{
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use std::{
     ops::{ControlFlow, Range},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -104,6 +107,48 @@ impl Holding {
             work("encode", autoencoder::encoder(config, size), Box::new(move || wait(encoder.encode(picture.clone())))),
             work("decode", autoencoder::decoder(config, size), Box::new(move || wait(decoder.decode(latents.clone())))),
         ]
+    }
+
+    /// A look at a picture with MobileSAM at its published size, and the answer to a click.
+    ///
+    /// # Errors
+    /// If the picture cannot be looked at.
+    pub fn sam(&self) -> Result<Vec<Work>> {
+        let config = SamConfig::mobile();
+        let network = config.init(&self.device).map(&mut Randomize {
+            is_bias: false,
+            dtype: FloatDType::F32,
+            device: &self.device,
+        });
+        let encoder = network.image_encoder.num_params() as u64;
+        let decoder = network.num_params() as u64 - encoder;
+        let segmenter = Arc::new(Segmenter::new(network, &config, &self.device));
+        let picture = RgbImage::from_fn(1024, 768, |x, y| Rgb([(x / 4) as u8, (y / 3) as u8, ((x * y) / 9) as u8]));
+        let embedding = segmenter.embed(&picture)?;
+        let answering = Arc::clone(&segmenter);
+        let click = Click { x: 400.0, y: 300.0, is_inside: true };
+        Ok(vec![
+            Work {
+                name: "look",
+                parameters: encoder,
+                operations: cost::sam::encoder(&config.encoder, config.decoder.transformer_dim),
+                run: Box::new(move |laps| {
+                    segmenter.embed(&picture)?.wait();
+                    laps("look");
+                    Ok(())
+                }),
+            },
+            Work {
+                name: "click",
+                parameters: decoder,
+                operations: cost::sam::decoder(&config),
+                run: Box::new(move |laps| {
+                    answering.mask(&embedding, &[click], None)?;
+                    laps("click");
+                    Ok(())
+                }),
+            },
+        ])
     }
 
     /// T5 on so many tokens.

@@ -29,6 +29,7 @@ pub mod edit;
 pub mod picture;
 mod prepare;
 pub mod prompt;
+pub mod segment;
 
 pub mod flow;
 pub mod latents;
@@ -62,6 +63,7 @@ pub use prepare::Prepared;
 pub use prompt::PicturePrompt;
 pub use request::Request;
 pub use sample::{Event, SeedNoise, Stage};
+pub use segment::Segmenter;
 
 pub use ace_weights::{Placement, hub::Hub};
 pub use {burn, image};

@@ -1,6 +1,8 @@
 //! What all routes share, and the routes.
 
-use crate::{desk::Desk, error::Refusal, guard, metrics::Metrics, native, openai, page, studio::Served};
+use crate::{
+    desk::Desk, error::Refusal, guard, masks, masks::Masks, metrics::Metrics, native, openai, page, studio::Served,
+};
 use ace_plus::describe::Description;
 use axum::{
     Router,
@@ -71,6 +73,8 @@ pub struct App {
     pub hosts: Option<Vec<String>>,
     /// The edit that the page begins with.
     pub example: Option<Example>,
+    /// What makes masks of clicks, if anything does.
+    pub masks: Option<Arc<Masks>>,
     /// What is counted.
     pub metrics: Metrics,
     /// Whether the server goes on.
@@ -85,6 +89,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/images/edits", post(openai::edits))
         .route("/v1/images/generations", post(openai::generations))
         .route("/ace/v1/jobs", get(native::list).post(native::submit))
+        .route("/ace/v1/mask", post(masks::mask))
         .route("/ace/v1/provenance", post(native::provenance))
         .layer(DefaultBodyLimit::max(app.limits.max_body));
     Router::new()

@@ -17,6 +17,7 @@ mod error;
 mod guard;
 mod job;
 mod jobs;
+mod masks;
 mod memory;
 mod metrics;
 #[cfg(feature = "nats")]
@@ -38,7 +39,7 @@ pub use queue::Room;
 pub use studio::{Served, ServedLora};
 pub use workshop::Workshop;
 
-use ace_plus::{Error, Result, describe::Description};
+use ace_plus::{Error, Result, Segmenter, describe::Description};
 use app::{App, Phase};
 use desk::Desk;
 use metrics::Metrics;
@@ -81,6 +82,8 @@ pub struct Config {
     pub hosts: Option<Vec<String>>,
     /// The edit that the page begins with.
     pub example: Option<Example>,
+    /// What makes masks of clicks, if anything does.
+    pub segmenter: Option<Segmenter>,
     /// How long a job that is being made has when the server is to stop.
     pub grace: Duration,
 }
@@ -123,6 +126,7 @@ impl Server {
             tokens: config.tokens,
             hosts: config.hosts,
             example: config.example,
+            masks: config.segmenter.map(|segmenter| Arc::new(masks::Masks::new(segmenter))),
             metrics: Metrics::default(),
             phase: tokio::sync::watch::channel(Phase::Serving).0,
             started: jobs::now(),

@@ -27,7 +27,7 @@ pub async fn models(State(app): State<Arc<App>>) -> Json<Value> {
         "max_body_bytes": app.limits.max_body,
         "max_references": MOST_REFERENCES,
     });
-    Json(json!({ "models": app.descriptions, "limits": limits }))
+    Json(json!({ "models": app.descriptions, "limits": limits, "masks": app.masks.is_some() }))
 }
 
 /// The edit that the page begins with.

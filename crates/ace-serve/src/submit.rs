@@ -71,7 +71,7 @@ fn check(app: &App, Order { mut message, shown, attended, key, client }: Order) 
         return Err(refusal.hint(format!("send at most {MOST_REFERENCES}")));
     }
     if let Some((width, height)) = message.size {
-        check_pixels(app, "size", width, height)?;
+        check_pixels(app.limits.max_pixels, "size", width, height)?;
     }
     // A client that says none wants another picture each time; what was taken is told.
     message.seed.get_or_insert_with(any_seed);
@@ -82,7 +82,7 @@ fn check(app: &App, Order { mut message, shown, attended, key, client }: Order) 
     })?;
     for (what, bytes) in &files {
         let (width, height) = picture::size_from_bytes(Path::new(what), bytes)?;
-        check_pixels(app, what, width, height)?;
+        check_pixels(app.limits.max_pixels, what, width, height)?;
     }
     let mut notes = Vec::new();
     let mut read = |name: &Path| {
@@ -135,12 +135,15 @@ fn loras(served: &Served, message: &mut Message) -> Result<Vec<(String, f64)>, R
     Ok(loras)
 }
 
-fn check_pixels(app: &App, what: &str, width: u32, height: u32) -> Result<(), Refusal> {
-    let most = app.limits.max_pixels;
+/// Refuses a picture of more than `most` pixels.
+///
+/// # Errors
+/// If it has more.
+pub fn check_pixels(most: u64, what: &str, width: u32, height: u32) -> Result<(), Refusal> {
     match u64::from(width) * u64::from(height) > most {
         true => {
             let refusal = Refusal::bad(format!("{what} has {width}×{height} pixels")).code("too_many_pixels");
-            Err(refusal.param(what).hint(format!("at most {most} pixels are edited here: scale it down")))
+            Err(refusal.param(what).hint(format!("at most {most} pixels are taken here: scale it down")))
         }
         false => Ok(()),
     }

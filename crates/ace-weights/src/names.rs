@@ -17,7 +17,8 @@ pub struct KeyMap {
     pub reversed: Option<(&'static str, usize)>,
     /// Other keys for the same tensor: `(ours, theirs)`. A file has one of them or both, tied.
     pub aliases: &'static [(&'static str, &'static str)],
-    /// Keys that some files carry and the network does not need; one that ends with a dot stands for all that begin so.
+    /// Keys that some files carry and the network does not need; one that ends with a dot stands for all that begin so,
+    /// one that begins with a dot for all that end so.
     pub unused: &'static [&'static str],
     /// Keys with one of these in them are stored without the 1×1 kernel at the end of their shape.
     pub flat: &'static [&'static str],
@@ -72,7 +73,11 @@ impl KeyMap {
 
     /// Whether a file may hold `key` although no weight is read from it.
     pub fn is_unused(&self, key: &str) -> bool {
-        self.unused.iter().any(|unused| if unused.ends_with('.') { key.starts_with(unused) } else { key == *unused })
+        self.unused.iter().any(|unused| {
+            key == *unused
+                || (unused.ends_with('.') && key.starts_with(unused))
+                || (unused.starts_with('.') && key.ends_with(unused))
+        })
     }
 
     /// The shape in which this dialect stores a weight of `shape` under `key`.

@@ -28,6 +28,8 @@ pub enum BenchVerb {
     Flux(Box<FluxBenchArgs>),
     /// Measure encoding and decoding with an autoencoder of random weights
     Vae(Box<VaeBenchArgs>),
+    /// Measure a look at a picture and the answer to a click, with a MobileSAM of random weights
+    Sam(TimesArgs),
     /// Measure a T5 of random weights
     T5(Box<T5BenchArgs>),
     /// Measure a whole edit with random weights, its words embedded beforehand

@@ -31,6 +31,9 @@ Examples:
 pub struct ServeArgs {
     #[command(flatten)]
     pub models: ModelsArgs,
+    /// MobileSAM's weights, as safetensors: a click on the picture then becomes a mask
+    #[arg(long, value_name = "FILE")]
+    pub segmenter: Option<PathBuf>,
     /// Where to listen
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,

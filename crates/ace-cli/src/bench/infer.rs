@@ -62,6 +62,17 @@ pub fn vae(args: &VaeBenchArgs, backend: Option<&str>) -> anyhow::Result<ExitCod
     measure(works, &json!({ "size": side }), &held, &args.times)
 }
 
+/// MobileSAM.
+///
+/// # Errors
+/// If there is no such backend.
+pub fn sam(times: &TimesArgs, backend: Option<&str>) -> anyhow::Result<ExitCode> {
+    let device = device::open(backend)?;
+    let held = Holding { dtype: FloatDType::F32, packing: None, device };
+    let works = held.sam()?;
+    measure(works, &json!({ "size": [1024, 768] }), &held, times)
+}
+
 /// T5.
 ///
 /// # Errors

@@ -15,6 +15,7 @@ pub fn run(what: &BenchVerb, backend: Option<&str>) -> anyhow::Result<ExitCode> 
         BenchVerb::Train(args) => train::run(args, backend),
         BenchVerb::Flux(args) => infer::flux(args, backend),
         BenchVerb::Vae(args) => infer::vae(args, backend),
+        BenchVerb::Sam(args) => infer::sam(args, backend),
         BenchVerb::T5(args) => infer::t5(args, backend),
         BenchVerb::Edit(args) => infer::edit(args, backend),
     }

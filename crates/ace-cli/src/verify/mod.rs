@@ -15,6 +15,7 @@ mod miniature;
 mod precision;
 mod published;
 mod recording;
+mod sam;
 mod text;
 mod vision;
 
@@ -95,6 +96,8 @@ const CHECKS: &[Check] = &[
     check!("clip_vision", vision::tower),
     check!("contour", vision::contour),
     check!("depth", vision::depth),
+    check!("sam_encoder", sam::encoder),
+    check!("sam_decoder", sam::decoder),
     check!("lora_linear", lora::linear),
     check!("fill_conditioning", formulas::fill_conditioning),
     check!("schedule", formulas::schedule),

@@ -11,7 +11,7 @@ mod region;
 mod resize;
 mod shown;
 
-pub use pillow::{bicubic, lanczos};
+pub use pillow::{bicubic, bilinear, lanczos};
 pub use plane::{MASK_THRESHOLD, OfficialBytes, Plane};
 pub use region::{Region, stitch};
 pub use resize::{bilinear_antialias, nearest_exact};

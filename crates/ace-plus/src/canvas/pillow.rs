@@ -1,10 +1,10 @@
-//! Resizing of 8-bit pictures to the byte as Pillow does it: bicubic, with which the official programs end, and Lanczos,
-//! with which diffusers fits pictures.
+//! Resizing of 8-bit pictures to the byte as Pillow does it: bicubic, with which the official programs end, Lanczos,
+//! with which diffusers fits pictures, and bilinear, with which SAM begins.
 //!
 //! Facts of Pillow's `Image.resize`: the kernel is widened when shrinking; weights in fixed point with 22 bits; columns
 //! first, rounded to bytes, then rows (Pillow 13 goes over the rows first for some pairs of sizes, by a rule that is not known
 //! here; bytes then differ where the first pass clips or rounds). `BICUBIC` is Keys' kernel with `a = −½`, `LANCZOS` a sinc under a sinc three times
-//! as wide. The `image` crate has the same kernels and computes in floats, which differs by a level here and there.
+//! as wide, `BILINEAR` a triangle. The `image` crate has the same kernels and computes in floats, which differs by a level here and there.
 
 use image::RgbImage;
 use std::f64::consts::PI;
@@ -22,6 +22,7 @@ struct Kernel {
 
 const BICUBIC: Kernel = Kernel { support: 2.0, weight: keys };
 const LANCZOS: Kernel = Kernel { support: 3.0, weight: windowed_sinc };
+const BILINEAR: Kernel = Kernel { support: 1.0, weight: |x| (1.0 - x.abs()).max(0.0) };
 
 /// `image` in another size, bicubic.
 pub fn bicubic(image: &RgbImage, width: u32, height: u32) -> RgbImage {
@@ -31,6 +32,11 @@ pub fn bicubic(image: &RgbImage, width: u32, height: u32) -> RgbImage {
 /// `image` in another size, by Lanczos' kernel of three lobes.
 pub fn lanczos(image: &RgbImage, width: u32, height: u32) -> RgbImage {
     resize(image, width, height, LANCZOS)
+}
+
+/// `image` in another size, bilinear.
+pub fn bilinear(image: &RgbImage, width: u32, height: u32) -> RgbImage {
+    resize(image, width, height, BILINEAR)
 }
 
 fn resize(image: &RgbImage, width: u32, height: u32, kernel: Kernel) -> RgbImage {

@@ -6,6 +6,7 @@
 
 pub mod autoencoder;
 pub mod flux;
+pub mod sam;
 pub mod text;
 
 /// Tokens of one example.

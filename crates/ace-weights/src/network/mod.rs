@@ -7,6 +7,7 @@ pub mod autoencoder;
 pub mod clip;
 pub mod flux;
 mod redux;
+pub mod sam;
 mod shapes;
 pub mod t5;
 pub mod vit;
