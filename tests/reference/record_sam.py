@@ -254,7 +254,7 @@ def segment(seed=0):
         scale = side / max(width, height)
         new_width, new_height = int(width * scale + 0.5), int(height * scale + 0.5)
         resized = np.array(Image.fromarray(picture).resize((new_width, new_height), Image.BILINEAR))
-        tensors[f"{name}.resized"] = torch.from_numpy(resized)
+        tensors[f"{name}.resized"] = torch.from_numpy(resized).float()
         square = (torch.from_numpy(resized).float() - MEAN) / STD
         square = F.pad(square.permute(2, 0, 1), (0, side - new_width, 0, side - new_height))[None]
         with torch.no_grad():
