@@ -136,7 +136,7 @@ def published_decoder(model):
     named = {"prompt_encoder.pe_layer.positional_encoding_gaussian_matrix":
              model.shared_image_embedding.positional_embedding}
     renames = (
-        ("point_embed.", "point_embeddings."),
+        ("prompt_encoder.point_embed.", "prompt_encoder.point_embeddings."),
         ("mask_embed.conv1", "mask_downscaling.0"), ("mask_embed.layer_norm1", "mask_downscaling.1"),
         ("mask_embed.conv2", "mask_downscaling.3"), ("mask_embed.layer_norm2", "mask_downscaling.4"),
         ("mask_embed.conv3", "mask_downscaling.6"), ("upscale_conv1", "output_upscaling.0"),
@@ -147,8 +147,6 @@ def published_decoder(model):
         if not key.startswith(("prompt_encoder.", "mask_decoder.")) or "shared_embedding" in key:
             continue
         for theirs, own in renames:
-            if theirs == "mask_embed.conv1" and "no_mask_embed" in key:
-                continue
             key = key.replace(theirs, own)
         if "output_hypernetworks_mlps" in key or "iou_prediction_head" in key:
             key = key.replace("layers.0.", "layers.1.").replace("proj_in.", "layers.0.")
@@ -256,7 +254,7 @@ def segment(seed=0):
         scale = side / max(width, height)
         new_width, new_height = int(width * scale + 0.5), int(height * scale + 0.5)
         resized = np.array(Image.fromarray(picture).resize((new_width, new_height), Image.BILINEAR))
-        tensors[f"{name}.resized"] = torch.from_numpy(resized)
+        tensors[f"{name}.resized"] = torch.from_numpy(resized).float()
         square = (torch.from_numpy(resized).float() - MEAN) / STD
         square = F.pad(square.permute(2, 0, 1), (0, side - new_width, 0, side - new_height))[None]
         with torch.no_grad():
