@@ -12,12 +12,29 @@ use ace_plus::{
 };
 use headless_chrome::browser::tab::ModifierKey::{Ctrl, Shift};
 use serde_json::json;
-use std::{fs, path::Path, thread, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 const DESK: (u32, u32) = (1200, 780);
 const TURNS: &str = "document.querySelectorAll('.turn').length";
+/// Whether the browser has stored a draft whose words are those of the test.
+const STORED: &str = "new Promise((done, failed) => {
+    const open = indexedDB.open('ace', 1);
+    open.onerror = () => failed(open.error);
+    open.onsuccess = () => {
+        const drafts = open.result.transaction('drafts').objectStore('drafts').getAll();
+        drafts.onsuccess = () => {
+            open.result.close();
+            done(drafts.result.some(draft => JSON.stringify(draft.words).includes('a blue ring')));
+        };
+    };
+})";
 /// Steps of an edit that takes long enough to be interrupted.
-const LONG: &str = "150";
+const LONG: &str = "300";
 /// Steps of one that nobody waits for.
 const ENDLESS: &str = "100000";
 
@@ -37,13 +54,36 @@ fn states(server: &Server) -> Vec<String> {
     jobs.iter().map(|job| job["state"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
-/// Pixels that are painted in a mask.
-fn painted(page: &Visit, mask: u32) -> i64 {
-    page.number(&format!(
+/// Waits until the server's jobs, newest first, are in these states.
+fn until_states(server: &Server, expected: &[&str]) {
+    let begin = Instant::now();
+    loop {
+        let now = states(server);
+        if now == expected {
+            return;
+        }
+        assert!(begin.elapsed() < browser::PATIENCE, "the jobs are {now:?}, not {expected:?}");
+        thread::sleep(Duration::from_millis(40));
+    }
+}
+
+/// How many pixels are painted in a mask, as an expression.
+fn painting(mask: u32) -> String {
+    format!(
         "(c => {{ if (!c) return -1; const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; \
          let n = 0; for (let i = 3; i < d.length; i += 4) n += d[i] > 0; return n; }})\
          (document.querySelector('#masks [data-mask=\"{mask}\"]'))"
-    ))
+    )
+}
+
+/// Pixels that are painted in a mask.
+fn painted(page: &Visit, mask: u32) -> i64 {
+    page.number(&painting(mask))
+}
+
+/// Waits until so many pixels are painted in a mask: another turn's mask comes a moment after the turn.
+fn until_painted(page: &Visit, mask: u32, count: i64) {
+    page.until(&format!("{} === {count}", painting(mask)), &format!("{count} pixels are painted in mask {mask}"));
 }
 
 fn pixels(bytes: &[u8]) -> RgbImage {
@@ -70,7 +110,7 @@ fn running(page: &Visit) {
 fn one_click_edits_the_example_and_the_download_says_how() {
     let Some((_dir, _server, page)) = visit("page-first", DESK) else { return };
     assert_eq!(page.js("document.getElementById('words-1').value"), "turn the red circle green");
-    assert_eq!(painted(&page, 1), 32 * 32);
+    until_painted(&page, 1, 32 * 32);
     // Nothing comes from anywhere else, and nothing on it is refused by its own policy.
     let own = "performance.getEntriesByType('resource').every(entry => entry.name.startsWith(location.origin))";
     assert_eq!(page.js(own), json!(true));
@@ -99,7 +139,7 @@ fn one_click_edits_the_example_and_the_download_says_how() {
     page.until(&format!("{TURNS} === 1 && !document.getElementById('welcome').hidden"), "all is forgotten");
     page.fill("#words-1", "something else");
     page.drop_file("#stage", "result.png", "image/png", &bytes);
-    page.until("/made by ace/.test(document.getElementById('notice').innerText)", "the page says who made it");
+    page.until_said("made by ace");
     assert_eq!(page.js("document.getElementById('words-1').value"), "turn the red circle green");
     assert_eq!(page.js("document.getElementById('seed').value"), seed.to_string());
     assert_eq!(page.js("document.getElementById('task').value"), "recolor");
@@ -111,7 +151,7 @@ fn a_mask_is_painted_with_every_tool_and_a_reload_keeps_it() {
     let Some((_dir, _server, page)) = visit("page-paint", DESK) else { return };
     page.drop_file("#stage", "image.png", "image/png", &example("image.png"));
     page.until("document.getElementById('welcome').hidden", "a picture is open");
-    assert_eq!(painted(&page, 1), 0);
+    until_painted(&page, 1, 0);
 
     page.key("r");
     page.paint(&[(10.5, 10.5), (15.5, 15.5), (19.5, 19.5)]);
@@ -163,13 +203,14 @@ fn a_mask_is_painted_with_every_tool_and_a_reload_keeps_it() {
     page.key("0");
 
     page.fill("#words-1", "a blue ring");
-    // What is said is stored a moment later.
-    thread::sleep(Duration::from_millis(900));
+    // What is said is stored a moment later, together with the mask.
+    page.until(STORED, "the draft is stored");
     page.reload();
-    assert_eq!(painted(&page, 1), both);
+    until_painted(&page, 1, both);
     assert_eq!(page.js("document.getElementById('words-1').value"), "a blue ring");
     page.key_with("z", &[Ctrl]);
-    assert_eq!(painted(&page, 1), by_keys, "and the last stroke can still be undone");
+    // And the last stroke can still be undone.
+    until_painted(&page, 1, by_keys);
 }
 
 #[test]
@@ -179,22 +220,25 @@ fn an_edit_is_cancelled_and_turns_are_undone_branched_and_replayed() {
     page.click("#try");
     running(&page);
     page.click("#cancel");
-    page.until("/Cancelled/.test(document.getElementById('notice').innerText)", "it is cancelled");
+    page.until_said("Cancelled");
     settled(&page, 1);
-    assert_eq!(states(&server), ["cancelled"], "on the server, too");
-    assert_eq!(painted(&page, 1), 32 * 32, "the mask is still there");
+    // On the server, too.
+    until_states(&server, &["cancelled"]);
+    // The mask is still there.
+    until_painted(&page, 1, 32 * 32);
 
     page.fill("#num_steps", "4");
     page.key_with("R", &[Shift]);
     settled(&page, 2);
     let first = page.download().1;
-    assert_eq!(painted(&page, 1), 0, "a new turn begins without a mask");
+    // A new turn begins without a mask.
+    until_painted(&page, 1, 0);
 
     // Back to the turn before, where the mask still is, and a branch from there: other words, another picture.
     page.js("document.getElementById('stage').focus()");
     page.key("u");
     page.until("document.getElementById('looks').hidden", "the turn before is shown");
-    assert_eq!(painted(&page, 1), 32 * 32);
+    until_painted(&page, 1, 32 * 32);
     page.fill("#words-1", "turn the red circle blue");
     page.click("#run");
     settled(&page, 3);
@@ -206,7 +250,7 @@ fn an_edit_is_cancelled_and_turns_are_undone_branched_and_replayed() {
     // Each turn comes out the same again.
     page.js("document.getElementById('made').open = true");
     page.click("#replay");
-    page.until("/byte by byte/.test(document.getElementById('notice').innerText)", "the replay is compared");
+    page.until_said("byte by byte");
     settled(&page, 3);
 
     // The same with another seed stands beside it.
@@ -224,7 +268,7 @@ fn an_edit_is_cancelled_and_turns_are_undone_branched_and_replayed() {
     page.paint(&[(34.5, 36.5), (50.5, 50.5), (61.5, 61.5)]);
     assert_eq!(painted(&page, 2), 28 * 26);
     page.click("#run");
-    page.until("/Mask 2 has no words/.test(document.getElementById('notice').innerText)", "the page asks for words");
+    page.until_said("Mask 2 has no words");
     page.fill("#words-2", "turn the orange circle purple");
     page.key("Escape");
     page.keep_sight("page.png");
@@ -249,6 +293,7 @@ fn what_cannot_be_done_is_one_line_and_a_hint() {
     page.key("Escape");
     page.drop_file("#stage", "image.png", "image/png", &example("image.png"));
     page.until("document.getElementById('welcome').hidden", "a picture is open");
+    until_painted(&page, 1, 0);
     page.click("#run");
     page.until("!document.getElementById('notice').hidden", "the page says what is missing");
     assert_eq!(page.text("#notice-text"), "Nothing is painted yet.");
@@ -269,13 +314,14 @@ fn a_server_that_is_killed_is_waited_for_and_finishes_the_same_edit() {
     page.click("#try");
     running(&page);
     server.kill();
-    page.until("/The server is away/.test(document.getElementById('notice').innerText)", "the page says so");
+    page.until_said("The server is away");
     assert_eq!(page.number(TURNS), 1);
 
     let again = Server::start_at(&dir, server.address(), &[]);
-    page.until("/The server is back/.test(document.getElementById('notice').innerText)", "the page says so");
+    page.until_said("The server is back");
     settled(&page, 2);
-    assert_eq!(states(&again), ["done"], "the edit was made once");
+    // The edit was made once.
+    until_states(&again, &["done"]);
     let before = pixels(&example("image.png"));
     assert_ne!(pixels(&page.download().1), before);
 
@@ -286,7 +332,7 @@ fn a_server_that_is_killed_is_waited_for_and_finishes_the_same_edit() {
     running(&page);
     page.reload();
     settled(&page, 3);
-    assert_eq!(states(&again), ["done", "done"]);
+    until_states(&again, &["done", "done"]);
 }
 
 #[test]

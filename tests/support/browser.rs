@@ -23,7 +23,18 @@ use std::{
 /// What a browser may be called.
 const NAMES: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
 /// How long something on a page may take before it counts as never. Machines that build beside it are slow.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(300);
+/// How often a browser is started that does not open its port within the 30 s that the library gives it.
+const STARTS: usize = 5;
+/// Remembers every line that the page says: some stand for seconds, and a test may look later.
+const LISTEN: &str = "(() => {
+    const line = document.getElementById('notice');
+    self.said = [];
+    if (!line) return;
+    const hear = () => { if (!line.hidden && line.innerText) self.said.push(line.innerText); };
+    new MutationObserver(hear).observe(line, { attributes: true, childList: true, characterData: true, subtree: true });
+    hear();
+})()";
 /// One browser at a time: several would wait for each other's turn on few cores.
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -37,6 +48,18 @@ pub fn find() -> Option<PathBuf> {
         eprintln!("skipped: there is no browser here (chromium or google-chrome in PATH, or CHROME=/path/to/one)");
     }
     found
+}
+
+/// A browser, started again where a machine was too busy to start it in time.
+fn start(options: &LaunchOptions) -> Browser {
+    let mut problem = None;
+    for _ in 0..STARTS {
+        match Browser::new(options.clone()) {
+            Ok(browser) => return browser,
+            Err(error) => problem = Some(error),
+        }
+    }
+    panic!("the browser does not start: {problem:?}");
 }
 
 /// A tab with the page in it.
@@ -61,7 +84,8 @@ impl Visit {
             .args(vec![OsStr::new("--hide-scrollbars")])
             .build()
             .expect("the options are whole");
-        let browser = Browser::new(options).expect("the browser starts");
+        let browser = start(&options);
+        browser.set_default_timeout(PATIENCE);
         let tab = browser.new_tab().expect("it opens a tab");
         tab.set_default_timeout(PATIENCE);
         let downloads = TestDir::new(&format!("{name}-downloads"));
@@ -78,16 +102,18 @@ impl Visit {
 
     /// Goes to an address of the page, or to it once more.
     pub fn go(&self, url: &str) {
-        let arrived = self.tab.navigate_to(url).and_then(Tab::wait_until_navigated);
-        arrived.expect("the page is there");
-        self.until("document.documentElement.dataset.ready === 'true'", "the page is ready");
+        // What is ready and does not bear the mark of the document that is left is the new one. The library's own wait for
+        // the end of a navigation misses it where it comes at once.
+        self.js("document.isLeft = true");
+        self.tab.navigate_to(url).expect("the page is there");
+        self.until("!document.isLeft && document.documentElement?.dataset.ready === 'true'", "the page is ready");
+        self.js(LISTEN);
     }
 
     /// Loads the page anew.
     pub fn reload(&self) {
-        let url = self.tab.get_url();
-        self.js("delete document.documentElement.dataset.ready");
-        self.go(&url);
+        let url = self.js("location.href");
+        self.go(url.as_str().expect("the page has an address"));
     }
 
     /// Makes the window another size.
@@ -113,6 +139,11 @@ impl Visit {
 
     /// What an expression of the page's is, promises awaited.
     pub fn js(&self, expression: &str) -> Value {
+        self.ask(expression).unwrap_or_else(|problem| panic!("{expression}: {problem}"))
+    }
+
+    /// The same, or why there is no answer.
+    fn ask(&self, expression: &str) -> Result<Value, String> {
         let call = Runtime::Evaluate {
             expression: expression.to_owned(),
             return_by_value: Some(true),
@@ -131,11 +162,11 @@ impl Visit {
             unique_context_id: None,
             serialization_options: None,
         };
-        let answer = self.tab.call_method(call).expect("the page answers");
-        if let Some(problem) = answer.exception_details {
-            panic!("{expression}: {problem:?}");
+        let answer = self.tab.call_method(call).map_err(|problem| problem.to_string())?;
+        match answer.exception_details {
+            Some(problem) => Err(format!("{problem:?}")),
+            None => Ok(answer.result.value.unwrap_or(Value::Null)),
         }
-        answer.result.value.unwrap_or(Value::Null)
     }
 
     /// A number of the page's.
@@ -150,14 +181,25 @@ impl Visit {
         value.as_str().unwrap_or_default().to_owned()
     }
 
-    /// Waits until an expression is true.
+    /// Waits until an expression, or what it promises, is true. A page that is just being left has no answer; that is no end.
     pub fn until(&self, expression: &str, what: &str) {
         let begin = Instant::now();
-        while self.js(&format!("Boolean({expression})")) != Value::Bool(true) {
-            let notice = self.text("#notice");
-            assert!(begin.elapsed() < PATIENCE, "never: {what}. The page says: {notice:?}");
+        loop {
+            let answer = self.ask(&format!("Promise.resolve({expression}).then(Boolean)"));
+            if answer == Ok(Value::Bool(true)) {
+                return;
+            }
+            if begin.elapsed() > PATIENCE {
+                let said = self.ask("self.said");
+                panic!("never: {what} ({answer:?}). The page said: {said:?}");
+            }
             thread::sleep(Duration::from_millis(40));
         }
+    }
+
+    /// Waits until the page has said something since it was opened: a part of it, as a regular expression of JavaScript.
+    pub fn until_said(&self, part: &str) {
+        self.until(&format!("self.said.some(line => /{part}/.test(line))"), &format!("the page says {part:?}"));
     }
 
     /// Clicks the middle of an element with the mouse.
