@@ -326,8 +326,8 @@ fn an_edit_is_written_whole_and_follows_from_its_noise() {
     assert_eq!(output.dimensions(), (64, 64));
     assert_eq!(output.get_pixel(0, 0), input.get_pixel(0, 0), "the mask keeps what is outside");
     assert_ne!(output.get_pixel(20, 20), input.get_pixel(20, 20));
-    // Both pictures three times enlarged, and paper around them.
-    assert_eq!(picture("new/o-sheet.png").dimensions(), (2 * 192 + 3 * 8, 192 + 2 * 8));
+    // Both pictures three times enlarged, and paper around them; a line of words, a line of captions.
+    assert_eq!(picture("new/o-sheet.png").dimensions(), (2 * 192 + 3 * 8, 2 * 16 + 192 + 3 * 8));
     let written = WeightFile::open(&dir.file("new/l.safetensors")).expect("whole").shapes().expect("sound");
     assert_eq!((&written["latents"], &written["tokens"]), (&vec![1, 16, 8, 8], &vec![1, 16, 64]));
 

@@ -52,7 +52,9 @@ pub fn sheet(rows: &[Row]) -> RgbImage {
     let drawn: Vec<Vec<RgbImage>> = rows.iter().map(Row::drawn).collect();
     let width_of = |pictures: &[RgbImage]| pictures.iter().map(|picture| picture.width() + GAP).sum::<u32>();
     let width = drawn.iter().map(|pictures| width_of(pictures)).max().unwrap_or(0) + GAP;
-    let words: Vec<_> = rows.iter().map(|row| letters::lines(&row.words, width - 2 * GAP)).collect();
+    // Words stand over their own pictures.
+    let words = rows.iter().zip(&drawn).map(|(row, pictures)| letters::lines(&row.words, width_of(pictures)));
+    let words: Vec<_> = words.collect();
     let height_of = |(lines, pictures): (&Vec<String>, &Vec<RgbImage>)| {
         let pictures = pictures.iter().map(RgbImage::height).max().unwrap_or(0);
         (lines.len() as u32 + 1) * letters::HEIGHT + pictures + 2 * GAP
