@@ -156,7 +156,7 @@ def works():
     if args.what == "sam":
         from record_sam import MOBILE, Encoder, decoder
 
-        encoder, model = Encoder(MOBILE["encoder"], 256).eval(), decoder(MOBILE)
+        encoder, model = (one.eval().requires_grad_(False) for one in (Encoder(MOBILE["encoder"], 256), decoder(MOBILE)))
         model.vision_encoder = None
         square = torch.rand(1, 3, 1024, 1024)
         embedding = encoder(square)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Record a small MobileSAM with random weights: its parts for `ace verify`, and the way from a click to a mask.
 
-Made with Python 3.11, torch 2.15.0, timm 1.0.30, transformers 5.23.0, pillow 13.0.0, safetensors 0.8.0. Two files go to
+Made with Python 3.11, torch 2.15.0, timm 1.0.31, transformers 5.23.0, pillow 13.0.0, safetensors 0.8.0. Two files go to
 `tests/data/parity/`, beside those of `record.py`, whose random numbers and form they share:
 
     sam_encoder    timm's TinyViT blocks, the last stage with a stride of one and SAM's neck behind it, as MobileSAM has
