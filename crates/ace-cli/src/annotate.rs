@@ -33,7 +33,7 @@ pub fn run(args: &AnnotateArgs) -> anyhow::Result<ExitCode> {
             Annotator::ALL.into_iter().filter(|it| !matches!(it, Annotator::None | Annotator::Map)).collect();
         let names = drawing.into_iter().map(Annotator::name).collect::<Vec<_>>().join(", ");
         let what = format!("annotator {} draws nothing", annotator.name());
-        return Err(Failure::misuse(what, format!("there are {names}")).into());
+        return Err(Failure::misuse(what, format!("known are: {names}")).into());
     }
     files::check_is_png(&args.out)?;
     files::check_writable(&args.out)?;

@@ -87,7 +87,7 @@ impl Annotator {
             return Ok(annotator);
         }
         let names = Self::ALL.map(Self::name).join(", ");
-        Err(Error::input(format!("there is no annotator \"{name}\""), format!("there are {names}")))
+        Err(Error::input(format!("there is no annotator \"{name}\""), format!("known are: {names}")))
     }
 
     /// Whether it draws with a network.

@@ -60,7 +60,7 @@ fn annotators_go_by_their_names() {
     }
     let error = Annotator::from_name("grey").unwrap_err();
     assert_eq!(error.to_string(), "there is no annotator \"grey\"");
-    assert_eq!(error.hint(), Some("there are none, gray, mosaic, canny, contour, depth, map"));
+    assert_eq!(error.hint(), Some("known are: none, gray, mosaic, canny, contour, depth, map"));
 
     #[derive(Deserialize)]
     struct Task {
