@@ -103,7 +103,7 @@ fn every_shipped_adapter_is_one_of_the_shipped_miniature_and_changes_what_it_pre
         ace.add_lora(&tiny().join(format!("lora/{name}.safetensors")), 1.0).expect("an adapter of this model");
         let edited = ace.run(&edit, &mut |_| ControlFlow::Continue(())).expect("edits");
         let moved = support::distance(edited.tokens, plain.tokens.clone());
-        // Each was taught another task than this edit's: how far it moves in a single step says nothing.
-        assert!(moved > 1e-3 && moved.is_finite(), "{name} moves the latents by {moved}");
+        // Each was taught another task than this edit's, and a single step shows it: one moves by 5.5.
+        assert!(moved > 1e-3 && moved < 8.0, "{name} moves the latents by {moved}");
     }
 }
